@@ -1,0 +1,123 @@
+//! The command line: a verb is a file with its `Args`.
+
+mod approve;
+mod coordinator;
+mod demo;
+mod export;
+mod node;
+mod publish;
+mod status;
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// How a verb can end without having done what it was asked for. Each has its exit code, so that scripts can tell them apart
+/// (2 is a wrong call, as clap has it).
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// The request is understood and not allowed, or its input is not acceptable: exit code 3.
+    #[error("{0}")]
+    Refused(String),
+    /// Something that should have worked did not: exit code 1.
+    #[error("{0:#}")]
+    Failed(anyhow::Error),
+}
+
+impl From<anyhow::Error> for CliError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// What every verb takes.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Common {
+    /// Print one JSON object last on standard output instead of text.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+impl Common {
+    /// Prints a result: the JSON object with `--json`, else the text.
+    pub(crate) fn print(self, json: &serde_json::Value, text: &str) {
+        let mut out = std::io::stdout().lock();
+        // A closed pipe is the reader's choice, not a failure of the verb.
+        let _ = if self.json { writeln!(out, "{json}") } else { writeln!(out, "{text}") };
+    }
+
+    /// Whether progress bars make sense: a person watches.
+    pub(crate) fn shows_progress(self) -> bool {
+        !self.json && std::io::stderr().is_terminal()
+    }
+}
+
+/// Peer-to-peer software-update distribution: one copy of each byte over a site's WAN link.
+#[derive(Debug, Parser)]
+#[command(name = "upswarm", version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Set up and run the admin's coordinator, and invite machines.
+    Coordinator(coordinator::Args),
+    /// Join and run an office machine or a branch cache.
+    Node(node::Args),
+    /// Sign a release and give it, with its payloads, to the coordinator.
+    Publish(publish::Args),
+    /// Sign the decision to install or uninstall a release in a group.
+    Approve(approve::Args),
+    /// Show every device with its deployments.
+    Status(status::Args),
+    /// Write a static origin that any web server can serve.
+    Export(export::Args),
+    /// Run a whole site on this machine and watch an update reach it.
+    Demo(demo::Args),
+}
+
+/// Parses the command line and runs the verb.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // One provider for every TLS connection of the process; a second install would be the only error.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("UPSWARM_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,upswarm=info")),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let common = cli.common;
+    let result = match cli.verb {
+        Verb::Coordinator(args) => coordinator::run(args, common),
+        Verb::Node(args) => node::run(args, common),
+        Verb::Publish(args) => publish::run(args, common),
+        Verb::Approve(args) => approve::run(args, common),
+        Verb::Status(args) => status::run(args, common),
+        Verb::Export(args) => export::run(args, common),
+        Verb::Demo(args) => demo::run(args, common),
+    };
+    let (code, kind) = match &result {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(CliError::Refused(_)) => (3, "refused"),
+        Err(CliError::Failed(_)) => (1, "failed"),
+    };
+    if let Err(error) = result {
+        eprintln!("upswarm: {error}");
+        if common.json {
+            println!("{}", serde_json::json!({ "error": kind, "reason": error.to_string() }));
+        }
+    }
+    ExitCode::from(code)
+}
+
+/// A runtime for a verb that talks to the network.
+pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}

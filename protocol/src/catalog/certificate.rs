@@ -1,0 +1,36 @@
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{Bounded, Text};
+use crate::ids::{DeviceId, GroupId, SiteId};
+use crate::time::Wall;
+
+/// What a member of a site is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeRole {
+    /// An office machine.
+    Node,
+    /// A branch cache: first choice for WAN fetches, keeps what its site may need.
+    Cache,
+    /// The coordinator itself, which belongs to no site.
+    Coordinator,
+}
+
+/// The coordinator's word that a key belongs to a device of a site and of some groups.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// The device's key.
+    pub device: DeviceId,
+    /// The site that shares its WAN link.
+    pub site: SiteId,
+    /// Its groups, by opaque number.
+    pub groups: Bounded<GroupId, 64>,
+    /// What it is for.
+    pub role: NodeRole,
+    /// The admin's name for the device, at most 64 bytes; stays between the device and the coordinator when empty.
+    pub label: Text<64>,
+    /// When it was signed. Of two certificates for one device the later one counts.
+    pub issued: Wall,
+    /// After this no peer talks to the device.
+    pub expires: Wall,
+}

@@ -1,0 +1,152 @@
+//! What a device tells the coordinator: states with reasons and ages, and bytes by source.
+
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::{Action, NodeRole};
+use crate::codec::{Bounded, Text};
+use crate::ids::{DeviceId, GroupId, ReleaseId, SiteId};
+use crate::time::Wall;
+
+/// Where a device stands with one approved release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum DeploymentState {
+    /// Will be done, but not yet.
+    Pending,
+    /// Somebody stopped it for now.
+    OnHold,
+    /// Looking for bytes.
+    Offering,
+    /// Bytes are arriving.
+    Downloading,
+    /// Every byte is there and verified.
+    Downloaded,
+    /// The recipe runs.
+    Installing,
+    /// Installed, and the machine wants a restart.
+    RestartRequired,
+    /// Detection confirms it.
+    Installed,
+    /// The uninstall recipe runs.
+    Uninstalling,
+    /// Detection confirms that it is gone.
+    Uninstalled,
+    /// The approval was withdrawn before it was done.
+    Canceled,
+    /// A later release makes it needless.
+    Superseded,
+    /// It did not work, and will not be tried again by itself.
+    Failed,
+    /// No progress, although there should be.
+    Stalled,
+    /// The release does not concern this device.
+    NotApplicable,
+}
+
+/// Finer than a state; one word for tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum SubState {
+    /// Nothing finer to say.
+    None,
+    /// Waits for its time, ring or jitter.
+    Scheduled,
+    /// Waits for a maintenance window or the end of work.
+    AwaitingWindow,
+    /// Waits for a release it depends on.
+    AwaitingDependency,
+    /// Held by the admin.
+    Paused,
+    /// Put off by the person at the machine.
+    Deferred,
+    /// Waits for another install to end.
+    Queued,
+    /// Waits for documents or chunk lists.
+    AwaitingCatalog,
+    /// Will be tried again.
+    Retrying,
+    /// A document has expired.
+    Expired,
+    /// The disk or the quota is full.
+    NoSpace,
+    /// No source has what is missing.
+    NoSource,
+    /// On battery or a metered link.
+    PowerOrLink,
+}
+
+/// Payload bytes by where they came from. No byte is counted twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BytesBySource {
+    /// Over the WAN, by this device.
+    pub origin: u64,
+    /// From a branch cache of the site.
+    pub cache: u64,
+    /// From other machines of the site.
+    pub lan_peer: u64,
+    /// From payloads already on this disk.
+    pub local_reuse: u64,
+}
+
+impl BytesBySource {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.origin + self.cache + self.lan_peer + self.local_reuse
+    }
+}
+
+/// One deployment on one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentReport {
+    /// The release.
+    pub release: ReleaseId,
+    /// The group whose approval counts here.
+    pub group: GroupId,
+    /// That approval's version.
+    pub approval_version: u64,
+    /// What is to be done.
+    pub action: Action,
+    /// Where it stands.
+    pub state: DeploymentState,
+    /// Finer.
+    pub sub_state: SubState,
+    /// Exit code of the recipe, when one ended.
+    pub code: Option<i32>,
+    /// Why, in a sentence.
+    pub reason: Text<200>,
+    /// When it came into this state.
+    pub since: Wall,
+    /// Payload bytes verified and on disk, of `total`.
+    pub done: u64,
+    /// Payload bytes in all.
+    pub total: u64,
+}
+
+/// A device's report, signed by its key as [`crate::envelope::Kind::Report`], then sealed to the coordinator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Who speaks.
+    pub device: DeviceId,
+    /// Grows with every report of this device, over restarts too.
+    pub seq: u64,
+    /// When it was made.
+    pub issued: Wall,
+    /// Its site.
+    pub site: SiteId,
+    /// Its role.
+    pub role: NodeRole,
+    /// Its name for people.
+    pub label: Text<64>,
+    /// upswarm's version on it.
+    pub agent: Text<32>,
+    /// Operating system, for people.
+    pub os: Text<64>,
+    /// Version of the index it acts on.
+    pub index_version: u64,
+    /// Where it listens, for the hints that the coordinator gives to newcomers of its site.
+    pub addresses: Bounded<Text<128>, 4>,
+    /// Bytes since the node was set up.
+    pub bytes: BytesBySource,
+    /// Something an admin should look at: tampered documents, a misbehaving peer, a damaged store.
+    pub alarms: Bounded<Text<200>, 4>,
+    /// Deployments whose state changed since the last acknowledged report, or all of them part by part.
+    pub deployments: Bounded<DeploymentReport, 6>,
+}
