@@ -14,4 +14,10 @@ pub mod chunk;
 pub mod report;
 pub mod wire;
 
+pub mod lease;
+pub mod membership;
+pub mod swarm;
+
+mod rng;
+
 pub mod node_state;

@@ -96,14 +96,14 @@ pub enum Message {
         index: DocHash,
     },
     /// Beacons of members, to a newcomer.
-    Members(Bounded<Sealed<2048>, 24>),
+    Members(Bounded<Sealed<3072>, 20>),
     /// From the coordinator: addresses of machines of the receiver's site.
     Peers(Bounded<Text<512>, 32>),
     /// What the sender holds of a payload that it wants or has; the first word about it.
     Holding {
         /// The payload.
         payload: PayloadId,
-        /// A [`crate::chunk::Bitmap`].
+        /// A [`crate::chunk::Bitmap`]; empty for every chunk.
         bits: Bounded<u8, 32768>,
     },
     /// More chunks than before.
@@ -152,7 +152,7 @@ impl Message {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Beacon {
     /// The sender's certificate envelope.
-    pub certificate: Sealed<1024>,
+    pub certificate: Sealed<2048>,
     /// When it was made; of two beacons the later one counts.
     pub issued: Wall,
     /// Where it listens.
@@ -160,8 +160,14 @@ pub struct Beacon {
     /// How willing it is to fetch over the WAN; 0 means it may not (metered). Relative: a branch cache 64, mains and wired 8,
     /// battery or Wi-Fi 1.
     pub wan_weight: u8,
+    /// Whether it holds a connection to the coordinator and relays reports.
+    pub uplink: bool,
     /// Whether it is leaving.
     pub leaving: bool,
+    /// Payloads it still lacks something of and wants, so that every member knows who may lease their extents.
+    pub wants: Bounded<PayloadId, 16>,
+    /// Payloads it holds whole that others may still want, the latest first: what one member holds need not cross the WAN.
+    pub holds: Bounded<PayloadId, 16>,
 }
 
 /// A member's word about the WAN extents it fetches, signed by its device key as [`crate::envelope::Kind::Lease`].
@@ -315,7 +321,7 @@ mod tests {
     fn the_largest_bitmap_and_the_largest_report_fit_a_frame() {
         let bits = Bounded::new(vec![0xff; crate::chunk::MAX_CHUNKS.div_ceil(8)]).unwrap();
         assert!(Message::Holding { payload: PayloadId([0; 32]), bits }.encode().is_ok());
-        let members = Bounded::new(vec![Bounded::new(vec![1; 2048]).unwrap(); 24]).unwrap();
+        let members = Bounded::new(vec![Bounded::new(vec![1; 3072]).unwrap(); 20]).unwrap();
         assert!(Message::Members(members).encode().is_ok());
     }
 }

@@ -1,0 +1,288 @@
+//! The chunks of one payload among neighbours: what is here, what they have, and what to ask whom for next.
+//!
+//! Invariants:
+//! * `have` holds only chunks that were hashed and are on disk; only those are announced and served.
+//! * A chunk is in flight once; twice only in the endgame, and then from LAN peers alone.
+
+use core::ops::Range;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::chunk::{Bitmap, ChunkList};
+use crate::ids::DeviceId;
+use crate::lease;
+use crate::rng::Rng;
+use crate::wire::MAX_BLOCK;
+
+/// Chunks in flight at or below this number, with nothing else to ask for, are asked for twice.
+const ENDGAME: u32 = 8;
+
+/// One payload's chunks.
+#[derive(Debug)]
+pub struct Swarm {
+    list: Arc<ChunkList>,
+    extents: Vec<Range<u32>>,
+    have: Bitmap,
+    have_bytes: u64,
+    peers: BTreeMap<DeviceId, Bitmap>,
+    /// Neighbours that hold a chunk, per chunk.
+    copies: Vec<u16>,
+    /// Fetches under way, per chunk.
+    in_flight: Vec<u8>,
+}
+
+impl Swarm {
+    /// The swarm of a payload of which this node has `have`, a bitmap of the list's length.
+    pub fn new(list: Arc<ChunkList>, have: Bitmap) -> Self {
+        let chunks = list.chunks().len();
+        let have_bytes = have.iter().map(|at| u64::from(list.chunks()[at as usize].len)).sum();
+        Self {
+            extents: lease::extents(&list),
+            have,
+            have_bytes,
+            peers: BTreeMap::new(),
+            copies: vec![0; chunks],
+            in_flight: vec![0; chunks],
+            list,
+        }
+    }
+
+    /// The pieces.
+    pub fn list(&self) -> &Arc<ChunkList> {
+        &self.list
+    }
+
+    /// What is here.
+    pub fn have(&self) -> &Bitmap {
+        &self.have
+    }
+
+    /// Bytes of what is here.
+    pub fn have_bytes(&self) -> u64 {
+        self.have_bytes
+    }
+
+    /// Runs of chunks that are leased as one.
+    pub fn extents(&self) -> &[Range<u32>] {
+        &self.extents
+    }
+
+    /// The extent that a chunk belongs to.
+    pub fn extent_of(&self, chunk: u32) -> u32 {
+        self.extents.partition_point(|extent| extent.end <= chunk) as u32
+    }
+
+    /// A chunk is here now. Returns whether that is news.
+    pub fn stored(&mut self, chunk: u32) -> bool {
+        let news = self.have.set(chunk);
+        if news {
+            self.have_bytes += u64::from(self.list.chunks()[chunk as usize].len);
+        }
+        news
+    }
+
+    /// A neighbour holds exactly these chunks. `None` stands for all. Returns `false` for a bitmap of the wrong length.
+    pub fn peer_holds(&mut self, peer: DeviceId, bits: Option<&[u8]>) -> bool {
+        let len = self.have.len();
+        let Some(map) = bits.map_or_else(|| Some(Bitmap::full(len)), |bits| Bitmap::from_bytes(bits, len)) else {
+            return false;
+        };
+        self.peer_gone(&peer);
+        for chunk in map.iter() {
+            self.copies[chunk as usize] += 1;
+        }
+        self.peers.insert(peer, map);
+        true
+    }
+
+    /// A neighbour that has told of its chunks before has more now. Returns `false` when a position is out of bounds.
+    pub fn peer_has(&mut self, peer: &DeviceId, chunks: &[u32]) -> bool {
+        let Some(map) = self.peers.get_mut(peer) else { return true };
+        for chunk in chunks {
+            if *chunk >= map.len() {
+                return false;
+            }
+            if map.set(*chunk) {
+                self.copies[*chunk as usize] += 1;
+            }
+        }
+        true
+    }
+
+    /// A neighbour turned out not to hold a chunk.
+    pub fn peer_lacks(&mut self, peer: &DeviceId, run: Range<u32>) {
+        let Some(map) = self.peers.get_mut(peer) else { return };
+        for chunk in run {
+            if map.clear(chunk) {
+                self.copies[chunk as usize] -= 1;
+            }
+        }
+    }
+
+    /// A neighbour is gone, or holds nothing any more.
+    pub fn peer_gone(&mut self, peer: &DeviceId) {
+        if let Some(map) = self.peers.remove(peer) {
+            for chunk in map.iter() {
+                self.copies[chunk as usize] -= 1;
+            }
+        }
+    }
+
+    /// Neighbours that told of their chunks.
+    pub fn peers(&self) -> impl Iterator<Item = (&DeviceId, &Bitmap)> {
+        self.peers.iter()
+    }
+
+    /// Whether a neighbour has told of its chunks.
+    pub fn knows(&self, peer: &DeviceId) -> bool {
+        self.peers.contains_key(peer)
+    }
+
+    /// A fetch of these chunks has begun.
+    pub fn begun(&mut self, run: Range<u32>) {
+        for chunk in run {
+            let count = &mut self.in_flight[chunk as usize];
+            *count = count.saturating_add(1);
+        }
+    }
+
+    /// A fetch of these chunks is over, well or not.
+    pub fn ended(&mut self, run: Range<u32>) {
+        for chunk in run {
+            let count = &mut self.in_flight[chunk as usize];
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    /// The run of chunks to ask this neighbour for next: it begins with one of the rarest it holds that are missing here and
+    /// not under way (ties at random), and goes on to at most [`MAX_BLOCK`] bytes.
+    pub fn pick(&self, peer: &DeviceId, rng: &mut Rng) -> Option<Range<u32>> {
+        let theirs = self.peers.get(peer)?;
+        let first = self.rarest(theirs, rng, 0).or_else(|| {
+            let missing = self.have.len() - self.have.count();
+            if missing <= ENDGAME { self.rarest(theirs, rng, 1) } else { None }
+        })?;
+        let limit = self.in_flight[first as usize];
+        let mut run = first..first + 1;
+        let mut bytes = u64::from(self.list.chunks()[first as usize].len);
+        while run.end < self.have.len() {
+            let next = run.end;
+            bytes += u64::from(self.list.chunks()[next as usize].len);
+            if bytes > MAX_BLOCK || self.have.get(next) || !theirs.get(next) || self.in_flight[next as usize] > limit {
+                break;
+            }
+            run.end += 1;
+        }
+        Some(run)
+    }
+
+    fn rarest(&self, theirs: &Bitmap, rng: &mut Rng, in_flight: u8) -> Option<u32> {
+        let (mut best, mut copies, mut ties) = (None, u16::MAX, 0);
+        for (byte, (here, there)) in self.have.as_bytes().iter().zip(theirs.as_bytes()).enumerate() {
+            let mut wanted = there & !here;
+            while wanted != 0 {
+                let chunk = byte * 8 + wanted.trailing_zeros() as usize;
+                wanted &= wanted - 1;
+                if self.in_flight[chunk] > in_flight {
+                    continue;
+                }
+                if self.copies[chunk] < copies {
+                    (best, copies, ties) = (Some(chunk as u32), self.copies[chunk], 1);
+                } else if self.copies[chunk] == copies {
+                    ties += 1;
+                    if rng.below(ties) == 0 {
+                        best = Some(chunk as u32);
+                    }
+                }
+            }
+        }
+        best
+    }
+
+    /// The chunks of an extent that must come over the WAN: the first run that is neither here, nor with a neighbour, nor
+    /// under way.
+    pub fn wan_run(&self, extent: u32) -> Option<Range<u32>> {
+        let extent = self.extents.get(extent as usize)?.clone();
+        let needed = |chunk: &u32| self.lacking(*chunk) && self.in_flight[*chunk as usize] == 0;
+        let start = extent.clone().find(needed)?;
+        let end = (start..extent.end).find(|chunk| !needed(chunk)).unwrap_or(extent.end);
+        Some(start..end)
+    }
+
+    /// Extents with a chunk that neither this node nor a neighbour has.
+    pub fn lacking_extents(&self) -> Vec<u32> {
+        (0u32..)
+            .zip(&self.extents)
+            .filter(|(_, extent)| (*extent).clone().any(|chunk| self.lacking(chunk)))
+            .map(|(at, _)| at)
+            .collect()
+    }
+
+    fn lacking(&self, chunk: u32) -> bool {
+        !self.have.get(chunk) && self.copies[chunk as usize] == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunk::ChunkSizes;
+    use crate::ids::ChunkId;
+
+    fn swarm(chunks: u32) -> Swarm {
+        let sizes = ChunkSizes::default();
+        let list = ChunkList::new(sizes, (0..chunks).map(|n| (ChunkId::of(&n.to_le_bytes()), 256 << 10))).unwrap();
+        Swarm::new(Arc::new(list), Bitmap::new(chunks))
+    }
+
+    #[test]
+    fn the_rarest_chunk_is_asked_for_first_and_only_once() {
+        let (a, b) = (DeviceId([1; 32]), DeviceId([2; 32]));
+        let mut swarm = swarm(64);
+        let mut rng = Rng::new(1);
+        assert!(swarm.peer_holds(a, None));
+        let mut others = Bitmap::full(64);
+        others.clear(40);
+        assert!(swarm.peer_holds(b, Some(others.as_bytes())));
+        let run = swarm.pick(&a, &mut rng).unwrap();
+        assert_eq!(run, 40..44, "40 has one copy; 1 MiB of 256 KiB chunks");
+        swarm.begun(run.clone());
+        assert!(!swarm.pick(&a, &mut rng).unwrap().any(|chunk| run.contains(&chunk)));
+        swarm.ended(run);
+        assert!(!swarm.peer_holds(a, Some(&[0xff])), "a bitmap of the wrong length");
+    }
+
+    #[test]
+    fn what_a_neighbour_has_does_not_cross_the_wan() {
+        let mut swarm = swarm(64);
+        assert_eq!(swarm.extents().len(), 16);
+        assert_eq!(swarm.wan_run(1), Some(4..8));
+        let a = DeviceId([1; 32]);
+        let mut map = Bitmap::new(64);
+        map.set(4);
+        map.set(6);
+        swarm.peer_holds(a, Some(map.as_bytes()));
+        assert_eq!(swarm.wan_run(1), Some(5..6));
+        swarm.begun(5..6);
+        assert_eq!(swarm.wan_run(1), Some(7..8));
+        swarm.peer_gone(&a);
+        assert_eq!(swarm.wan_run(1), Some(4..5));
+        assert_eq!(swarm.extent_of(7), 1);
+        swarm.stored(7);
+        assert_eq!(swarm.lacking_extents().len(), 16);
+    }
+
+    #[test]
+    fn in_the_endgame_a_chunk_is_asked_for_twice_and_not_thrice() {
+        let (a, b) = (DeviceId([1; 32]), DeviceId([2; 32]));
+        let mut swarm = swarm(1);
+        let mut rng = Rng::new(1);
+        swarm.peer_holds(a, None);
+        swarm.peer_holds(b, None);
+        for peer in [a, b] {
+            let run = swarm.pick(&peer, &mut rng).unwrap();
+            swarm.begun(run);
+        }
+        assert_eq!(swarm.pick(&a, &mut rng), None);
+    }
+}
