@@ -1,0 +1,562 @@
+//! From an approval to an installed release: what this device should do now, and why not yet.
+//!
+//! Invariant: [`Output::Install`] leaves only when the release and its approval are both in the verified catalog and in force,
+//! the trust data they rest on is durable, every payload is complete, and the record of the beginning is durable.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::downloads::Progress;
+use super::peers::backoff;
+use super::{Detection, InstallOutcome, NodeState, Output, Reason, Record, StoreError, reports};
+use crate::catalog::{Action, Approval, Recipe, Release};
+use crate::codec::{self, Text};
+use crate::ids::{GroupId, PayloadId, ReleaseId};
+use crate::report::{DeploymentReport, DeploymentState, SubState};
+use crate::time::{Mono, Now, Wall};
+use crate::trust::Blocked;
+
+/// A retry code is tried again this often under one approval.
+const MAX_ATTEMPTS: u8 = 4;
+/// Detection is repeated this often, to notice what others did to the machine.
+const DETECT_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// Payload bytes that do not move for this long are called stalled.
+const STALLED_AFTER: Duration = Duration::from_secs(20);
+/// Largest journal record of a deployment.
+const MAX_RECORD: usize = 1024;
+
+/// What must survive a power cut.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Journal {
+    approval_version: u64,
+    attempts: u8,
+    /// A recipe was begun, and how it ended is not known.
+    begun: bool,
+    restart_wanted: bool,
+    failed: Option<(Option<i32>, Text<200>)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    /// The record of the beginning is on its way to disk.
+    Persisting(u64),
+    Running,
+}
+
+#[derive(Debug)]
+struct Deployment {
+    group: GroupId,
+    approval: Approval,
+    journal: Journal,
+    phase: Phase,
+    detection: Option<Detection>,
+    detecting: bool,
+    detected: Mono,
+    retry: Mono,
+    state: DeploymentState,
+    sub_state: SubState,
+    code: Option<i32>,
+    reason: String,
+    since: Wall,
+}
+
+/// Every deployment of this device.
+#[derive(Debug)]
+pub(super) struct Deployments {
+    map: BTreeMap<ReleaseId, Deployment>,
+    journals: BTreeMap<ReleaseId, Journal>,
+}
+
+impl Deployments {
+    pub(super) fn restore(records: Vec<(ReleaseId, Vec<u8>)>) -> Self {
+        let read = |(id, bytes): (ReleaseId, Vec<u8>)| Some((id, codec::decode(&bytes, MAX_RECORD).ok()?));
+        Self { map: BTreeMap::new(), journals: records.into_iter().filter_map(read).collect() }
+    }
+
+    fn running(&self) -> bool {
+        self.map.values().any(|d| d.phase != Phase::Idle)
+    }
+}
+
+/// A state to be in, with the words for it.
+struct Stand(DeploymentState, SubState, String);
+
+fn stand(state: DeploymentState, sub_state: SubState, reason: impl Into<String>) -> Stand {
+    Stand(state, sub_state, reason.into())
+}
+
+impl NodeState {
+    /// The catalog or this device's groups have changed: which releases are deployed here now, and which payloads to keep.
+    pub(super) fn deployments_changed(&mut self, now: Now) {
+        let mut targets: BTreeMap<ReleaseId, (GroupId, Approval)> = BTreeMap::new();
+        let mut prefetch: BTreeSet<PayloadId> = BTreeSet::new();
+        let catalog = self.trust.catalog();
+        for ((group, release), entry) in catalog.approvals() {
+            let Some(found) = catalog.releases().get(release) else { continue };
+            if self.certificate.groups.contains(group) {
+                let newer = targets.get(release).is_none_or(|(_, other)| other.issued < entry.approval.issued);
+                if newer {
+                    targets.insert(*release, (*group, entry.approval.clone()));
+                }
+            } else if self.is_cache() && entry.approval.action == Action::Install {
+                prefetch.extend(found.release.payloads.iter().map(|payload| payload.id));
+            }
+        }
+        let named: Vec<_> =
+            catalog.releases().values().flat_map(|r| r.release.payloads.iter().cloned()).collect();
+        for payload in &named {
+            if prefetch.contains(&payload.id) {
+                self.want_payload(payload, true, now);
+            } else if self.downloads.is_stored(&payload.id) {
+                self.want_payload(payload, false, now);
+            }
+        }
+        self.forget_payloads(&named.iter().map(|payload| payload.id).collect(), now);
+        self.withdraw(&targets, now);
+        for (release, (group, approval)) in targets {
+            let known = self.deployments.map.get_mut(&release);
+            match known {
+                Some(deployment) if deployment.approval == approval => deployment.group = group,
+                Some(deployment) => {
+                    if deployment.approval.version != approval.version || deployment.group != group {
+                        deployment.journal.attempts = 0;
+                        deployment.journal.failed = None;
+                        deployment.retry = Mono(0);
+                    }
+                    (deployment.group, deployment.approval) = (group, approval);
+                }
+                None => {
+                    let mut journal = self.deployments.journals.get(&release).cloned().unwrap_or_default();
+                    if journal.approval_version != approval.version {
+                        journal = Journal { begun: journal.begun, ..Journal::default() };
+                    }
+                    let deployment = Deployment {
+                        group,
+                        approval,
+                        journal,
+                        phase: Phase::Idle,
+                        detection: None,
+                        detecting: false,
+                        detected: Mono(0),
+                        retry: Mono(0),
+                        state: DeploymentState::Pending,
+                        sub_state: SubState::AwaitingCatalog,
+                        code: None,
+                        reason: String::new(),
+                        since: now.wall,
+                    };
+                    self.deployments.map.insert(release, deployment);
+                    self.reports.dirty.insert(release);
+                }
+            }
+        }
+        self.advance_all(now);
+    }
+
+    /// Deployments whose approval is gone. One that runs is let run: half an install is worse than either end.
+    fn withdraw(&mut self, targets: &BTreeMap<ReleaseId, (GroupId, Approval)>, now: Now) {
+        let gone: Vec<_> = self
+            .deployments
+            .map
+            .iter()
+            .filter(|(release, d)| !targets.contains_key(release) && d.phase == Phase::Idle)
+            .map(|(release, _)| *release)
+            .collect();
+        for release in gone {
+            if let Some(deployment) = self.deployments.map.get(&release)
+                && deployment.state != DeploymentState::Canceled
+            {
+                let withdrawn = stand(DeploymentState::Canceled, SubState::None, "the approval was withdrawn");
+                self.stand(release, withdrawn, now);
+                self.release_payloads_of(&release, now);
+            }
+        }
+    }
+
+    pub(super) fn advance_all(&mut self, now: Now) {
+        let all: Vec<_> = self.deployments.map.keys().copied().collect();
+        for release in all {
+            self.advance(release, now);
+        }
+    }
+
+    /// The store or the network has news about a payload.
+    pub(super) fn payload_moved(&mut self, payload: &PayloadId, now: Now) {
+        let concerned: Vec<_> = self
+            .deployments
+            .map
+            .iter()
+            .filter(|(_, d)| !matches!(d.state, DeploymentState::Installed | DeploymentState::Canceled))
+            .filter(|(release, _)| {
+                let found = self.trust.catalog().releases().get(release);
+                found.is_some_and(|r| r.release.payloads.iter().any(|p| p.id == *payload))
+            })
+            .map(|(release, _)| *release)
+            .collect();
+        for release in concerned {
+            self.advance(release, now);
+        }
+    }
+
+    /// Takes a deployment as far as it can go now.
+    pub(super) fn advance(&mut self, release: ReleaseId, now: Now) {
+        if let Some(next) = self.next_stand(release, now) {
+            self.stand(release, next, now);
+        }
+    }
+
+    fn next_stand(&mut self, id: ReleaseId, now: Now) -> Option<Stand> {
+        use DeploymentState as S;
+        let deployment = self.deployments.map.get(&id)?;
+        if deployment.phase != Phase::Idle {
+            return None;
+        }
+        let release = match self.trust.catalog().releases().get(&id) {
+            Some(found) if self.trust.catalog().approvals().contains_key(&(deployment.group, id)) => found.release.clone(),
+            _ => return None,
+        };
+        if let Some(later) = self.superseded_by(&id) {
+            self.release_payloads_of(&id, now);
+            return Some(stand(S::Superseded, SubState::None, format!("{later} takes its place")));
+        }
+        let due = deployment.detection.is_none() || now.mono.since(deployment.detected) > DETECT_EVERY;
+        if due && !deployment.detecting {
+            self.output.push_back(Output::Detect { release: id });
+            if let Some(deployment) = self.deployments.map.get_mut(&id) {
+                deployment.detecting = true;
+            }
+        }
+        let deployment = self.deployments.map.get(&id)?;
+        let detection = deployment.detection.clone()?;
+        let action = deployment.approval.action;
+        match (action, detection) {
+            (Action::None, _) => {
+                self.release_payloads_of(&id, now);
+                Some(stand(S::Canceled, SubState::None, "declined by the admin"))
+            }
+            (_, Detection::Unknown(reason)) => {
+                self.retry_detection(id, now);
+                Some(stand(S::Stalled, SubState::Retrying, format!("detection cannot tell: {reason}")))
+            }
+            (Action::Install, Detection::NotApplicable(reason)) => {
+                self.release_payloads_of(&id, now);
+                Some(stand(S::NotApplicable, SubState::None, reason))
+            }
+            (Action::Install, Detection::Present) => {
+                let restart = deployment.journal.restart_wanted;
+                self.finished(id, now);
+                let installed = if restart { S::RestartRequired } else { S::Installed };
+                Some(stand(installed, SubState::None, ""))
+            }
+            (Action::Uninstall, Detection::Absent | Detection::NotApplicable(_)) => {
+                self.finished(id, now);
+                Some(stand(S::Uninstalled, SubState::None, ""))
+            }
+            (Action::Install, Detection::Absent) | (Action::Uninstall, Detection::Present) => {
+                Some(self.towards_action(id, &release, action, now))
+            }
+        }
+    }
+
+    /// The way from "must be done" to the recipe, gate by gate; the first that is shut gives the state.
+    fn towards_action(&mut self, id: ReleaseId, release: &Release, action: Action, now: Now) -> Stand {
+        use DeploymentState as S;
+        let Some(deployment) = self.deployments.map.get(&id) else { return stand(S::Canceled, SubState::None, "") };
+        if let Some((_, reason)) = &deployment.journal.failed {
+            return stand(S::Failed, SubState::None, reason.to_string());
+        }
+        if let Err(blocked) = self.trust.may_install(&id, &deployment.group, now.wall) {
+            let sub_state = if matches!(blocked, Blocked::Held(_)) { SubState::Paused } else { SubState::Expired };
+            return stand(S::OnHold, sub_state, blocked.to_string());
+        }
+        if let Some(waiting) = self.missing_dependency(release) {
+            return stand(S::Pending, SubState::AwaitingDependency, format!("waits for {waiting}"));
+        }
+        if action == Action::Install || uses_payload(release.uninstall.as_ref()) {
+            for payload in &release.payloads {
+                self.want_payload(payload, true, now);
+            }
+            if let Some(short) = self.payloads_short(id, release, now) {
+                return short;
+            }
+        }
+        let Some(deployment) = self.deployments.map.get(&id) else { return stand(S::Canceled, SubState::None, "") };
+        if let Some(from) = deployment.approval.schedule.available_from.filter(|from| *from > now.wall) {
+            let at = now.mono + from.since(now.wall);
+            self.timer(Reason::Deployment(id), at);
+            return stand(S::Pending, SubState::Scheduled, format!("not before {from}"));
+        }
+        if deployment.retry > now.mono {
+            let (at, reason) = (deployment.retry, deployment.reason.clone());
+            self.timer(Reason::Deployment(id), at);
+            return stand(S::Pending, SubState::Retrying, reason);
+        }
+        if self.deployments.running() {
+            return stand(S::Downloaded, SubState::Queued, "another install is under way");
+        }
+        if self.durable < self.trust_token {
+            return stand(S::Downloaded, SubState::Queued, "the catalog is being written to disk");
+        }
+        self.begin(id, now);
+        stand(S::Downloaded, SubState::Queued, "about to begin")
+    }
+
+    /// Why the payloads are not all here, if they are not.
+    fn payloads_short(&mut self, id: ReleaseId, release: &Release, now: Now) -> Option<Stand> {
+        use DeploymentState as S;
+        let mut short = None;
+        for payload in &release.payloads {
+            let next = match self.downloads.progress(&payload.id) {
+                Progress::Complete => continue,
+                Progress::Failed(StoreError::NoSpace(reason)) => stand(S::Stalled, SubState::NoSpace, reason),
+                Progress::Failed(StoreError::Failed(reason)) => stand(S::Stalled, SubState::Retrying, reason),
+                Progress::Absent | Progress::List => {
+                    stand(S::Offering, SubState::AwaitingCatalog, format!("looks for the chunk list of {}", payload.name))
+                }
+                Progress::Partial { trouble, moved, .. } => {
+                    let still = now.mono.since(moved);
+                    self.timer(Reason::Deployment(id), now.mono + STALLED_AFTER / 2);
+                    match trouble {
+                        Some(trouble) if still > STALLED_AFTER / 4 => stand(S::Stalled, SubState::NoSource, trouble),
+                        _ if still > STALLED_AFTER => {
+                            stand(S::Stalled, SubState::NoSource, format!("no byte of {} for a while", payload.name))
+                        }
+                        _ => stand(S::Downloading, SubState::None, ""),
+                    }
+                }
+            };
+            short = Some(next);
+            break;
+        }
+        short
+    }
+
+    fn begin(&mut self, id: ReleaseId, now: Now) {
+        let Some(deployment) = self.deployments.map.get_mut(&id) else { return };
+        deployment.journal.approval_version = deployment.approval.version;
+        deployment.journal.attempts = deployment.journal.attempts.saturating_add(1);
+        deployment.journal.begun = true;
+        let token = self.persist_deployment(id);
+        if let Some(deployment) = self.deployments.map.get_mut(&id) {
+            deployment.phase = Phase::Persisting(token);
+        }
+        self.timer(Reason::Report, now.mono + reports::SOON);
+    }
+
+    pub(super) fn deployments_persisted(&mut self, now: Now) {
+        let ready = self.deployments.map.iter().find(|(_, d)| matches!(d.phase, Phase::Persisting(t) if t <= self.durable));
+        if let Some((id, action)) = ready.map(|(id, d)| (*id, d.approval.action)) {
+            // What was true when it was asked for may not be true now.
+            let group = self.deployments.map.get(&id).map(|d| d.group).unwrap_or_default();
+            let allowed = self.trust.may_install(&id, &group, now.wall).is_ok();
+            if let Some(deployment) = self.deployments.map.get_mut(&id) {
+                deployment.phase = if allowed { Phase::Running } else { Phase::Idle };
+                if !allowed {
+                    deployment.journal.begun = false;
+                }
+            }
+            if allowed {
+                let state = if action == Action::Uninstall {
+                    DeploymentState::Uninstalling
+                } else {
+                    DeploymentState::Installing
+                };
+                self.stand(id, stand(state, SubState::None, ""), now);
+                self.output.push_back(Output::Install { release: id, action });
+                return;
+            }
+        }
+        if self.durable >= self.trust_token && !self.deployments.running() {
+            self.advance_all(now);
+        }
+    }
+
+    pub(super) fn install_ended(&mut self, id: ReleaseId, _action: Action, outcome: InstallOutcome, now: Now) {
+        let jitter = self.rng.jitter(Duration::from_secs(30));
+        let Some(deployment) = self.deployments.map.get_mut(&id) else { return };
+        deployment.phase = Phase::Idle;
+        deployment.detection = None;
+        deployment.journal.begun = false;
+        match outcome {
+            InstallOutcome::Done { restart, code } => {
+                deployment.code = code;
+                deployment.journal.restart_wanted = restart;
+                deployment.journal.failed = None;
+            }
+            InstallOutcome::Retry { code, reason } => {
+                deployment.code = code;
+                if deployment.journal.attempts >= MAX_ATTEMPTS {
+                    let text = format!("given up after {} attempts: {reason}", deployment.journal.attempts);
+                    deployment.journal.failed = Some((code, Text::lossy(&text)));
+                } else {
+                    let wait = backoff(u32::from(deployment.journal.attempts), Duration::from_secs(3600)) * 30;
+                    deployment.retry = now.mono + wait + jitter;
+                    deployment.reason = reason;
+                }
+            }
+            InstallOutcome::Failed { code, reason } => {
+                deployment.code = code;
+                deployment.journal.failed = Some((code, Text::lossy(&reason)));
+            }
+        }
+        self.persist_deployment(id);
+        self.advance_all(now);
+    }
+
+    pub(super) fn detected(&mut self, id: ReleaseId, result: Detection, now: Now) {
+        let Some(deployment) = self.deployments.map.get_mut(&id) else { return };
+        deployment.detecting = false;
+        deployment.detected = now.mono;
+        let done_but_not_found = deployment.code.is_some() || deployment.journal.attempts > 0;
+        let wanted = match deployment.approval.action {
+            Action::Install => result == Detection::Present,
+            Action::Uninstall => !matches!(result, Detection::Present),
+            Action::None => true,
+        };
+        // The recipe said that it worked, and detection says otherwise: doing it again would not help.
+        let ended = deployment.phase == Phase::Idle && !deployment.journal.begun && deployment.retry == Mono(0);
+        if done_but_not_found && ended && !wanted && deployment.journal.failed.is_none() && !matches!(result, Detection::Unknown(_)) {
+            let text = "the recipe ended well, but detection does not find its result; check the detection rules";
+            deployment.journal.failed = Some((deployment.code, Text::lossy(text)));
+        }
+        deployment.detection = Some(result);
+        self.timer(Reason::Deployment(id), now.mono + DETECT_EVERY + Duration::from_secs(1));
+        self.advance_all(now);
+    }
+
+    fn retry_detection(&mut self, id: ReleaseId, now: Now) {
+        if let Some(deployment) = self.deployments.map.get_mut(&id)
+            && now.mono.since(deployment.detected) > Duration::from_secs(60)
+        {
+            deployment.detection = None;
+        }
+        self.timer(Reason::Deployment(id), now.mono + Duration::from_secs(61));
+    }
+
+    fn finished(&mut self, id: ReleaseId, now: Now) {
+        let Some(deployment) = self.deployments.map.get_mut(&id) else { return };
+        if deployment.journal.begun || deployment.journal.failed.is_some() {
+            // An install that a power cut interrupted turned out to be complete.
+            deployment.journal.begun = false;
+            deployment.journal.failed = None;
+            self.persist_deployment(id);
+        }
+        self.release_payloads_of(&id, now);
+    }
+
+    /// Payloads of a release that nothing else here needs may go when room is needed. A branch cache keeps them pinned.
+    fn release_payloads_of(&mut self, id: &ReleaseId, now: Now) {
+        if self.is_cache() {
+            return;
+        }
+        let Some(found) = self.trust.catalog().releases().get(id) else { return };
+        let payloads: Vec<_> = found.release.payloads.iter().map(|payload| payload.id).collect();
+        let needed: BTreeSet<PayloadId> = self
+            .deployments
+            .map
+            .iter()
+            .filter(|(other, d)| *other != id && !is_final(d.state))
+            .filter_map(|(other, _)| self.trust.catalog().releases().get(other))
+            .flat_map(|r| r.release.payloads.iter().map(|payload| payload.id))
+            .collect();
+        for payload in payloads.iter().filter(|payload| !needed.contains(payload)) {
+            self.release_payload(payload, now);
+        }
+    }
+
+    fn persist_deployment(&mut self, id: ReleaseId) -> u64 {
+        let journal = self.deployments.map.get(&id).map(|d| d.journal.clone()).unwrap_or_default();
+        let bytes = codec::encode(&journal, MAX_RECORD).unwrap_or_default();
+        self.deployments.journals.insert(id, journal);
+        self.persist(Record::Deployment(id, bytes))
+    }
+
+    /// A later release that is approved here and says that it supersedes this one.
+    fn superseded_by(&self, id: &ReleaseId) -> Option<String> {
+        let catalog = self.trust.catalog();
+        self.deployments.map.iter().find_map(|(other, d)| {
+            let release = &catalog.releases().get(other)?.release;
+            let takes_over = other != id && d.approval.action == Action::Install && release.supersedes.contains(id);
+            takes_over.then(|| format!("{} {}", release.product, release.version))
+        })
+    }
+
+    fn missing_dependency(&self, release: &Release) -> Option<String> {
+        release.depends.iter().find_map(|needed| {
+            let there = self.deployments.map.get(needed).is_some_and(|d| d.detection == Some(Detection::Present));
+            let name = || match self.trust.catalog().releases().get(needed) {
+                Some(found) => format!("{} {}", found.release.product, found.release.version),
+                None => format!("release {}, which is not in the catalog", needed.short()),
+            };
+            (!there).then(name)
+        })
+    }
+
+    fn stand(&mut self, id: ReleaseId, next: Stand, now: Now) {
+        let Some(deployment) = self.deployments.map.get_mut(&id) else { return };
+        let Stand(state, sub_state, reason) = next;
+        let changed = (deployment.state, deployment.sub_state) != (state, sub_state);
+        if changed {
+            deployment.since = now.wall;
+        }
+        if state == DeploymentState::Failed {
+            deployment.code = deployment.journal.failed.as_ref().and_then(|(code, _)| *code).or(deployment.code);
+        }
+        if changed || deployment.reason != reason {
+            (deployment.state, deployment.sub_state, deployment.reason) = (state, sub_state, reason);
+            self.reports.dirty.insert(id);
+            self.timer(Reason::Report, now.mono + reports::SOON);
+        }
+    }
+
+    /// How a deployment stands, for the report.
+    pub(super) fn deployment_report(&self, id: &ReleaseId) -> Option<DeploymentReport> {
+        let deployment = self.deployments.map.get(id)?;
+        let release = self.trust.catalog().releases().get(id);
+        let (mut done, mut total) = (0, 0);
+        for payload in release.iter().flat_map(|r| &r.release.payloads) {
+            total += payload.len;
+            done += match self.downloads.progress(&payload.id) {
+                Progress::Complete => payload.len,
+                Progress::Partial { done, .. } => done,
+                _ => 0,
+            };
+        }
+        Some(DeploymentReport {
+            release: *id,
+            group: deployment.group,
+            approval_version: deployment.approval.version,
+            action: deployment.approval.action,
+            state: deployment.state,
+            sub_state: deployment.sub_state,
+            code: deployment.code,
+            reason: Text::lossy(&deployment.reason),
+            since: deployment.since,
+            done,
+            total,
+        })
+    }
+
+    /// Every release that is or was deployed here in this run.
+    pub(super) fn deployed(&self) -> Vec<ReleaseId> {
+        self.deployments.map.keys().copied().collect()
+    }
+
+    /// Releases whose bytes are arriving.
+    pub(super) fn downloading(&self) -> Vec<ReleaseId> {
+        let downloading = self.deployments.map.iter().filter(|(_, d)| d.state == DeploymentState::Downloading);
+        downloading.map(|(id, _)| *id).collect()
+    }
+}
+
+fn is_final(state: DeploymentState) -> bool {
+    use DeploymentState as S;
+    matches!(state, S::Installed | S::RestartRequired | S::Uninstalled | S::Canceled | S::Superseded | S::NotApplicable)
+}
+
+fn uses_payload(recipe: Option<&Recipe>) -> bool {
+    matches!(recipe, Some(Recipe::Exec { argv, .. }) if argv.iter().any(|arg| arg.contains("{payload")))
+}
