@@ -5,6 +5,7 @@
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -49,7 +50,7 @@ enum Phase {
 #[derive(Debug)]
 struct Deployment {
     group: GroupId,
-    approval: Approval,
+    approval: Arc<Approval>,
     journal: Journal,
     phase: Phase,
     detection: Option<Detection>,
@@ -91,7 +92,7 @@ fn stand(state: DeploymentState, sub_state: SubState, reason: impl Into<String>)
 impl NodeState {
     /// The catalog or this device's groups have changed: which releases are deployed here now, and which payloads to keep.
     pub(super) fn deployments_changed(&mut self, now: Now) {
-        let mut targets: BTreeMap<ReleaseId, (GroupId, Approval)> = BTreeMap::new();
+        let mut targets: BTreeMap<ReleaseId, (GroupId, Arc<Approval>)> = BTreeMap::new();
         let mut prefetch: BTreeSet<PayloadId> = BTreeSet::new();
         let catalog = self.trust.catalog();
         for ((group, release), entry) in catalog.approvals() {
@@ -105,8 +106,7 @@ impl NodeState {
                 prefetch.extend(found.release.payloads.iter().map(|payload| payload.id));
             }
         }
-        let named: Vec<_> =
-            catalog.releases().values().flat_map(|r| r.release.payloads.iter().cloned()).collect();
+        let named: Vec<_> = catalog.releases().values().flat_map(|r| r.release.payloads.iter().cloned()).collect();
         for payload in &named {
             if prefetch.contains(&payload.id) {
                 self.want_payload(payload, true, now);
@@ -157,7 +157,7 @@ impl NodeState {
     }
 
     /// Deployments whose approval is gone. One that runs is let run: half an install is worse than either end.
-    fn withdraw(&mut self, targets: &BTreeMap<ReleaseId, (GroupId, Approval)>, now: Now) {
+    fn withdraw(&mut self, targets: &BTreeMap<ReleaseId, (GroupId, Arc<Approval>)>, now: Now) {
         let gone: Vec<_> = self
             .deployments
             .map
@@ -215,7 +215,9 @@ impl NodeState {
             return None;
         }
         let release = match self.trust.catalog().releases().get(&id) {
-            Some(found) if self.trust.catalog().approvals().contains_key(&(deployment.group, id)) => found.release.clone(),
+            Some(found) if self.trust.catalog().approvals().contains_key(&(deployment.group, id)) => {
+                found.release.clone()
+            }
             _ => return None,
         };
         if let Some(later) = self.superseded_by(&id) {
@@ -313,9 +315,11 @@ impl NodeState {
                 Progress::Complete => continue,
                 Progress::Failed(StoreError::NoSpace(reason)) => stand(S::Stalled, SubState::NoSpace, reason),
                 Progress::Failed(StoreError::Failed(reason)) => stand(S::Stalled, SubState::Retrying, reason),
-                Progress::Absent | Progress::List => {
-                    stand(S::Offering, SubState::AwaitingCatalog, format!("looks for the chunk list of {}", payload.name))
-                }
+                Progress::Absent | Progress::List => stand(
+                    S::Offering,
+                    SubState::AwaitingCatalog,
+                    format!("looks for the chunk list of {}", payload.name),
+                ),
                 Progress::Partial { trouble, moved, .. } => {
                     let still = now.mono.since(moved);
                     self.timer(Reason::Deployment(id), now.mono + STALLED_AFTER / 2);
@@ -347,7 +351,8 @@ impl NodeState {
     }
 
     pub(super) fn deployments_persisted(&mut self, now: Now) {
-        let ready = self.deployments.map.iter().find(|(_, d)| matches!(d.phase, Phase::Persisting(t) if t <= self.durable));
+        let ready =
+            self.deployments.map.iter().find(|(_, d)| matches!(d.phase, Phase::Persisting(t) if t <= self.durable));
         if let Some((id, action)) = ready.map(|(id, d)| (*id, d.approval.action)) {
             // What was true when it was asked for may not be true now.
             let group = self.deployments.map.get(&id).map(|d| d.group).unwrap_or_default();
@@ -418,7 +423,12 @@ impl NodeState {
         };
         // The recipe said that it worked, and detection says otherwise: doing it again would not help.
         let ended = deployment.phase == Phase::Idle && !deployment.journal.begun && deployment.retry == Mono(0);
-        if done_but_not_found && ended && !wanted && deployment.journal.failed.is_none() && !matches!(result, Detection::Unknown(_)) {
+        if done_but_not_found
+            && ended
+            && !wanted
+            && deployment.journal.failed.is_none()
+            && !matches!(result, Detection::Unknown(_))
+        {
             let text = "the recipe ended well, but detection does not find its result; check the detection rules";
             deployment.journal.failed = Some((deployment.code, Text::lossy(text)));
         }

@@ -83,6 +83,8 @@ impl NodeState {
                 entries.iter().map(|e| (Wish::Document(e.hash, e.kind), e.len as usize)).collect()
             }
         };
+        wishes.extend(self.trust.wanted_root().map(|version| (Wish::Root(version), Kind::Root.cap())));
+        wishes.dedup();
         let lists = self.downloads.lists_wanted();
         wishes.extend(lists.into_iter().map(|(payload, hash, len)| (Wish::List(payload, hash), len as usize)));
         let under_way: BTreeSet<Wish> = self.documents.fetches.values().map(|fetch| fetch.wish).collect();
@@ -123,7 +125,9 @@ impl NodeState {
             let Some(peer) = self.peers.connected.get(device) else { return false };
             match (peer.stage, wish) {
                 (Stage::Member { .. }, Wish::Root(version)) => peer.root_version >= version,
-                (Stage::Member { .. }, Wish::Index(_) | Wish::Document(..)) => peer.catalog.is_some() && peer.catalog == index,
+                (Stage::Member { .. }, Wish::Index(_) | Wish::Document(..)) => {
+                    peer.catalog.is_some() && peer.catalog == index
+                }
                 (Stage::Member { .. }, Wish::List(payload, _)) => peer.holdings.contains_key(&payload),
                 (Stage::Coordinator | Stage::Greeting, _) => false,
             }
@@ -144,10 +148,11 @@ impl NodeState {
         }
         // Turn and turn about, so that one of the two being down or damaged does not matter.
         match coordinator {
-            Some(coordinator) if failures % 2 == 0 => Some((FetchFrom::Peer(coordinator), Some(coordinator))),
+            Some(coordinator) if failures.is_multiple_of(2) => Some((FetchFrom::Peer(coordinator), Some(coordinator))),
             _ => {
                 let path = wish.path();
-                let urls: Vec<_> = self.origins().iter().map(|base| format!("{}/{path}", base.trim_end_matches('/'))).collect();
+                let urls: Vec<_> =
+                    self.origins().iter().map(|base| format!("{}/{path}", base.trim_end_matches('/'))).collect();
                 (!urls.is_empty()).then_some((FetchFrom::Urls(urls), None))
             }
         }
@@ -264,18 +269,16 @@ impl NodeState {
     /// Another catalog is in force: forget what it does not name, and look at every deployment again.
     pub(super) fn catalog_changed(&mut self, now: Now) {
         self.documents.announced = self.trust.catalog().index_hash();
-        let mut needed: BTreeSet<DocHash> = self.trust.catalog().document_hashes().collect();
+        let mut needed = self.trust.document_hashes();
+        needed.extend(self.trust.catalog().document_hashes());
         needed.extend(self.trust.head().map(|head| head.index_hash));
         needed.extend(self.trust.catalog().index_hash());
         let payloads = self.trust.catalog().releases().values().flat_map(|r| &r.release.payloads);
         needed.extend(payloads.map(|payload| payload.chunk_list));
-        let fetched_ahead = matches!(self.trust.wanted(), Wanted::Documents(_));
-        if !fetched_ahead {
-            let old: Vec<_> = self.documents.bytes.keys().filter(|hash| !needed.contains(hash)).copied().collect();
-            for hash in old {
-                self.documents.bytes.remove(&hash);
-                self.output.push_back(Output::DropDoc { hash });
-            }
+        let old: Vec<_> = self.documents.bytes.keys().filter(|hash| !needed.contains(hash)).copied().collect();
+        for hash in old {
+            self.documents.bytes.remove(&hash);
+            self.output.push_back(Output::DropDoc { hash });
         }
         self.deployments_changed(now);
     }

@@ -102,11 +102,7 @@ pub(super) enum Progress {
     /// Its chunk list is on its way.
     List,
     /// Bytes are on their way; with what is wrong with the origin, if something is.
-    Partial {
-        done: u64,
-        trouble: Option<String>,
-        moved: Mono,
-    },
+    Partial { done: u64, trouble: Option<String>, moved: Mono },
     /// Every byte is verified and on disk.
     Complete,
     /// The store failed.
@@ -431,8 +427,12 @@ impl NodeState {
             return Verdict::Ignore;
         }
         // Two at work on one extent: the one who comes later in the order gives way.
-        let outranked: Vec<_> =
-            download.own.iter().filter(|(_, extent)| download.leases.outranked(now.mono, **extent)).map(|(f, _)| *f).collect();
+        let outranked: Vec<_> = download
+            .own
+            .iter()
+            .filter(|(_, extent)| download.leases.outranked(now.mono, **extent))
+            .map(|(f, _)| *f)
+            .collect();
         self.output.extend(outranked.into_iter().map(|fetch| Output::Cancel { fetch }));
         if lease.extents.is_empty() {
             self.timer(Reason::Lease(lease.payload), now.mono + crate::lease::QUIET);
@@ -520,7 +520,9 @@ impl NodeState {
         extents.dedup();
         let due = match &download.lease_sent {
             None => !extents.is_empty(),
-            Some((at, sent)) => *sent != extents || (!extents.is_empty() && now.mono.since(*at) >= LEASE_EVERY * 9 / 10),
+            Some((at, sent)) => {
+                *sent != extents || (!extents.is_empty() && now.mono.since(*at) >= LEASE_EVERY * 9 / 10)
+            }
         };
         if !due {
             return;
@@ -651,7 +653,9 @@ impl NodeState {
 
     pub(super) fn chunk_rejected(&mut self, fetch: FetchId, payload: PayloadId, chunk: u32, now: Now) {
         match self.downloads.fetches.get(&fetch).map(|f| f.peer) {
-            Some(Some(peer)) => self.ban(peer, format!("it served a chunk that is not what it should be ({chunk})"), now),
+            Some(Some(peer)) => {
+                self.ban(peer, format!("it served a chunk that is not what it should be ({chunk})"), now)
+            }
             Some(None) => {
                 let Some(download) = self.downloads.map.get_mut(&payload) else { return };
                 let trouble = format!(

@@ -158,8 +158,7 @@ impl NodeState {
     pub fn new(config: NodeConfig, restored: Restored, now: Now) -> Result<Self, NodeError> {
         let me = DeviceId(config.key.verifying_key().to_bytes());
         let trust = Trust::restore(&restored.trust, config.build_time).map_err(NodeError::Trust)?;
-        let certificate =
-            trust.check_certificate(&restored.certificate, now.wall).map_err(NodeError::Certificate)?;
+        let certificate = trust.check_certificate(&restored.certificate, now.wall).map_err(NodeError::Certificate)?;
         if certificate.device != me {
             return Err(NodeError::OtherDevice(certificate.device));
         }

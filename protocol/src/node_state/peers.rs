@@ -126,10 +126,8 @@ impl NodeState {
 
     pub(super) fn peer_up(&mut self, peer: DeviceId, dialled: Option<Text<512>>, now: Now) {
         let is_coordinator = peer == self.config.coordinator;
-        if let Some(address) = dialled {
-            if let Some(entry) = self.peers.addresses.get_mut(&address) {
-                *entry = Address { device: Some(peer), permanent: entry.permanent, ..Address::default() };
-            }
+        if let Some(entry) = dialled.and_then(|address| self.peers.addresses.get_mut(&address)) {
+            *entry = Address { device: Some(peer), permanent: entry.permanent, ..Address::default() };
         }
         if is_coordinator {
             self.peers.coordinator_dialling = false;
@@ -295,11 +293,15 @@ impl NodeState {
     pub(super) fn gossip(&mut self, id: u64, from: DeviceId, topic: Topic, bytes: Vec<u8>, now: Now) {
         let verdict = match topic {
             Topic::Head => self.head_offered(&bytes, None, now),
-            Topic::Site(site) if site == self.membership.site() => match Envelope::parse(&bytes, Kind::Lease, Role::Device) {
-                Ok(envelope) => self.lease_heard(envelope, now),
-                Err(EnvelopeError::WrongKind { .. } | EnvelopeError::TooLong { .. }) => self.beacon_heard(&bytes, now),
-                Err(_) => Verdict::Reject,
-            },
+            Topic::Site(site) if site == self.membership.site() => {
+                match Envelope::parse(&bytes, Kind::Lease, Role::Device) {
+                    Ok(envelope) => self.lease_heard(envelope, now),
+                    Err(EnvelopeError::WrongKind { .. } | EnvelopeError::TooLong { .. }) => {
+                        self.beacon_heard(&bytes, now)
+                    }
+                    Err(_) => Verdict::Reject,
+                }
+            }
             Topic::Site(_) => Verdict::Ignore,
         };
         self.output.push_back(Output::GossipVerdict { id, from, verdict });
@@ -710,4 +712,3 @@ fn open_device_document<T: serde::de::DeserializeOwned>(
 pub(super) fn backoff(failures: u32, most: Duration) -> Duration {
     Duration::from_secs(1 << failures.saturating_sub(1).min(10)).min(most)
 }
-

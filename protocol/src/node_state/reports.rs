@@ -55,8 +55,7 @@ pub(super) struct Reports {
 
 impl Reports {
     pub(super) fn restore(counters: Option<&[u8]>, now: Now) -> Self {
-        let counters: Counters =
-            counters.and_then(|bytes| codec::decode(bytes, MAX_COUNTERS).ok()).unwrap_or_default();
+        let counters: Counters = counters.and_then(|bytes| codec::decode(bytes, MAX_COUNTERS).ok()).unwrap_or_default();
         Self {
             // The clock makes the number grow even if the counter file was lost.
             seq: counters.seq.max(now.wall.0),
