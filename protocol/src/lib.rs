@@ -15,3 +15,5 @@ pub mod report;
 pub mod wire;
 
 pub mod node_state;
+
+pub mod coordinator_state;
