@@ -1,1 +1,311 @@
-//! (being written)
+//! A node's directory and its `node.toml`.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+use upswarm_protocol::codec::Text;
+use upswarm_protocol::ids::DeviceId;
+
+/// Everything of `node.toml`. Sizes are bytes or carry a unit (`512KiB`, `20GiB`); rates carry one (`50mbit` per second).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// Multiaddrs to listen on. QUIC addresses are used where the platform has it; TCP alone is enough.
+    pub(crate) listen: Vec<String>,
+    /// Multiaddrs of machines of the site to connect to. With mDNS or a reachable coordinator none is needed.
+    pub(crate) peers: Vec<String>,
+    /// Whether to look for machines of the site by multicast DNS.
+    pub(crate) mdns: bool,
+    /// The name that the admin sees; empty means the host's name.
+    pub(crate) label: String,
+    /// How willing this machine is to fetch over the WAN for its site: 64 for a branch cache, 8 for a machine on mains power
+    /// and cable, 1 on battery or Wi-Fi, 0 never (metered). A machine is chosen in proportion to it.
+    pub(crate) wan_weight: u8,
+    /// Block requests of neighbours that are answered at the same time; more are told "busy" and ask elsewhere. Each takes up
+    /// to 1 MiB of memory.
+    pub(crate) upload_slots: usize,
+    /// Where payloads are kept.
+    pub(crate) store: StoreConfig,
+    /// How much of the network may be used.
+    pub(crate) limits: Limits,
+    /// The coordinator, as the join token named it.
+    pub(crate) coordinator: Coordinator,
+}
+
+/// The payload store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct StoreConfig {
+    /// Bytes that payloads may take; beyond, those unused for longest go.
+    pub(crate) quota: Size,
+    /// Bytes that are left free on the disk, whatever the quota says.
+    pub(crate) reserve: Size,
+}
+
+/// Rates; nothing means unlimited.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Limits {
+    /// Payload bytes per second from origins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) wan_down: Option<Rate>,
+    /// Payload bytes per second to neighbours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lan_up: Option<Rate>,
+    /// Payload bytes per second from neighbours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lan_down: Option<Rate>,
+}
+
+/// Where the admin's coordinator is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Coordinator {
+    /// Its device key, in hex.
+    pub(crate) device: DeviceId,
+    /// Its multiaddrs.
+    pub(crate) addresses: Vec<String>,
+    /// Base URLs of origins to use until the catalog names some.
+    pub(crate) origins: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec!["/ip4/0.0.0.0/tcp/4410".into(), "/ip4/0.0.0.0/udp/4410/quic-v1".into()],
+            peers: Vec::new(),
+            mdns: true,
+            label: String::new(),
+            wan_weight: 8,
+            upload_slots: 8,
+            store: StoreConfig::default(),
+            limits: Limits::default(),
+            coordinator: Coordinator::default(),
+        }
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { quota: Size(20 << 30), reserve: Size(2 << 30) }
+    }
+}
+
+impl Config {
+    /// Reads and checks a `node.toml`.
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let config: Self = toml::from_str(&text).with_context(|| format!("{} is not acceptable", path.display()))?;
+        config.validate().with_context(|| format!("{} is not acceptable", path.display()))?;
+        Ok(config)
+    }
+
+    /// Writes a `node.toml` that explains itself.
+    pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
+        let head = "# upswarm node. Every field is described in the README, chapter Configuration.\n\
+                    # Sizes take KiB, MiB, GiB; rates take kbit, mbit, gbit per second.\n\n";
+        let text = format!("{head}{}", toml::to_string(self)?);
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn validate(&self) -> anyhow::Result<()> {
+        if !(1..=256).contains(&self.upload_slots) {
+            bail!("upload_slots is {}; it must be 1 to 256", self.upload_slots);
+        }
+        if self.listen.is_empty() {
+            bail!("listen is empty; name at least one multiaddr, for example \"/ip4/0.0.0.0/tcp/4410\"");
+        }
+        if self.coordinator.addresses.is_empty() && self.coordinator.origins.is_empty() {
+            bail!("[coordinator] names no address; join with a token: upswarm node join TOKEN --data-dir DIR");
+        }
+        for text in self.peers.iter().chain(&self.coordinator.addresses).chain(&self.listen) {
+            if !text.starts_with('/') || Text::<512>::new(text.as_str()).is_err() {
+                bail!("{text:?} is not a multiaddr; they look like \"/ip4/192.0.2.7/tcp/4410\"");
+            }
+        }
+        Text::<64>::new(self.label.as_str()).context("label")?;
+        Ok(())
+    }
+
+    /// The name for people: as configured, or the host's.
+    pub(crate) fn label_or_host(&self) -> Text<64> {
+        if self.label.is_empty() { Text::lossy(&host_name()) } else { Text::lossy(&self.label) }
+    }
+}
+
+/// What a node keeps where, below its data directory.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeDir(PathBuf);
+
+impl NodeDir {
+    pub(crate) fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.0.join("node.toml")
+    }
+
+    pub(crate) fn key(&self) -> PathBuf {
+        self.0.join("device.key")
+    }
+
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.0.join("journal")
+    }
+
+    pub(crate) fn store(&self) -> PathBuf {
+        self.0.join("store")
+    }
+
+    pub(crate) fn install(&self) -> PathBuf {
+        self.0.join("install")
+    }
+
+    /// Where a running node tells how to reach it.
+    pub(crate) fn run_info(&self) -> PathBuf {
+        self.0.join("run.json")
+    }
+}
+
+/// What a running node tells local programs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RunInfo {
+    /// Process id.
+    pub(crate) pid: u32,
+    /// The device.
+    pub(crate) device: DeviceId,
+    /// Multiaddrs with the device's id, for `--peer` of others.
+    pub(crate) listen: Vec<String>,
+}
+
+/// A number of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Size(pub(crate) u64);
+
+/// Bytes per second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rate(pub(crate) u64);
+
+fn number_and_unit(text: &str) -> Option<(f64, String)> {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..end].parse().ok()?;
+    Some((number, text[end..].trim().to_ascii_lowercase()))
+}
+
+impl std::str::FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refuse = || format!("{text:?} is not a size; write for example 512KiB, 20GiB or a number of bytes");
+        let (number, unit) = number_and_unit(text).ok_or_else(refuse)?;
+        let factor = match unit.as_str() {
+            "" | "b" => 1.0,
+            "k" | "kib" => 1024.0,
+            "m" | "mib" => 1024.0 * 1024.0,
+            "g" | "gib" => 1024.0 * 1024.0 * 1024.0,
+            "t" | "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+            _ => return Err(refuse()),
+        };
+        Ok(Self((number * factor) as u64))
+    }
+}
+
+impl std::str::FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refuse = || format!("{text:?} is not a rate; write for example 100mbit, 1gbit or 4MiB (per second)");
+        let (number, unit) = number_and_unit(text).ok_or_else(refuse)?;
+        let per_second = match unit.trim_end_matches("/s") {
+            "kbit" => 125.0,
+            "mbit" => 125_000.0,
+            "gbit" => 125_000_000.0,
+            "kib" => 1024.0,
+            "mib" => 1024.0 * 1024.0,
+            "gib" => 1024.0 * 1024.0 * 1024.0,
+            _ => return Err(refuse()),
+        };
+        if number <= 0.0 {
+            return Err(format!("{text:?}: a rate of nothing would stop everything; leave the field out for no limit"));
+        }
+        Ok(Self((number * per_second).max(1.0) as u64))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(1u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+        match units.iter().find(|(size, _)| self.0 >= *size && self.0.is_multiple_of(*size)) {
+            Some((size, unit)) => write!(f, "{}{unit}", self.0 / size),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}kbit", self.0 as f64 / 125.0)
+    }
+}
+
+macro_rules! as_text {
+    ($type:ty) => {
+        impl Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+as_text!(Size);
+as_text!(Rate);
+
+/// The host's name, or `unnamed`.
+pub(crate) fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { "unnamed".into() } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_config_survives_its_file_and_unknown_fields_do_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.toml");
+        let mut config = Config::default();
+        config.coordinator.addresses = vec!["/ip4/127.0.0.1/tcp/1".into()];
+        config.limits.wan_down = Some(Rate(12_500_000));
+        config.write(&path).unwrap();
+        assert_eq!(Config::read(&path).unwrap(), config);
+        fs::write(&path, "quota = 3\n").unwrap();
+        let error = format!("{:#}", Config::read(&path).unwrap_err());
+        assert!(error.contains("quota"), "{error}");
+    }
+
+    #[test]
+    fn sizes_and_rates_read_as_people_write_them() {
+        assert_eq!("20GiB".parse(), Ok(Size(20 << 30)));
+        assert_eq!("100mbit".parse(), Ok(Rate(12_500_000)));
+        assert_eq!("1.5 MiB".parse(), Ok(Size(3 << 19)));
+        assert!("fast".parse::<Rate>().is_err() && "0mbit".parse::<Rate>().is_err() && "-1".parse::<Size>().is_err());
+        assert_eq!(Rate(12_500_000).to_string().parse(), Ok(Rate(12_500_000)));
+    }
+}

@@ -1,1 +1,670 @@
-//! (being written)
+//! The node's shell: moves inputs and outputs between [`NodeState`] and the network, the disk and the installer.
+//!
+//! One event loop over closed enums. It never waits for the network, the disk or a child process: such work runs in tasks
+//! that send back batches of inputs over one bounded channel. Their number is bounded by the core, which has so many
+//! fetches, serves and installs under way and no more.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use ed25519_dalek::SigningKey;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+use upswarm_cache::{Store, StoreConfig};
+use upswarm_protocol::catalog::{Action, Release};
+use upswarm_protocol::chunk::ChunkList;
+use upswarm_protocol::codec::Text;
+use upswarm_protocol::envelope::{self, Kind, Role};
+use upswarm_protocol::ids::{DeviceId, DocHash, PayloadId, ReleaseId};
+use upswarm_protocol::node_state::{
+    Detection, FetchError, FetchFrom, FetchId, Input, InstallOutcome, NodeConfig, NodeState, Output, Record, Restored,
+    ServeWhat, StoreError,
+};
+use upswarm_protocol::time::{Mono, Now, Wall};
+use upswarm_protocol::wire::{BlockStatus, BlockWhat};
+
+use crate::config::{Config, NodeDir, RunInfo};
+use crate::host::{Host, HostConfig, HostEvent};
+use crate::journal::Journal;
+use crate::limiter::Limiter;
+use crate::origin::OriginClient;
+use crate::{host, installer, keys, seal};
+
+/// Batches of inputs that wait for the loop; a task that finds it full waits.
+const MAX_BATCHES: usize = 256;
+/// Writes that wait for the journal's thread; more wait in the loop, which the core's own bounds limit.
+const MAX_WRITES: usize = 64;
+/// How often verified chunks are made durable.
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// How much of the store is read again per step, and how often, to notice a disk that forgets.
+const SCRUB_BYTES: u64 = 16 << 20;
+const SCRUB_EVERY: Duration = Duration::from_secs(120);
+
+/// Tells the two clocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock(Instant);
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(crate) fn now(self) -> Now {
+        let mono = Mono(u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX));
+        Now { mono, wall: wall() }
+    }
+
+    fn instant(self, mono: Mono) -> Instant {
+        self.0 + Duration::from_micros(mono.0)
+    }
+}
+
+/// The system's wall clock.
+pub(crate) fn wall() -> Wall {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Wall(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// When this program was built, as far as the build tells: no node believes an earlier clock.
+pub(crate) const BUILD_TIME: Wall = Wall(1_760_000_000_000);
+
+#[derive(Debug)]
+enum Write {
+    Record(u64, Record),
+    Doc(DocHash, Arc<Vec<u8>>),
+    Drop(DocHash),
+}
+
+struct Driver {
+    clock: Clock,
+    key: SigningKey,
+    state: NodeState,
+    host: Host,
+    store: Arc<Store>,
+    origin: OriginClient,
+    lan_up: Limiter,
+    lan_down: Limiter,
+    install_dir: PathBuf,
+    lists: BTreeMap<PayloadId, Arc<ChunkList>>,
+    fetches: BTreeMap<FetchId, CancellationToken>,
+    inputs: VecDeque<Input>,
+    writes: VecDeque<Write>,
+    done: mpsc::Sender<Vec<Input>>,
+    stored: u64,
+    flushed: u64,
+}
+
+/// Runs a joined node until `stop` completes.
+pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let clock = Clock::start();
+    let key = keys::read_device_key(&dir.key())?;
+    let (journal, loaded, documents) = {
+        let path = dir.journal();
+        tokio::task::spawn_blocking(move || load(&path)).await??
+    };
+    let store = {
+        let (path, config) = (dir.store(), StoreConfig {
+            quota: config.store.quota.0,
+            reserve: config.store.reserve.0,
+            ..StoreConfig::default()
+        });
+        let store = tokio::task::spawn_blocking(move || Store::open(&path, config)).await?;
+        Arc::new(store.with_context(|| format!("cannot open the payload store in {}", dir.store().display()))?)
+    };
+    for notice in store.notices().iter().chain(&loaded.notices) {
+        warn!("{notice}");
+    }
+    let install_dir = dir.install();
+    std::fs::create_dir_all(&install_dir).with_context(|| format!("cannot create {}", install_dir.display()))?;
+    for recovered in installer::recover(&install_dir) {
+        warn!(release = %recovered.release.short(), "{}", recovered.text);
+    }
+    let not_joined = || format!("{} has not joined; run: upswarm node join TOKEN --data-dir ...", dir.path().display());
+    let restored = Restored {
+        trust: loaded.trust.with_context(not_joined)?,
+        certificate: loaded.certificate.with_context(not_joined)?,
+        documents,
+        deployments: loaded.deployments,
+        counters: loaded.counters,
+        payloads: store.list().into_iter().map(|payload| payload.id).collect(),
+    };
+    let node_config = node_config(&config, &key)?;
+    // On loopback alone there is nobody to find, and multicast would leave it.
+    let mdns = config.mdns && !config.listen.iter().all(|address| is_loopback(address));
+    let (label, listen) = (node_config.label.clone(), config.listen.clone());
+    let state = NodeState::new(node_config, restored, clock.now())?;
+    let host_config = HostConfig::new(key.to_bytes(), listen, mdns);
+    let (host, mut events) = Host::start(host_config).await?;
+    info!(device = %state.device(), %label, site = %state.certificate().site.short(), "node started");
+    let (done, mut finished) = mpsc::channel(MAX_BATCHES);
+    let (journal_in, journal_out) = mpsc::channel(MAX_WRITES);
+    let journal_done = done.clone();
+    let journal_thread = std::thread::Builder::new()
+        .name("journal".into())
+        .spawn(move || write_journal(&journal, journal_out, &journal_done))?;
+    let mut driver = Driver {
+        clock,
+        key,
+        state,
+        host,
+        store,
+        origin: OriginClient::new(limiter(config.limits.wan_down))?,
+        lan_up: limiter(config.limits.lan_up),
+        lan_down: limiter(config.limits.lan_down),
+        install_dir,
+        lists: BTreeMap::new(),
+        fetches: BTreeMap::new(),
+        inputs: VecDeque::new(),
+        writes: VecDeque::new(),
+        done,
+        stored: 0,
+        flushed: 0,
+    };
+    let mut flush = tokio::time::interval(FLUSH_EVERY);
+    let mut scrub = tokio::time::interval_at((Instant::now() + SCRUB_EVERY).into(), SCRUB_EVERY);
+    let run_info = dir.run_info();
+    tokio::pin!(stop);
+    driver.drain();
+    loop {
+        let due = driver.state.poll_timeout().map_or_else(|| clock.now().mono + FLUSH_EVERY, |(at, _)| at);
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => {
+                    if let HostEvent::Listening { addresses } = &event {
+                        write_run_info(&run_info, &driver.state, addresses)?;
+                    }
+                    driver.host_event(event);
+                }
+                None => anyhow::bail!("the network part ended unexpectedly"),
+            },
+            Some(batch) = finished.recv() => driver.inputs.extend(batch),
+            permit = journal_in.reserve(), if !driver.writes.is_empty() => {
+                let permit = permit.map_err(|_| anyhow::anyhow!("the journal's thread has ended; see the log above"))?;
+                if let Some(write) = driver.writes.pop_front() {
+                    permit.send(write);
+                }
+            }
+            () = tokio::time::sleep_until(clock.instant(due).into()) => {
+                driver.state.handle_timeout(clock.now());
+                driver.drain();
+            }
+            _ = flush.tick() => driver.flush(),
+            _ = scrub.tick() => driver.scrub(),
+            () = &mut stop => break,
+        }
+        driver.take_inputs();
+    }
+    driver.inputs.push_back(Input::Shutdown);
+    driver.take_inputs();
+    for write in core::mem::take(&mut driver.writes) {
+        if journal_in.send(write).await.is_err() {
+            break;
+        }
+    }
+    drop(journal_in);
+    let store = driver.store.clone();
+    drop(finished);
+    tokio::task::spawn_blocking(move || store.flush()).await??;
+    driver.host.shutdown().await;
+    let _ = journal_thread.join();
+    let _ = std::fs::remove_file(&run_info);
+    info!("node stopped");
+    Ok(())
+}
+
+impl Driver {
+    fn take_inputs(&mut self) {
+        while let Some(input) = self.inputs.pop_front() {
+            self.note(&input);
+            self.state.handle_input(input, self.clock.now());
+            self.drain();
+        }
+    }
+
+    /// Keeps the shell's own books in step with what the core is told.
+    fn note(&mut self, input: &Input) {
+        match input {
+            Input::FetchEnded { fetch, result, .. } => {
+                self.fetches.remove(fetch);
+                if let Err(error) = result {
+                    debug!(fetch, "fetch ended: {error:?}");
+                }
+            }
+            Input::DocFetched { fetch, .. } => {
+                self.fetches.remove(fetch);
+            }
+            Input::ChunkStored { .. } => self.stored += 1,
+            Input::Evicted { payload } => {
+                self.lists.remove(payload);
+            }
+            _ => {}
+        }
+    }
+
+    fn host_event(&mut self, event: HostEvent) {
+        self.inputs.push_back(match event {
+            HostEvent::PeerUp { peer, dialled } => {
+                debug!(peer = %peer.short(), "connected");
+                Input::PeerUp { peer, dialled }
+            }
+            HostEvent::PeerDown { peer } => {
+                debug!(peer = %peer.short(), "disconnected");
+                Input::PeerDown { peer }
+            }
+            HostEvent::DialFailed { address, reason } => {
+                debug!(%address, "no connection: {reason}");
+                Input::DialFailed { address }
+            }
+            HostEvent::Frame { peer, bytes } => Input::Frame { peer, bytes },
+            HostEvent::Gossip { id, from, topic, bytes } => Input::Gossip { id, from, topic, bytes },
+            HostEvent::BlockRequested { peer, serve, what } => Input::BlockRequested { peer, serve, what },
+            HostEvent::Served { serve, bytes } => Input::Served { serve, bytes },
+            HostEvent::Hint { address } => Input::Hint { address },
+            HostEvent::Listening { addresses } => Input::Listening { addresses: announced(&addresses, self.state.device()) },
+        });
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.state.poll_output() {
+            self.act(output);
+        }
+    }
+
+    fn act(&mut self, output: Output) {
+        match output {
+            Output::Dial { address } => self.host.dial(address),
+            Output::Disconnect { peer, reason } => {
+                info!(peer = %peer.short(), "disconnecting: {reason}");
+                self.host.disconnect(peer);
+            }
+            Output::Send { peer, frame } => self.host.send(peer, frame),
+            Output::Subscribe(topic) => self.host.subscribe(topic),
+            Output::Publish { topic, bytes } => self.host.publish(topic, bytes),
+            Output::GossipVerdict { id, from, verdict } => self.host.verdict(id, from, verdict),
+            Output::Serve { serve, what: ServeWhat::Bytes(bytes) } => self.host.answer(serve, Ok(bytes.to_vec())),
+            Output::Serve { serve, what: ServeWhat::Chunks { payload, first, count, len } } => {
+                self.serve(serve, payload, first, count, len);
+            }
+            Output::Deny { serve, status } => self.host.answer(serve, Err(status)),
+            Output::Fetch { fetch, from, payload, first, count } => self.fetch(fetch, from, payload, first, count),
+            Output::FetchDoc { fetch, from, what, limit } => self.fetch_doc(fetch, from, what, limit),
+            Output::Cancel { fetch } => {
+                if let Some(token) = self.fetches.get(&fetch) {
+                    token.cancel();
+                }
+            }
+            Output::Open { payload, list, pin } => self.open(payload, list, pin),
+            Output::Unpin { payload } => {
+                if let Err(error) = self.store.pin(payload, false) {
+                    warn!("cannot unpin a payload: {error}");
+                }
+            }
+            Output::StoreDoc { hash, bytes } => self.writes.push_back(Write::Doc(hash, bytes)),
+            Output::DropDoc { hash } => self.writes.push_back(Write::Drop(hash)),
+            Output::Persist { token, record } => self.writes.push_back(Write::Record(token, record)),
+            Output::Detect { release } => self.detect(release),
+            Output::Install { release, action } => self.install(release, action),
+            Output::Seal { report, to } => {
+                let seq = report.seq;
+                match envelope::sign(Kind::Report, Role::Device, &*report, &[&self.key]) {
+                    Ok(signed) => self.inputs.push_back(Input::Sealed { seq, bytes: seal::seal(&to, &signed) }),
+                    Err(error) => warn!("a report was not made: {error}"),
+                }
+            }
+            Output::Alarm(text) => warn!("{text}"),
+        }
+    }
+
+    fn begin(&mut self, fetch: FetchId) -> CancellationToken {
+        let token = CancellationToken::new();
+        self.fetches.insert(fetch, token.clone());
+        token
+    }
+
+    fn fetch(&mut self, fetch: FetchId, from: FetchFrom, payload: PayloadId, first: u32, count: u32) {
+        let cancel = self.begin(fetch);
+        let Some(list) = self.lists.get(&payload).cloned() else {
+            let error = FetchError::Store(StoreError::Failed("the payload is not open".into()));
+            self.inputs.push_back(Input::FetchEnded { fetch, bytes: 0, result: Err(error) });
+            return;
+        };
+        let sink = ChunkSink { store: self.store.clone(), done: self.done.clone(), fetch, payload, list: list.clone() };
+        match from {
+            FetchFrom::Peer(peer) => {
+                let (host, limiter) = (self.host.clone(), self.lan_down.clone());
+                let what = BlockWhat::Chunks { payload, first, count };
+                let range = list.byte_range(first..first + count);
+                let len = range.end - range.start;
+                tokio::spawn(async move {
+                    let block = async {
+                        limiter.acquire(len).await;
+                        host.fetch_block(peer, what, len as usize).await
+                    };
+                    let result = tokio::select! {
+                        result = block => result,
+                        () = cancel.cancelled() => Err(FetchError::Canceled),
+                    };
+                    sink.end_with_block(first, len, result).await;
+                });
+            }
+            FetchFrom::Urls(urls) => {
+                let origin = self.origin.clone();
+                tokio::spawn(async move {
+                    let chunks = &list.chunks()[first as usize..(first + count) as usize];
+                    let (send, mut receive) = mpsc::channel::<(usize, Vec<u8>)>(2);
+                    let network = async {
+                        let fetching = origin.fetch_chunks(&urls, list.payload_len(), chunks, &send);
+                        let outcome = tokio::select! {
+                            outcome = fetching => outcome,
+                            () = cancel.cancelled() => (0, Err(FetchError::Canceled)),
+                        };
+                        drop(send);
+                        outcome
+                    };
+                    let disk = async {
+                        let mut failed = None;
+                        while let Some((at, bytes)) = receive.recv().await {
+                            if failed.is_none() {
+                                failed = sink.write(first + at as u32, bytes).await.err();
+                            }
+                        }
+                        failed
+                    };
+                    let ((bytes, result), failed) = tokio::join!(network, disk);
+                    sink.end(bytes, failed.map_or(result, Err)).await;
+                });
+            }
+        }
+    }
+
+    fn fetch_doc(&mut self, fetch: FetchId, from: FetchFrom, what: BlockWhat, limit: usize) {
+        let cancel = self.begin(fetch);
+        let (host, origin, done) = (self.host.clone(), self.origin.clone(), self.done.clone());
+        tokio::spawn(async move {
+            let document = async {
+                match from {
+                    FetchFrom::Peer(peer) => host.fetch_block(peer, what, limit).await,
+                    FetchFrom::Urls(urls) => origin.fetch_document(&urls, limit).await,
+                }
+            };
+            let result = tokio::select! {
+                result = document => result,
+                () = cancel.cancelled() => Err(FetchError::Canceled),
+            };
+            // The loop is gone only when the program ends.
+            let _ = done.send(vec![Input::DocFetched { fetch, result }]).await;
+        });
+    }
+
+    fn serve(&mut self, serve: u64, payload: PayloadId, first: u32, count: u32, len: u32) {
+        let (host, store, limiter) = (self.host.clone(), self.store.clone(), self.lan_up.clone());
+        tokio::spawn(async move {
+            limiter.acquire(u64::from(len)).await;
+            let read = tokio::task::spawn_blocking(move || store.read(payload, first, count)).await;
+            let answer = match read {
+                Ok(Ok(bytes)) => Ok(bytes),
+                Ok(Err(error)) => {
+                    warn!("a chunk cannot be read: {error}");
+                    Err(BlockStatus::NotHeld)
+                }
+                Err(_) => Err(BlockStatus::NotHeld),
+            };
+            host.answer(serve, answer);
+        });
+    }
+
+    fn open(&mut self, payload: PayloadId, list: Arc<ChunkList>, pin: bool) {
+        self.lists.insert(payload, list.clone());
+        let (store, done) = (self.store.clone(), self.done.clone());
+        tokio::spawn(async move {
+            let opened = tokio::task::spawn_blocking(move || {
+                let opened = store.open_payload(payload, &list, pin);
+                (opened, store.take_evicted())
+            });
+            let Ok((opened, evicted)) = opened.await else { return };
+            let mut batch: Vec<_> = evicted.into_iter().map(|payload| Input::Evicted { payload }).collect();
+            let result = opened.map(|opened| (opened.have, opened.reused)).map_err(store_error);
+            batch.push(Input::Opened { payload, result });
+            let _ = done.send(batch).await;
+        });
+    }
+
+    fn release(&self, release: &ReleaseId) -> Option<Arc<Release>> {
+        self.state.trust().catalog().releases().get(release).map(|found| found.release.clone())
+    }
+
+    fn detect(&mut self, id: ReleaseId) {
+        let Some(release) = self.release(&id) else {
+            let result = Detection::Unknown("the release is no longer in the catalog".into());
+            return self.inputs.push_back(Input::Detected { release: id, result });
+        };
+        let done = self.done.clone();
+        tokio::spawn(async move {
+            let detected = tokio::task::spawn_blocking(move || installer::detect(&release)).await;
+            let result = detected.unwrap_or_else(|error| Detection::Unknown(format!("detection broke off: {error}")));
+            let _ = done.send(vec![Input::Detected { release: id, result }]).await;
+        });
+    }
+
+    fn install(&mut self, id: ReleaseId, action: Action) {
+        let done = self.done.clone();
+        let release = self.release(&id);
+        let paths = release.iter().flat_map(|release| &release.payloads).map(|payload| self.store.path(payload.id));
+        let payloads: Vec<PathBuf> = paths.map(Option::unwrap_or_default).collect();
+        let state_dir = self.install_dir.clone();
+        info!(release = %id.short(), ?action, "begins");
+        tokio::spawn(async move {
+            let installed = tokio::task::spawn_blocking(move || match release {
+                Some(release) => {
+                    installer::run(&installer::Job { release_id: id, release: &release, action, payloads, state_dir: &state_dir, root: None })
+                }
+                None => InstallOutcome::Failed { code: None, reason: "the release is no longer in the catalog".into() },
+            });
+            let outcome = installed.await.unwrap_or_else(|error| InstallOutcome::Failed {
+                code: None,
+                reason: format!("the installer broke off: {error}"),
+            });
+            info!(release = %id.short(), ?outcome, "ended");
+            let _ = done.send(vec![Input::InstallEnded { release: id, action, outcome }]).await;
+        });
+    }
+
+    /// Makes verified chunks durable, when there are new ones.
+    fn flush(&mut self) {
+        if self.stored == self.flushed {
+            return;
+        }
+        self.flushed = self.stored;
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = store.flush() {
+                warn!("chunks could not be made durable: {error}");
+            }
+        });
+    }
+
+    /// Reads a little of the store again. A payload with a bad chunk is opened anew, and what it lacks comes from the swarm.
+    fn scrub(&mut self) {
+        let (store, done) = (self.store.clone(), self.done.clone());
+        tokio::spawn(async move {
+            let Ok(Ok(report)) = tokio::task::spawn_blocking(move || store.scrub_step(SCRUB_BYTES)).await else { return };
+            let damaged: std::collections::BTreeSet<_> = report.bad.iter().map(|(payload, _)| *payload).collect();
+            if !damaged.is_empty() {
+                warn!("{} payloads on disk had bad chunks; they are fetched again", damaged.len());
+                let _ = done.send(damaged.into_iter().map(|payload| Input::Evicted { payload }).collect()).await;
+            }
+        });
+    }
+}
+
+/// Where the chunks of one fetch go.
+struct ChunkSink {
+    store: Arc<Store>,
+    done: mpsc::Sender<Vec<Input>>,
+    fetch: FetchId,
+    payload: PayloadId,
+    list: Arc<ChunkList>,
+}
+
+impl ChunkSink {
+    /// Hashes and stores one chunk, and tells the core.
+    async fn write(&self, chunk: u32, bytes: Vec<u8>) -> Result<(), FetchError> {
+        let (store, payload) = (self.store.clone(), self.payload);
+        let written = tokio::task::spawn_blocking(move || store.write_chunk(payload, chunk, &bytes)).await;
+        let inputs = self.told(chunk, written.map_err(broke_off)?)?;
+        let _ = self.done.send(inputs).await;
+        Ok(())
+    }
+
+    /// Hashes and stores the chunks of a block, and ends the fetch.
+    async fn end_with_block(self, first: u32, len: u64, block: Result<Vec<u8>, FetchError>) {
+        let block = match block {
+            Ok(block) if block.len() as u64 == len => block,
+            Ok(block) => {
+                let text = format!("{} bytes instead of {len}", block.len());
+                return self.end(block.len() as u64, Err(FetchError::Wrong(text))).await;
+            }
+            Err(error) => return self.end(0, Err(error)).await,
+        };
+        let done = self.done.clone();
+        let fetch = self.fetch;
+        let written = tokio::task::spawn_blocking(move || {
+            let (mut inputs, mut at, mut chunk) = (Vec::new(), 0, first);
+            let mut result = Ok(());
+            while at < block.len() && result.is_ok() {
+                let len = self.list.chunks()[chunk as usize].len as usize;
+                let outcome = self.store.write_chunk(self.payload, chunk, &block[at..at + len]);
+                match self.told(chunk, outcome) {
+                    Ok(told) => inputs.extend(told),
+                    Err(error) => result = Err(error),
+                }
+                (at, chunk) = (at + len, chunk + 1);
+            }
+            inputs.push(Input::FetchEnded { fetch: self.fetch, bytes: len, result });
+            inputs
+        });
+        let inputs = written
+            .await
+            .unwrap_or_else(|error| vec![Input::FetchEnded { fetch, bytes: len, result: Err(broke_off(error)) }]);
+        let _ = done.send(inputs).await;
+    }
+
+    async fn end(self, bytes: u64, result: Result<(), FetchError>) {
+        let _ = self.done.send(vec![Input::FetchEnded { fetch: self.fetch, bytes, result }]).await;
+    }
+
+    fn told(&self, chunk: u32, written: Result<Vec<u32>, upswarm_cache::WriteError>) -> Result<Vec<Input>, FetchError> {
+        let (fetch, payload) = (self.fetch, self.payload);
+        match written {
+            Ok(news) => {
+                let others = news.iter().copied().filter(|other| *other != chunk);
+                let all = std::iter::once(chunk).chain(others);
+                Ok(all.map(|chunk| Input::ChunkStored { fetch, payload, chunk }).collect())
+            }
+            Err(upswarm_cache::WriteError::WrongHash { .. }) => Ok(vec![Input::ChunkRejected { fetch, payload, chunk }]),
+            Err(error) => Err(FetchError::Store(StoreError::Failed(error.to_string()))),
+        }
+    }
+}
+
+fn broke_off(error: tokio::task::JoinError) -> FetchError {
+    FetchError::Store(StoreError::Failed(format!("writing broke off: {error}")))
+}
+
+fn store_error(error: upswarm_cache::StoreError) -> StoreError {
+    match error {
+        upswarm_cache::StoreError::NoSpace { .. } => StoreError::NoSpace(error.to_string()),
+        other => StoreError::Failed(other.to_string()),
+    }
+}
+
+fn load(path: &std::path::Path) -> anyhow::Result<(Journal, crate::journal::Loaded, Vec<Vec<u8>>)> {
+    let journal = Journal::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut loaded = journal.load().with_context(|| format!("cannot read {}", path.display()))?;
+    let mut documents = Vec::new();
+    for document in journal.docs()? {
+        match document {
+            Ok((_, bytes)) => documents.push(bytes),
+            Err(notice) => loaded.notices.push(notice),
+        }
+    }
+    Ok((journal, loaded, documents))
+}
+
+/// The journal's thread: writes in order, and tells the core what is durable. A failure ends it, and with it the node: what
+/// cannot be remembered must not be acted upon.
+fn write_journal(journal: &Journal, mut writes: mpsc::Receiver<Write>, done: &mpsc::Sender<Vec<Input>>) {
+    while let Some(write) = writes.blocking_recv() {
+        let result = match &write {
+            Write::Record(_, record) => journal.write(record),
+            Write::Doc(hash, bytes) => journal.store_doc(*hash, bytes),
+            Write::Drop(hash) => journal.drop_doc(*hash),
+        };
+        match (result, write) {
+            (Ok(()), Write::Record(token, _)) => {
+                let _ = done.blocking_send(vec![Input::Persisted { token }]);
+            }
+            (Ok(()), _) => {}
+            // Documents can be fetched again.
+            (Err(error), Write::Doc(..) | Write::Drop(_)) => warn!("a document was not kept: {error}"),
+            (Err(error), Write::Record(..)) => {
+                tracing::error!("the journal cannot be written: {error}; free some space or mend the disk, then restart");
+                return;
+            }
+        }
+    }
+}
+
+fn node_config(config: &Config, key: &SigningKey) -> anyhow::Result<NodeConfig> {
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("the system gives no randomness: {error}"))?;
+    let texts = |list: &[String]| list.iter().map(|text| Text::lossy(text)).collect::<Vec<_>>();
+    Ok(NodeConfig {
+        key: key.clone(),
+        seed: u64::from_le_bytes(seed),
+        label: config.label_or_host(),
+        agent: Text::lossy(env!("CARGO_PKG_VERSION")),
+        os: Text::lossy(&installer::os_name()),
+        build_time: BUILD_TIME,
+        coordinator: config.coordinator.device,
+        coordinator_addresses: texts(&config.coordinator.addresses),
+        peers: texts(&config.peers),
+        origins: config.coordinator.origins.clone(),
+        wan_weight: config.wan_weight,
+        upload_slots: config.upload_slots,
+    })
+}
+
+fn limiter(rate: Option<crate::config::Rate>) -> Limiter {
+    match rate {
+        // A burst of a quarter of a second is smooth enough and lets a whole block through.
+        Some(rate) => Limiter::new(rate.0, (rate.0 / 4).max(64 << 10)),
+        None => Limiter::unlimited(),
+    }
+}
+
+fn is_loopback(address: &str) -> bool {
+    address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/")
+}
+
+/// Addresses as others are told: with this device's id, and without loopback unless there is nothing else.
+fn announced(addresses: &[Text<128>], device: DeviceId) -> Vec<Text<128>> {
+    let only_loopback = addresses.iter().all(|address| is_loopback(address));
+    let useful = addresses.iter().filter(|address| only_loopback || !is_loopback(address));
+    useful.filter_map(|address| Text::new(host::with_peer(address, device)).ok()).collect()
+}
+
+fn write_run_info(path: &std::path::Path, state: &NodeState, addresses: &[Text<128>]) -> anyhow::Result<()> {
+    let device = state.device();
+    let listen = addresses.iter().map(|address| host::with_peer(address, device)).collect();
+    let info = RunInfo { pid: std::process::id(), device, listen };
+    let temporary = path.with_extension("new");
+    std::fs::write(&temporary, serde_json::to_vec(&info)?)
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}

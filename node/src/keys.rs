@@ -1,0 +1,36 @@
+//! The device's key on disk.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use ed25519_dalek::SigningKey;
+use zeroize::Zeroizing;
+
+/// Reads the key that `create_device_key` wrote.
+pub(crate) fn read_device_key(path: &Path) -> anyhow::Result<SigningKey> {
+    let bytes = Zeroizing::new(std::fs::read(path).with_context(|| {
+        format!("cannot read the device key {}; join first: upswarm node join TOKEN --data-dir ...", path.display())
+    })?);
+    let Ok(seed) = <&[u8; 32]>::try_from(bytes.as_slice()) else {
+        bail!("{} holds {} bytes instead of 32; join again with a new token", path.display(), bytes.len());
+    };
+    Ok(SigningKey::from_bytes(seed))
+}
+
+/// Makes a key that only this user can read. A key that is already there is kept: its device may be known by it.
+pub(crate) fn create_device_key(path: &Path) -> anyhow::Result<SigningKey> {
+    if path.exists() {
+        return read_device_key(path);
+    }
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *seed).map_err(|error| anyhow::anyhow!("the system gives no randomness: {error}"))?;
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path).with_context(|| format!("cannot create {}", path.display()))?;
+    file.write_all(&*seed).and_then(|()| file.sync_all()).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(SigningKey::from_bytes(&seed))
+}
