@@ -29,7 +29,7 @@ impl Read for Trickle<'_> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn chunks_cover_the_file(seed: u64, len in 1usize..200_000, same in prop::bool::weighted(0.2)) {
@@ -80,7 +80,7 @@ fn the_cuts_of_known_bytes_do_not_change() {
     // Other cuts would be valid too, but would share nothing with what fleets hold.
     let cut = chunk_file(Seeded::of(1).bytes(40_000).as_slice(), SIZES).unwrap();
     let lens: Vec<u32> = cut.list.chunks().iter().map(|chunk| chunk.len).collect();
-    assert_eq!(lens, []);
+    assert_eq!(lens, [4823, 4305, 5706, 1760, 4854, 6138, 3577, 5744, 3093]);
     let abc = chunk_file(&b"abc"[..], SIZES).unwrap().sha256;
     let hex: String = abc.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "FIPS 180-2, B.1");
