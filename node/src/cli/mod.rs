@@ -7,6 +7,9 @@ mod export;
 mod node;
 mod publish;
 mod status;
+mod progress;
+pub(crate) mod token;
+pub(crate) mod units;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
