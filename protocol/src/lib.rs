@@ -12,6 +12,7 @@ pub mod envelope;
 pub mod catalog;
 pub mod chunk;
 pub mod report;
+pub mod trust;
 pub mod wire;
 
 pub mod node_state;

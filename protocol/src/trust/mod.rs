@@ -1,0 +1,604 @@
+//! What this machine believes: the verifier.
+//!
+//! The client workflow of the TUF specification (section 5), with Uptane's split: a release counts if its publisher signed
+//! it, and may be installed if approvers signed an approval of it. Both are pinned by hash from the index, the index from the
+//! head, and the keys of all of them from the root. Pure: time comes in, bytes come in, and the caller keeps the documents.
+//!
+//! Where this differs from TUF, on purpose:
+//! * An expired document is *taken*, but nothing is installed while it is the newest ([`Trust::may_install`]). Versions only
+//!   grow all the same, a stop inside it counts, and a machine with a wrong clock does not think ill of honest neighbours.
+//! * Documents are taken one by one and the catalog is swapped when all of them are there; one that does not verify is
+//!   refused by itself, so that a single bad document cannot keep a fleet from all others.
+//!
+//! What only grows, as long as the online keys stay: (index version, issued) of the head, and the version of the approval of
+//! each (group, release), even after an index has stopped naming it. A release's counter may go down from index to index,
+//! because an admin may withdraw a release; the approval decides. When a new root takes an online key away, everything the
+//! old keys said is forgotten (recovery from fast-forward, TUF 5.3.11), and nothing is installed until a new head and index
+//! have come. When it takes an approver away, the approval versions are forgotten.
+//!
+//! The caller must persist [`Trust::snapshot`] before it acts on news.
+
+mod catalog;
+mod permit;
+mod snapshot;
+mod validate;
+mod verify;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::catalog::{Certificate, DocEntry, Head, Index, Root};
+use crate::envelope::{Envelope, Kind, Role};
+use crate::ids::{DocHash, PublicKey};
+use crate::time::Wall;
+
+use self::catalog::{Assembly, Believed, Floors, Label, Loaded};
+use self::verify::{open_certificate, open_head, open_index, open_next_root, open_own_root, unexpired};
+
+pub use self::catalog::{Catalog, CatalogApproval, CatalogRelease};
+pub use self::permit::Blocked;
+pub use self::snapshot::MAX_SNAPSHOT;
+pub use self::validate::{Invalid, MAX_TIMEOUT_S, validate_approval, validate_release, validate_root};
+pub use self::verify::{TrustError, verify_pair};
+
+/// The most documents that one [`Wanted::Documents`] names.
+pub const MAX_WANTED: usize = 1024;
+/// The most refusals that are remembered; the first ones stay.
+pub const MAX_REFUSALS: usize = 256;
+/// The most pairs of contradicting documents that are kept; the first ones stay.
+pub const MAX_EVIDENCE: usize = 8;
+const MAX_ALARMS: usize = 16;
+/// A document signed this far ahead of this machine's clock means that one of two clocks is wrong.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(86_400);
+/// Bytes of a head's body: two versions, a hash, a length, two times.
+const HEAD_BODY: usize = 68;
+
+/// What a head meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadNews {
+    /// Well signed, and older than the one that is held.
+    Older,
+    /// The one that is held.
+    Same,
+    /// Newer: it is held now. [`Trust::wanted`] tells what follows.
+    New,
+    /// It was signed under a root that this machine does not have. The next root is wanted first; the head is kept and
+    /// offered again by itself when that root arrives. If the head cannot be checked with the keys of today, this is a
+    /// rumour: do not pass the head on.
+    NeedsRoot {
+        /// The root version that the head names.
+        version: u64,
+    },
+}
+
+/// What to fetch next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// Nothing: the newest known catalog is active.
+    Nothing,
+    /// The root of this version.
+    Root(u64),
+    /// The index that the head names.
+    Index {
+        /// Hash of its envelope.
+        hash: DocHash,
+        /// Bytes of its envelope.
+        len: u32,
+    },
+    /// Documents of the newest index, at most [`MAX_WANTED`] at a time. Look on the own disk first.
+    Documents(Vec<DocEntry>),
+}
+
+/// A document that an index names and that was not believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Hash of its envelope.
+    pub hash: DocHash,
+    /// What it should have been.
+    pub kind: Kind,
+    /// Why.
+    pub reason: String,
+}
+
+/// Two documents that contradict each other, both well signed: a stolen key, or a coordinator restored from a backup.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Evidence {
+    /// [`Kind::Root`] or [`Kind::Head`].
+    pub kind: Kind,
+    /// The version that both claim (of the root, of the index).
+    pub version: u64,
+    /// The envelope that counts: the one that came first.
+    pub first: crate::codec::Bounded<u8, { Kind::Root.cap() }>,
+    /// The other one.
+    pub second: crate::codec::Bounded<u8, { Kind::Root.cap() }>,
+}
+
+/// The pinned root and everything that is believed because of it.
+#[derive(Debug, Clone)]
+pub struct Trust {
+    build_time: Wall,
+    root: Root,
+    root_bytes: Vec<u8>,
+    /// The root before, whose keys tell a forged twin of today's root from noise.
+    previous: Option<Vec<u8>>,
+    head: Option<(Head, Vec<u8>)>,
+    /// A head that waits for a root, and whether today's online keys signed it.
+    waiting: Option<Waiting>,
+    /// Envelope of the newest index.
+    index_bytes: Option<Vec<u8>>,
+    /// The documents of the newest index.
+    newest: Option<Assembly>,
+    /// The documents of the index before, in use until those of the newest are there.
+    older: Option<Assembly>,
+    catalog: Catalog,
+    generation: u64,
+    floors: Floors,
+    /// Highest `issued` of a believed root.
+    root_issued: Wall,
+    /// Highest `issued` of a believed head or index, under today's online keys.
+    online_issued: Wall,
+    refusals: Vec<Refusal>,
+    evidence: Vec<Evidence>,
+    alarms: VecDeque<String>,
+    clock_alarmed: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Waiting {
+    signed: bool,
+    bytes: Vec<u8>,
+}
+
+impl Trust {
+    /// Enrolment: the first root is believed because the join token named the hash of its envelope. It must be signed by its
+    /// own keys all the same. An expired one is taken and blocks installs. `build_time` is the least time it can be.
+    pub fn pin(root: Vec<u8>, expected: DocHash, build_time: Wall) -> Result<Self, TrustError> {
+        let found = DocHash::of(&root);
+        if found != expected {
+            return Err(TrustError::Hash {
+                kind: Kind::Root,
+                expected: format!("the root {expected} of the join token"),
+                found,
+                found_len: root.len(),
+            });
+        }
+        Ok(Self::rooted(open_own_root(&root)?, root, build_time))
+    }
+
+    fn rooted(root: Root, root_bytes: Vec<u8>, build_time: Wall) -> Self {
+        Self {
+            build_time,
+            root_issued: root.issued,
+            root,
+            root_bytes,
+            previous: None,
+            head: None,
+            waiting: None,
+            index_bytes: None,
+            newest: None,
+            older: None,
+            catalog: Catalog::default(),
+            generation: 0,
+            floors: Floors::default(),
+            online_issued: Wall(0),
+            refusals: Vec::new(),
+            evidence: Vec::new(),
+            alarms: VecDeque::new(),
+            clock_alarmed: false,
+        }
+    }
+
+    /// The root.
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// The root's envelope.
+    pub fn root_bytes(&self) -> &[u8] {
+        &self.root_bytes
+    }
+
+    /// Hash of the root's envelope.
+    pub fn root_hash(&self) -> DocHash {
+        DocHash::of(&self.root_bytes)
+    }
+
+    /// The newest head.
+    pub fn head(&self) -> Option<&Head> {
+        self.head.as_ref().map(|(head, _)| head)
+    }
+
+    /// The newest head's envelope.
+    pub fn head_bytes(&self) -> Option<&[u8]> {
+        self.head.as_ref().map(|(_, bytes)| bytes.as_slice())
+    }
+
+    /// The newest index's envelope, whether or not its documents are there.
+    pub fn index_bytes(&self) -> Option<&[u8]> {
+        self.index_bytes.as_deref()
+    }
+
+    /// What to act on.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Grows whenever the catalog or its stops may have changed.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether the catalog is the one that the newest head names: nothing is left to fetch.
+    pub fn is_current(&self) -> bool {
+        let newest = self.newest.as_ref().filter(|newest| newest.is_complete());
+        self.head().is_some_and(|head| newest.is_some_and(|newest| newest.label.hash == head.index_hash))
+    }
+
+    /// Documents to keep on disk: those of the newest index and of the one in use, there or still to come.
+    pub fn document_hashes(&self) -> BTreeSet<DocHash> {
+        let sets = self.newest.iter().chain(&self.older);
+        sets.flat_map(|set| set.loaded.keys().chain(set.missing.keys())).copied().collect()
+    }
+
+    /// Documents that an index names and that were not believed, at most [`MAX_REFUSALS`].
+    pub fn refusals(&self) -> &[Refusal] {
+        &self.refusals
+    }
+
+    /// Contradicting documents, at most [`MAX_EVIDENCE`] pairs.
+    pub fn evidence(&self) -> &[Evidence] {
+        &self.evidence
+    }
+
+    /// Sentences that an admin should read, each given once.
+    pub fn take_alarms(&mut self) -> Vec<String> {
+        self.alarms.drain(..).collect()
+    }
+
+    /// The time to judge by: this machine's clock, but never before the build or before anything that the root keys or the
+    /// online keys have signed. So a clock that was set back does not bring expired documents back to life.
+    pub fn clock(&self, wall: Wall) -> Wall {
+        wall.max(self.build_time).max(self.root_issued).max(self.online_issued)
+    }
+
+    /// The next root. Strictly one version on, signed by the keys of the old one and by its own (TUF 5.3).
+    ///
+    /// What the new keys do not vouch for leaves the catalog at once. A head that waited for this root is taken up by itself.
+    pub fn offer_root(&mut self, bytes: &[u8], wall: Wall) -> Result<(), TrustError> {
+        // 5.3.4: signed by the old keys and by the new.
+        let root = match open_next_root(&self.root, bytes) {
+            Ok(root) => root,
+            Err(error) => {
+                self.note_twin_root(bytes)?;
+                return Err(error);
+            }
+        };
+        // 5.3.5: exactly the next version.
+        if root.version == self.root.version {
+            self.note_twin_root(bytes)?;
+        }
+        let expected = self.root.version.saturating_add(1);
+        if root.version != expected {
+            return Err(TrustError::Version { kind: Kind::Root, expected, found: root.version });
+        }
+        // 5.3.6, 5.3.7: it is the trusted one now; the caller persists it.
+        self.note_clock("root", root.issued, wall);
+        self.root_issued = self.root_issued.max(root.issued);
+        let old = core::mem::replace(&mut self.root, root);
+        self.previous = Some(core::mem::replace(&mut self.root_bytes, bytes.to_vec()));
+        // 5.3.10: an expired root is kept and shown; `may_install` blocks on it.
+        // 5.3.11: recovery from fast-forward.
+        let gone = |old: &[PublicKey], new: &[PublicKey]| old.iter().any(|key| !new.contains(key));
+        if gone(&old.approvers.keys, &self.root.approvers.keys) {
+            self.floors = Floors::default();
+        }
+        let stands = self.head_bytes().is_none_or(|head| open_head(&self.root, head).is_ok())
+            && self.index_bytes().is_none_or(|index| open_index(&self.root, index).is_ok());
+        if gone(&old.online.keys, &self.root.online.keys) || !stands {
+            self.forget_online();
+        }
+        self.recount();
+        let waiting = self.waiting.take();
+        if let Some(waiting) = waiting {
+            // It was good enough to wait for a root; whether it is good is told by the new keys.
+            let _ = self.offer_head(&waiting.bytes, wall);
+        }
+        Ok(())
+    }
+
+    /// A head, from gossip or from a peer that was asked (TUF 5.4).
+    pub fn offer_head(&mut self, bytes: &[u8], wall: Wall) -> Result<HeadNews, TrustError> {
+        // 5.4.2: signed by the online keys.
+        let head = match open_head(&self.root, bytes) {
+            Ok(head) => head,
+            Err(error) => return self.rumour(bytes).ok_or(error),
+        };
+        if head.root_version > self.root.version {
+            let version = head.root_version;
+            self.waiting = Some(Waiting { signed: true, bytes: bytes.to_vec() });
+            return Ok(HeadNews::NeedsRoot { version });
+        }
+        // 5.4.3: no rollback.
+        if let Some((held, held_bytes)) = &self.head {
+            let same = head.index_version == held.index_version;
+            if same && (head.index_hash, head.index_len) != (held.index_hash, held.index_len) {
+                let first = held_bytes.clone();
+                return Err(self.note_evidence(Kind::Head, head.index_version, &first, bytes));
+            }
+            let rank = |head: &Head| (head.index_version, head.issued, head.root_version, head.expires);
+            match rank(&head).cmp(&rank(held)) {
+                core::cmp::Ordering::Less => return Ok(HeadNews::Older),
+                core::cmp::Ordering::Equal => return Ok(HeadNews::Same),
+                core::cmp::Ordering::Greater => {}
+            }
+        }
+        // 5.4.4: an expired head is taken, and blocks installs (see the top of this file).
+        self.note_clock("head", head.issued, wall);
+        self.online_issued = self.online_issued.max(head.issued);
+        self.head = Some((head, bytes.to_vec()));
+        Ok(HeadNews::New)
+    }
+
+    /// What to fetch next: a root that a believed head names, then the index, then its documents, then a root of which there
+    /// is only a rumour (see [`Trust::wanted_root`]).
+    pub fn wanted(&self) -> Wanted {
+        let next_root = Wanted::Root(self.root.version.saturating_add(1));
+        if self.waiting.as_ref().is_some_and(|waiting| waiting.signed) {
+            return next_root;
+        }
+        if let Some(head) = self.head()
+            && self.newest.as_ref().is_none_or(|newest| newest.label.hash != head.index_hash)
+        {
+            return Wanted::Index { hash: head.index_hash, len: head.index_len };
+        }
+        match &self.newest {
+            Some(newest) if !newest.is_complete() => {
+                Wanted::Documents(newest.missing.values().take(MAX_WANTED).copied().collect())
+            }
+            _ if self.waiting.is_some() => next_root,
+            _ => Wanted::Nothing,
+        }
+    }
+
+    /// The root to ask for beside [`Trust::wanted`], when any head, even one that cannot be checked, speaks of a later one.
+    /// After the online keys were replaced, this is the only sign of it. A liar can make it up: ask once per peer and backoff.
+    pub fn wanted_root(&self) -> Option<u64> {
+        self.waiting.as_ref().map(|_| self.root.version.saturating_add(1))
+    }
+
+    /// The index that the head names (TUF 5.5). Its holds, revocations and origins count at once; its releases and approvals
+    /// when all of them are there.
+    pub fn offer_index(&mut self, bytes: Vec<u8>, wall: Wall) -> Result<(), TrustError> {
+        let head = self.head().copied().ok_or(TrustError::NoHead)?;
+        if self.newest.as_ref().is_some_and(|newest| newest.label.hash == head.index_hash) {
+            return Ok(());
+        }
+        // 5.5.2: exactly the bytes that the head names.
+        let found = DocHash::of(&bytes);
+        if found != head.index_hash || bytes.len() != head.index_len as usize {
+            return Err(TrustError::Hash {
+                kind: Kind::Index,
+                expected: format!("the index {} of {} bytes that the head names", head.index_hash, head.index_len),
+                found,
+                found_len: bytes.len(),
+            });
+        }
+        // 5.5.3: signed by the online keys.
+        let index = open_index(&self.root, &bytes)?;
+        // 5.5.4: the version that the head names.
+        if index.version != head.index_version {
+            let (expected, found) = (head.index_version, index.version);
+            return Err(TrustError::Version { kind: Kind::Index, expected, found });
+        }
+        // 5.5.5: rollback of what it names is judged when the documents are there. 5.5.6: expiry, as for the head.
+        self.note_clock("index", index.issued, wall);
+        self.online_issued = self.online_issued.max(index.issued);
+        self.take_index(&index, found);
+        self.index_bytes = Some(bytes);
+        self.activate();
+        Ok(())
+    }
+
+    /// A release or an approval that an index names (TUF 5.6). Returns its hash when it is believed; the caller keeps the
+    /// bytes then. One that is named but does not verify is refused for as long as this index and this root count: it is not
+    /// asked for again, and the rest of the catalog goes on without it.
+    pub fn offer_document(&mut self, bytes: Vec<u8>, wall: Wall) -> Result<DocHash, TrustError> {
+        // 5.6.2: exactly the bytes that an index names.
+        let hash = DocHash::of(&bytes);
+        let sets = || self.newest.iter().chain(&self.older);
+        if sets().any(|set| set.loaded.contains_key(&hash)) && !sets().any(|set| set.missing.contains_key(&hash)) {
+            return Ok(hash);
+        }
+        let Some(entry) = sets().find_map(|set| set.missing.get(&hash)).copied() else {
+            if sets().any(|set| set.refused.contains_key(&hash)) {
+                return Err(TrustError::Refused { hash, reason: "refused before".into() });
+            }
+            return Err(TrustError::NotNamed(hash));
+        };
+        // 5.6.3: signed by its publisher or by enough approvers, and meant.
+        let opened = if bytes.len() == entry.len as usize {
+            Loaded::open(&self.root, &entry, &bytes)
+        } else {
+            Err(format!("it has {} bytes, the index says {}", bytes.len(), entry.len))
+        };
+        let result = match opened {
+            Ok(loaded) => {
+                let issued = match &loaded.document {
+                    Believed::Release(known) => known.release.issued,
+                    Believed::Approval(known) => {
+                        self.floors.raise(&known.approval);
+                        known.approval.issued
+                    }
+                };
+                self.note_clock("document", issued, wall);
+                self.newest.iter_mut().chain(&mut self.older).for_each(|set| set.load(&entry, &loaded));
+                Ok(hash)
+            }
+            Err(reason) => {
+                self.newest.iter_mut().chain(&mut self.older).for_each(|set| set.refuse(&entry));
+                self.note_refusal(hash, entry.kind, reason.clone());
+                Err(TrustError::Refused { hash, reason })
+            }
+        };
+        self.activate();
+        result
+    }
+
+    /// A device's certificate: signed by today's online keys, not expired, its device not revoked. The expiry of the root
+    /// does not count here, so that a new root can still travel from peer to peer.
+    pub fn check_certificate(&self, bytes: &[u8], wall: Wall) -> Result<Certificate, TrustError> {
+        let certificate = open_certificate(&self.root, bytes)?;
+        unexpired(Kind::Certificate, certificate.expires, self.clock(wall))?;
+        if self.catalog.is_revoked(&certificate.device) {
+            return Err(TrustError::Revoked(certificate.device));
+        }
+        Ok(certificate)
+    }
+
+    fn newest_names(&self, hash: &DocHash) -> bool {
+        self.newest.as_ref().is_some_and(|newest| newest.names(hash))
+    }
+
+    fn take_index(&mut self, index: &Index, hash: DocHash) {
+        let label = Label { version: index.version, hash, expires: index.expires };
+        let mut set = Assembly::new(label, &index.documents);
+        self.newest.iter().chain(&self.older).for_each(|older| set.reuse(older));
+        if let Some(before) = self.newest.replace(set).filter(Assembly::is_complete) {
+            self.older = Some(before);
+        }
+        self.refusals.clear();
+        self.catalog.take_stops(index);
+        self.generation += 1;
+    }
+
+    /// Swaps the catalog if the documents of the newest index are all there.
+    fn activate(&mut self) {
+        let complete = |set: &&Assembly| set.is_complete();
+        let active = self.catalog.index;
+        let left_out = if let Some(newest) = self.newest.as_ref().filter(complete) {
+            if self.older.is_none() && active == Some(newest.label) {
+                return;
+            }
+            self.older = None;
+            newest.fill(&mut self.catalog, Some(&self.floors))
+        } else if let Some(older) = self.older.as_ref().filter(complete).filter(|older| active != Some(older.label)) {
+            // It was in use before, and the newest index still has a veto over each of its documents (`may_install`).
+            older.fill(&mut self.catalog, None)
+        } else {
+            return;
+        };
+        self.generation += 1;
+        self.note_left_out(left_out);
+    }
+
+    /// After a new root: counts the signatures of every document again, and rebuilds the catalog.
+    fn recount(&mut self) {
+        // What the old root refused may be good under the new one; the catalog goes on with what it has meanwhile.
+        if let Some(newest) = &mut self.newest {
+            if newest.is_complete() && !newest.refused.is_empty() {
+                self.older = Some(newest.clone());
+            }
+            newest.missing.append(&mut newest.refused);
+        }
+        self.refusals.clear();
+        let sets = self.newest.iter_mut().chain(&mut self.older);
+        let dropped: BTreeSet<_> = sets.flat_map(|set| set.count_again(&self.root)).collect();
+        self.note_left_out(dropped.into_iter().collect());
+        self.catalog.releases.clear();
+        self.catalog.approvals.clear();
+        self.catalog.index = None;
+        self.generation += 1;
+        self.activate();
+    }
+
+    /// Forgets what the old online keys said. The documents of the last catalog stay, so that payloads are not thrown away,
+    /// but nothing is installed before a new head and index have come.
+    fn forget_online(&mut self) {
+        self.head = None;
+        self.index_bytes = None;
+        self.online_issued = Wall(0);
+        self.floors = Floors::default();
+        if let Some(before) = self.newest.take().filter(Assembly::is_complete) {
+            self.older = Some(before);
+        }
+        self.catalog.holds.clear();
+        self.catalog.revoked.clear();
+    }
+
+    /// The version of a later root that a head speaks of which today's online keys have not signed. A single number is read
+    /// from unchecked bytes by hand; it only makes this machine ask for the next root, which must prove itself.
+    fn rumour(&mut self, bytes: &[u8]) -> Option<HeadNews> {
+        let body = Envelope::parse(bytes, Kind::Head, Role::Online).ok()?.unverified_body();
+        let version = u64::from_le_bytes(*body.first_chunk()?);
+        if body.len() != HEAD_BODY || version <= self.root.version {
+            return None;
+        }
+        if self.waiting.as_ref().is_none_or(|waiting| !waiting.signed) {
+            self.waiting = Some(Waiting { signed: false, bytes: bytes.to_vec() });
+        }
+        Some(HeadNews::NeedsRoot { version })
+    }
+
+    /// Fails with [`TrustError::Equivocation`] if these bytes are a second root of today's version, signed by the keys of the
+    /// root before (or of today).
+    fn note_twin_root(&mut self, bytes: &[u8]) -> Result<(), TrustError> {
+        let before = self.previous.as_deref().and_then(|previous| open_own_root(previous).ok());
+        let twin = [Some(&self.root), before.as_ref()]
+            .into_iter()
+            .flatten()
+            .filter_map(|signer| open_next_root(signer, bytes).ok())
+            .any(|root| root.version == self.root.version && root != self.root);
+        if !twin {
+            return Ok(());
+        }
+        let first = self.root_bytes.clone();
+        Err(self.note_evidence(Kind::Root, self.root.version, &first, bytes))
+    }
+
+    fn note_evidence(&mut self, kind: Kind, version: u64, first: &[u8], second: &[u8]) -> TrustError {
+        // Signatures can be added to an envelope by anyone who passes it on: what counts is what was signed.
+        let role = if kind == Kind::Root { Role::Root } else { Role::Online };
+        let body =
+            |bytes: &[u8]| Envelope::parse(bytes, kind, role).map(|envelope| envelope.unverified_body().to_vec());
+        let known = self.evidence.iter().any(|pair| match (body(&pair.second), body(second)) {
+            (Ok(held), Ok(new)) => held == new,
+            _ => false,
+        });
+        if !known && self.evidence.len() < MAX_EVIDENCE {
+            let keep = |bytes: &[u8]| crate::codec::Bounded::truncated(bytes.to_vec());
+            self.evidence.push(Evidence { kind, version, first: keep(first), second: keep(second) });
+            let what = if kind == Kind::Root { "roots" } else { "indexes" };
+            self.alarm(format!(
+                "two different {what} of version {version}, both well signed: a key may be stolen, or the coordinator was \
+                 restored from a backup; the first one counts"
+            ));
+        }
+        TrustError::Equivocation { kind, version }
+    }
+
+    fn note_left_out(&mut self, left_out: Vec<(DocHash, Kind, String)>) {
+        for (hash, kind, reason) in left_out {
+            self.note_refusal(hash, kind, reason);
+        }
+    }
+
+    fn note_refusal(&mut self, hash: DocHash, kind: Kind, reason: String) {
+        if self.refusals.len() < MAX_REFUSALS {
+            self.alarm(format!("the {kind:?} {} that the index names was refused: {reason}", hash.short()));
+            self.refusals.push(Refusal { hash, kind, reason });
+        }
+    }
+
+    fn note_clock(&mut self, what: &str, issued: Wall, wall: Wall) {
+        if issued > wall + CLOCK_TOLERANCE && !self.clock_alarmed {
+            self.clock_alarmed = true;
+            self.alarm(format!("a {what} was signed at {issued}, but this machine's clock says {wall}: set the clock"));
+        }
+    }
+
+    fn alarm(&mut self, text: String) {
+        if self.alarms.len() < MAX_ALARMS {
+            self.alarms.push_back(text);
+        }
+    }
+}

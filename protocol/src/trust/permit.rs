@@ -1,0 +1,95 @@
+//! The last question before an install: may it happen now?
+
+use core::fmt;
+
+use crate::catalog::{Action, Hold};
+use crate::ids::{GroupId, ReleaseId};
+use crate::time::Wall;
+
+use super::Trust;
+
+/// Why nothing may be installed or removed now, in a sentence for `status` and `explain`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blocked {
+    /// The root has expired at this time.
+    RootExpired(Wall),
+    /// No head has come since enrolment or since the online keys were replaced.
+    NoHead,
+    /// The head has expired at this time: the coordinator has not been heard for long.
+    HeadExpired(Wall),
+    /// The index has expired at this time.
+    IndexExpired(Wall),
+    /// The catalog does not hold the release.
+    NoRelease,
+    /// The catalog holds no approval of the release for the group.
+    NotApproved,
+    /// The approval says that nothing is to be done.
+    Declined,
+    /// The release has expired at this time.
+    ReleaseExpired(Wall),
+    /// The approval has expired at this time.
+    ApprovalExpired(Wall),
+    /// The newest index no longer names the release or the approval; what replaces them is on its way.
+    Withdrawn,
+    /// The admin has stopped it.
+    Held(Hold),
+}
+
+impl fmt::Display for Blocked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Blocked::RootExpired(at) => write!(f, "the root expired at {at}; the admin must sign a new one"),
+            Blocked::NoHead => f.write_str("no head has come from the coordinator yet"),
+            Blocked::HeadExpired(at) => {
+                write!(f, "the head expired at {at}: the coordinator has not been heard since, or this clock is wrong")
+            }
+            Blocked::IndexExpired(at) => {
+                write!(f, "the index expired at {at}: newer documents have not arrived, or this clock is wrong")
+            }
+            Blocked::NoRelease => f.write_str("the catalog does not hold this release"),
+            Blocked::NotApproved => f.write_str("the release is not approved for this group"),
+            Blocked::Declined => f.write_str("the approver declined the release for this group"),
+            Blocked::ReleaseExpired(at) => {
+                write!(f, "the release expired at {at}; its publisher must sign it again")
+            }
+            Blocked::ApprovalExpired(at) => write!(f, "the approval expired at {at}; it must be renewed"),
+            Blocked::Withdrawn => {
+                f.write_str("a newer index replaces this release or approval; its documents are still being fetched")
+            }
+            Blocked::Held(Hold::Everything) => f.write_str("the admin has stopped everything"),
+            Blocked::Held(Hold::Group(_)) => f.write_str("the admin has stopped this group"),
+            Blocked::Held(Hold::Release(_)) => f.write_str("the admin has stopped this release"),
+            Blocked::Held(Hold::Approval(..)) => f.write_str("the admin has stopped this release in this group"),
+        }
+    }
+}
+
+impl std::error::Error for Blocked {}
+
+impl Trust {
+    /// Whether a release may be installed (or removed, if its approval says so) in a group at this time.
+    /// `wall` is this machine's own clock; [`Trust::clock`] is applied to it here.
+    pub fn may_install(&self, release: &ReleaseId, group: &GroupId, wall: Wall) -> Result<(), Blocked> {
+        let now = self.clock(wall);
+        let unexpired = |at: Wall, blocked: fn(Wall) -> Blocked| if now < at { Ok(()) } else { Err(blocked(at)) };
+        // From the root down: nothing rests on a document above it that has expired.
+        unexpired(self.root().expires, Blocked::RootExpired)?;
+        unexpired(self.head().ok_or(Blocked::NoHead)?.expires, Blocked::HeadExpired)?;
+        let catalog = self.catalog();
+        unexpired(catalog.index.ok_or(Blocked::NoRelease)?.expires, Blocked::IndexExpired)?;
+        let approved = catalog.approvals().get(&(*group, *release)).ok_or(Blocked::NotApproved)?;
+        let known = catalog.releases().get(release).ok_or(Blocked::NoRelease)?;
+        if approved.approval.action == Action::None {
+            return Err(Blocked::Declined);
+        }
+        // A stop by the newest index counts before its documents are there: a hold, or a document it no longer names.
+        if let Some(hold) = catalog.hold(release, group) {
+            return Err(Blocked::Held(hold));
+        }
+        if !self.newest_names(&known.hash) || !self.newest_names(&approved.hash) {
+            return Err(Blocked::Withdrawn);
+        }
+        unexpired(known.release.expires, Blocked::ReleaseExpired)?;
+        unexpired(approved.approval.expires, Blocked::ApprovalExpired)
+    }
+}
