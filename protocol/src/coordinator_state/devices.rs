@@ -307,10 +307,10 @@ impl CoordinatorState {
 
     pub(super) fn invite(&mut self, invite: Invite, now: Wall) -> Result<(), Refusal> {
         if invite.uses == 0 || invite.uses > MAX_USES {
-            return Err(Refusal::Content(format!("a token lets in 1 to {MAX_USES} devices, not {}", invite.uses)));
+            return Err(Refusal::Request(format!("a token lets in 1 to {MAX_USES} devices, not {}", invite.uses)));
         }
         if invite.expires <= now || !invite.spent.is_empty() {
-            return Err(Refusal::Content("the invitation is already over".to_owned()));
+            return Err(Refusal::Request("the invitation is already over".to_owned()));
         }
         let over: Vec<[u8; 32]> =
             self.invites.values().filter(|known| known.expires <= now).map(|known| known.secret_hash).collect();

@@ -47,9 +47,18 @@ pub struct PublishedApproval {
 
 /// The current head and index as one record.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct CatalogRecord {
-    head: Vec<u8>,
-    index: Vec<u8>,
+pub struct CatalogRecord {
+    /// The head's envelope.
+    pub head: Vec<u8>,
+    /// The envelope of the index that it names.
+    pub index: Vec<u8>,
+}
+
+impl CatalogRecord {
+    /// The record in these bytes. Its documents are not verified.
+    pub fn decode(bytes: &[u8]) -> Result<Self, codec::CodecError> {
+        codec::decode(bytes, CATALOG_LIMIT)
+    }
 }
 
 /// What was signed in one go, and is public only when it is durable.
@@ -104,7 +113,7 @@ pub(super) struct Documents {
 impl Documents {
     /// The catalog that a record and its documents describe.
     pub(super) fn load(record: &[u8], stored: &[Document], root: &Root) -> Result<Self, CatalogError> {
-        let record: CatalogRecord = codec::decode(record, CATALOG_LIMIT)?;
+        let record = CatalogRecord::decode(record)?;
         let damaged = |what: &str| {
             let what = what.to_owned();
             move |error: EnvelopeError| CatalogError::Document { what, error: error.into() }

@@ -177,6 +177,9 @@ pub enum Refusal {
     /// Signed, but its content cannot stand.
     #[error("the document is refused: {0}")]
     Content(String),
+    /// The request makes no sense.
+    #[error("{0}")]
+    Request(String),
     /// Another document took this number first.
     #[error("{what} {given} is not above {known}, which is already published; make it again with a higher one")]
     NotNewer {

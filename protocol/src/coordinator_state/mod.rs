@@ -10,7 +10,7 @@ mod io;
 #[cfg(test)]
 mod tests;
 
-pub use documents::{CatalogError, HEAD_LIFE, INDEX_LIFE, PublishedApproval, PublishedRelease};
+pub use documents::{CatalogError, CatalogRecord, HEAD_LIFE, INDEX_LIFE, PublishedApproval, PublishedRelease};
 pub use io::{
     Command, DeviceRecord, Done, HeldList, Input, Invite, MAX_USES, Output, Reason, Record, Refusal, ServeWhat,
 };
