@@ -29,6 +29,10 @@ pub(crate) struct Config {
     /// Block requests of neighbours that are answered at the same time; more are told "busy" and ask elsewhere. Each takes up
     /// to 1 MiB of memory.
     pub(crate) upload_slots: usize,
+    /// Directory that stands in for `/`: detection looks below it and recipes install below it. For trials; an office machine
+    /// has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) install_root: Option<PathBuf>,
     /// Where payloads are kept.
     pub(crate) store: StoreConfig,
     /// How much of the network may be used.
@@ -83,6 +87,7 @@ impl Default for Config {
             label: String::new(),
             wan_weight: 8,
             upload_slots: 8,
+            install_root: None,
             store: StoreConfig::default(),
             limits: Limits::default(),
             coordinator: Coordinator::default(),

@@ -108,11 +108,10 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
         tokio::task::spawn_blocking(move || load(&path)).await??
     };
     let store = {
-        let (path, config) = (dir.store(), StoreConfig {
-            quota: config.store.quota.0,
-            reserve: config.store.reserve.0,
-            ..StoreConfig::default()
-        });
+        let (path, config) = (
+            dir.store(),
+            StoreConfig { quota: config.store.quota.0, reserve: config.store.reserve.0, ..StoreConfig::default() },
+        );
         let store = tokio::task::spawn_blocking(move || Store::open(&path, config)).await?;
         Arc::new(store.with_context(|| format!("cannot open the payload store in {}", dir.store().display()))?)
     };
@@ -265,7 +264,9 @@ impl Driver {
             HostEvent::BlockRequested { peer, serve, what } => Input::BlockRequested { peer, serve, what },
             HostEvent::Served { serve, bytes } => Input::Served { serve, bytes },
             HostEvent::Hint { address } => Input::Hint { address },
-            HostEvent::Listening { addresses } => Input::Listening { addresses: announced(&addresses, self.state.device()) },
+            HostEvent::Listening { addresses } => {
+                Input::Listening { addresses: announced(&addresses, self.state.device()) }
+            }
         });
     }
 
@@ -460,9 +461,14 @@ impl Driver {
         info!(release = %id.short(), ?action, "begins");
         tokio::spawn(async move {
             let installed = tokio::task::spawn_blocking(move || match release {
-                Some(release) => {
-                    installer::run(&installer::Job { release_id: id, release: &release, action, payloads, state_dir: &state_dir, root: None })
-                }
+                Some(release) => installer::run(&installer::Job {
+                    release_id: id,
+                    release: &release,
+                    action,
+                    payloads,
+                    state_dir: &state_dir,
+                    root: None,
+                }),
                 None => InstallOutcome::Failed { code: None, reason: "the release is no longer in the catalog".into() },
             });
             let outcome = installed.await.unwrap_or_else(|error| InstallOutcome::Failed {
@@ -492,7 +498,9 @@ impl Driver {
     fn scrub(&mut self) {
         let (store, done) = (self.store.clone(), self.done.clone());
         tokio::spawn(async move {
-            let Ok(Ok(report)) = tokio::task::spawn_blocking(move || store.scrub_step(SCRUB_BYTES)).await else { return };
+            let Ok(Ok(report)) = tokio::task::spawn_blocking(move || store.scrub_step(SCRUB_BYTES)).await else {
+                return;
+            };
             let damaged: std::collections::BTreeSet<_> = report.bad.iter().map(|(payload, _)| *payload).collect();
             if !damaged.is_empty() {
                 warn!("{} payloads on disk had bad chunks; they are fetched again", damaged.len());
@@ -566,7 +574,9 @@ impl ChunkSink {
                 let all = std::iter::once(chunk).chain(others);
                 Ok(all.map(|chunk| Input::ChunkStored { fetch, payload, chunk }).collect())
             }
-            Err(upswarm_cache::WriteError::WrongHash { .. }) => Ok(vec![Input::ChunkRejected { fetch, payload, chunk }]),
+            Err(upswarm_cache::WriteError::WrongHash { .. }) => {
+                Ok(vec![Input::ChunkRejected { fetch, payload, chunk }])
+            }
             Err(error) => Err(FetchError::Store(StoreError::Failed(error.to_string()))),
         }
     }
@@ -613,7 +623,9 @@ fn write_journal(journal: &Journal, mut writes: mpsc::Receiver<Write>, done: &mp
             // Documents can be fetched again.
             (Err(error), Write::Doc(..) | Write::Drop(_)) => warn!("a document was not kept: {error}"),
             (Err(error), Write::Record(..)) => {
-                tracing::error!("the journal cannot be written: {error}; free some space or mend the disk, then restart");
+                tracing::error!(
+                    "the journal cannot be written: {error}; free some space or mend the disk, then restart"
+                );
                 return;
             }
         }

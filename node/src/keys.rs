@@ -31,6 +31,8 @@ pub(crate) fn create_device_key(path: &Path) -> anyhow::Result<SigningKey> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path).with_context(|| format!("cannot create {}", path.display()))?;
-    file.write_all(&*seed).and_then(|()| file.sync_all()).with_context(|| format!("cannot write {}", path.display()))?;
+    file.write_all(&*seed)
+        .and_then(|()| file.sync_all())
+        .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(SigningKey::from_bytes(&seed))
 }

@@ -3,6 +3,7 @@
 mod cli;
 mod config;
 mod coordinator;
+mod demo;
 mod driver;
 mod host;
 mod installer;

@@ -1,8 +1,43 @@
-use super::{CliError, Common};
+//! `upswarm demo`: a whole site on this machine.
 
+use std::path::PathBuf;
+
+use super::{CliError, Common, runtime, units};
+use crate::demo;
+
+/// Start a coordinator, a branch cache and office nodes as separate processes on loopback, and let an update reach them all.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+#[command(after_help = "\
+EXAMPLE:
+  upswarm demo
+  upswarm demo --nodes 16 --payload update.bin --wan 50mbit --kill 2 --json
 
-pub(crate) fn run(_args: Args, _common: Common) -> Result<(), CliError> {
-    Err(CliError::Failed(anyhow::anyhow!("being written")))
+The origin is held to the WAN's rate. Every node installs into a directory of its own. Half way, the nodes that fetch most over
+the WAN are killed, and started again. Ends with 0 only if every node reports Installed.")]
+pub(crate) struct Args {
+    /// Office nodes.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=200))]
+    nodes: u16,
+    /// A file to spread, or a RELEASE.toml to publish; default: this program itself.
+    #[arg(long, value_name = "FILE|RELEASE.toml")]
+    payload: Option<PathBuf>,
+    /// Rate of the WAN link.
+    #[arg(long, default_value = "100mbit", value_parser = units::rate)]
+    wan: u64,
+    /// How many of the busiest lease holders to kill half way; 0 for none.
+    #[arg(long, default_value_t = 1)]
+    kill: u16,
+    /// Keep the directories afterwards.
+    #[arg(long)]
+    keep: bool,
+}
+
+pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
+    let plan = demo::Plan { nodes: args.nodes, payload: args.payload, wan: args.wan, kill: args.kill, keep: args.keep };
+    let outcome = runtime()?.block_on(demo::run(&plan, common))?;
+    common.print(&outcome.json(), &outcome.text());
+    if outcome.installed == u64::from(args.nodes) {
+        return Ok(());
+    }
+    Err(CliError::Failed(anyhow::anyhow!("{} of {} nodes report Installed", outcome.installed, args.nodes)))
 }

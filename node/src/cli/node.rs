@@ -207,8 +207,12 @@ async fn enrol(
     let (certificate, origins) = loop {
         match events.recv().await.ok_or_else(ended)? {
             HostEvent::PeerUp { peer, .. } if peer == coordinator => {
-                let enrol =
-                    Message::Enrol { version: wire::VERSION, secret: token.secret, role, label: config.label_or_host() };
+                let enrol = Message::Enrol {
+                    version: wire::VERSION,
+                    secret: token.secret,
+                    role,
+                    label: config.label_or_host(),
+                };
                 host.send(coordinator, enrol.encode().context("cannot encode the enrolment")?);
             }
             HostEvent::PeerUp { peer, .. } => host.disconnect(peer),
