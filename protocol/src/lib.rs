@@ -14,4 +14,6 @@ pub mod chunk;
 pub mod report;
 pub mod wire;
 
+pub mod version;
+
 pub mod node_state;
