@@ -16,4 +16,6 @@ pub mod wire;
 
 pub mod version;
 
+pub mod schedule;
+
 pub mod node_state;
