@@ -14,6 +14,7 @@ pub mod chunk;
 pub mod report;
 pub mod wire;
 
+pub mod inventory;
 pub mod version;
 
 pub mod schedule;
