@@ -17,6 +17,7 @@ pub mod wire;
 pub mod inventory;
 pub mod version;
 
+pub mod evaluate;
 pub mod schedule;
 
 pub mod node_state;
