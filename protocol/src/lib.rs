@@ -12,8 +12,16 @@ pub mod envelope;
 pub mod catalog;
 pub mod chunk;
 pub mod report;
-pub mod trust;
 pub mod wire;
+
+pub mod trust;
+
+pub mod version;
+
+pub mod inventory;
+
+pub mod evaluate;
+pub mod schedule;
 
 pub mod lease;
 pub mod membership;
@@ -21,6 +29,5 @@ pub mod swarm;
 
 mod rng;
 
-pub mod node_state;
-
 pub mod coordinator_state;
+pub mod node_state;
