@@ -151,15 +151,15 @@ impl Store {
         self.flush()?;
         let old_body = self.body(old)?;
         let file = self.files.open_data(old.id)?;
+        // If this is the last that is done, the next start finds a list that the record does not name, and hashes all.
+        self.files.write_list(old.id, bytes, hash)?;
+        self.files.sync_names()?;
         let pinned = {
             let mut state = old.state();
             state.removed = true;
             state.pinned
         };
         self.drop_body(old);
-        self.forget(old, old_body.list.chunks())?;
-        self.files.write_list(old.id, bytes, hash)?;
-        self.files.sync_names()?;
         let have = Bitmap::full(list.chunks().len() as u32);
         let last_used = self.tick();
         let record = Record { pinned: pin || pinned, writing: false, last_used, len: old.len, list: hash, have };
@@ -171,6 +171,7 @@ impl Store {
             shelf.payloads.insert(old.id, payload.clone());
         }
         self.keep_body(&payload, Body::new(file, list.clone()));
+        self.forget(old, old_body.list.chunks())?;
         self.index.add_chunks(old.id, list.chunks().iter())?;
         self.put_record(&payload)?;
         self.index.flush()?;
@@ -209,7 +210,10 @@ impl Store {
         let have = Bitmap::new(list.chunks().len() as u32);
         let record = Record { pinned: pin, writing: false, last_used: self.tick(), len, list: hash, have };
         let payload = Arc::new(Payload::new(id, record, need));
-        self.make_writable(&payload)?;
+        if let Err(error) = self.make_writable(&payload) {
+            self.files.remove(id)?;
+            return Err(if is_full(&error) { self.no_space(id, need, 0, 0) } else { error });
+        }
         {
             let mut shelf = lock(&self.shelf);
             shelf.used = shelf.used.saturating_add(need);
@@ -239,12 +243,14 @@ impl Store {
         let leaving = evict::plan(room, need, candidates).map_err(|freed| self.no_space(id, need, free, freed))?;
         for leaving in leaving {
             let Some(payload) = self.payload(leaving) else { continue };
-            self.discard(&payload)?;
-            let mut evicted = lock(&self.evicted);
-            evicted.insert(leaving);
-            if evicted.len() > MAX_EVICTED {
-                evicted.pop_first();
+            {
+                let mut evicted = lock(&self.evicted);
+                evicted.insert(leaving);
+                if evicted.len() > MAX_EVICTED {
+                    evicted.pop_first();
+                }
             }
+            self.discard(&payload)?;
         }
         Ok(())
     }
@@ -261,8 +267,11 @@ impl Store {
                 shelf.used = shelf.used.saturating_sub(payload.on_disk);
             }
         }
-        let forgotten = self.forget(payload, body.as_ref().map_or(&[], |body| body.list.chunks()));
-        self.files.remove(payload.id).and(forgotten)
+        // A record without files is dropped at the next start.
+        if let Err(error) = self.forget(payload, body.as_ref().map_or(&[], |body| body.list.chunks())) {
+            tracing::debug!(payload = %payload.id, %error, "the index still knows a removed payload");
+        }
+        self.files.remove(payload.id)
     }
 
     /// Copies missing chunks from other payloads, or from other places of this one. Returns the bytes that were written.
