@@ -12,7 +12,7 @@ use upswarm_protocol::ids::{ChunkId, DocHash, PayloadId};
 use crate::chunker::{self, ChunkedFile, ChunkerError};
 use crate::error::{StoreError, WriteError};
 use crate::evict::{self, Candidate, Room};
-use crate::files;
+use crate::files::{self, Stay};
 use crate::index::Record;
 use crate::payload::{Body, Payload, lock};
 use crate::store::{Opened, Store};
@@ -54,7 +54,7 @@ impl Store {
         let payload = {
             let _layout = lock(&self.layout);
             match self.payload(id) {
-                Some(payload) if payload.list == hash => self.reopen(payload, list, pin)?,
+                Some(payload) if payload.stay.list == hash => self.reopen(payload, list, pin)?,
                 Some(old) if other_cut.as_ref().is_some_and(|checked| Arc::ptr_eq(checked, &old)) => {
                     self.replace_list(&old, list, &bytes, hash, pin)?
                 }
@@ -108,7 +108,7 @@ impl Store {
         hash: DocHash,
     ) -> Result<Option<Arc<Payload>>, StoreError> {
         let Some(payload) = self.payload(id) else { return Ok(None) };
-        if payload.list == hash || !payload.state().have.is_full() {
+        if payload.stay.list == hash || !payload.state().have.is_full() {
             return Ok(None);
         }
         let body = Body::new(self.files.open_data(id)?, list.clone());
@@ -152,7 +152,8 @@ impl Store {
         let old_body = self.body(old)?;
         let file = self.files.open_data(old.id)?;
         // If this is the last that is done, the next start finds a list that the record does not name, and hashes all.
-        self.files.write_list(old.id, bytes, hash)?;
+        let stay = Stay { list: hash, born: self.tick() };
+        self.files.write_list(old.id, bytes, stay)?;
         self.files.sync_names()?;
         let pinned = {
             let mut state = old.state();
@@ -162,7 +163,7 @@ impl Store {
         self.drop_body(old);
         let have = Bitmap::full(list.chunks().len() as u32);
         let last_used = self.tick();
-        let record = Record { pinned: pin || pinned, writing: false, last_used, len: old.len, list: hash, have };
+        let record = Record { pinned: pin || pinned, writing: false, last_used, len: old.len, stay, have };
         let on_disk = files::on_disk(old.len, bytes.len() as u64);
         let payload = Arc::new(Payload::new(old.id, record, on_disk));
         {
@@ -189,7 +190,8 @@ impl Store {
         let len = list.payload_len();
         let need = files::on_disk(len, bytes.len() as u64);
         self.make_room(id, need, None)?;
-        let made = self.make_files(id, len, bytes, hash);
+        let stay = Stay { list: hash, born: self.tick() };
+        let made = self.make_files(id, len, bytes, stay);
         let file = match made {
             Ok(file) => file,
             Err(error) => {
@@ -199,7 +201,7 @@ impl Store {
                 }
                 // The file system has less than it says (a disk quota, or others were faster): free as much as is needed.
                 self.make_room(id, need, Some(self.config.reserve))?;
-                self.make_files(id, len, bytes, hash).map_err(|error| {
+                self.make_files(id, len, bytes, stay).map_err(|error| {
                     self.files
                         .remove(id)
                         .err()
@@ -208,7 +210,7 @@ impl Store {
             }
         };
         let have = Bitmap::new(list.chunks().len() as u32);
-        let record = Record { pinned: pin, writing: false, last_used: self.tick(), len, list: hash, have };
+        let record = Record { pinned: pin, writing: false, last_used: stay.born, len, stay, have };
         let payload = Arc::new(Payload::new(id, record, need));
         if let Err(error) = self.make_writable(&payload) {
             self.files.remove(id)?;
@@ -223,9 +225,9 @@ impl Store {
         Ok(payload)
     }
 
-    fn make_files(&self, id: PayloadId, len: u64, list: &[u8], hash: DocHash) -> Result<File, StoreError> {
+    fn make_files(&self, id: PayloadId, len: u64, list: &[u8], stay: Stay) -> Result<File, StoreError> {
         let file = self.files.create_data(id, len)?;
-        self.files.write_list(id, list, hash)?;
+        self.files.write_list(id, list, stay)?;
         self.files.sync_names()?;
         Ok(file)
     }

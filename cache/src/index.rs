@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! tree "payloads"  key: payload 32   value: version u8 = 1 | flags u8 (1 pinned, 2 being written) | last used u64
-//!                                           | payload length u64 | chunk list hash 32 | chunks u32 | bitmap
+//!                                           | payload length u64 | chunk list hash 32 | born u64 | chunks u32 | bitmap
 //! tree "chunks"    key: chunk 32 | payload 32   value: version u8 = 1 | offset u64 | length u32
 //! ```
 //! Integers are little-endian. A chunk that several payloads hold has an entry for each, so that none is lost when one
@@ -22,11 +22,12 @@ use upswarm_protocol::chunk::{Bitmap, Chunk, MAX_CHUNKS};
 use upswarm_protocol::ids::{ChunkId, DocHash, PayloadId};
 
 use crate::error::StoreError;
+use crate::files::Stay;
 
 const VERSION: u8 = 1;
 const PINNED: u8 = 1;
 const WRITING: u8 = 2;
-const RECORD: usize = 54;
+const RECORD: usize = 62;
 const PLACE: usize = 13;
 /// A batch takes memory until it is applied.
 const BATCH: usize = 4096;
@@ -52,8 +53,8 @@ pub(crate) struct Record {
     pub(crate) last_used: u64,
     /// Bytes of the payload.
     pub(crate) len: u64,
-    /// Of its chunk list.
-    pub(crate) list: DocHash,
+    /// What its files are to say too, for this record to be about them.
+    pub(crate) stay: Stay,
     /// Chunks whose bytes were synced before this was written.
     pub(crate) have: Bitmap,
 }
@@ -65,7 +66,8 @@ impl Record {
         bytes.push(if self.pinned { PINNED } else { 0 } | if self.writing { WRITING } else { 0 });
         bytes.extend_from_slice(&self.last_used.to_le_bytes());
         bytes.extend_from_slice(&self.len.to_le_bytes());
-        bytes.extend_from_slice(self.list.as_bytes());
+        bytes.extend_from_slice(self.stay.list.as_bytes());
+        bytes.extend_from_slice(&self.stay.born.to_le_bytes());
         bytes.extend_from_slice(&self.have.len().to_le_bytes());
         bytes.extend_from_slice(self.have.as_bytes());
         bytes
@@ -76,6 +78,7 @@ impl Record {
         let (last_used, rest) = rest.split_first_chunk()?;
         let (len, rest) = rest.split_first_chunk()?;
         let (list, rest) = rest.split_first_chunk()?;
+        let (born, rest) = rest.split_first_chunk()?;
         let (chunks, bitmap) = rest.split_first_chunk()?;
         let chunks = u32::from_le_bytes(*chunks);
         if version != VERSION || flags & !(PINNED | WRITING) != 0 || chunks as usize > MAX_CHUNKS {
@@ -86,7 +89,7 @@ impl Record {
             writing: flags & WRITING != 0,
             last_used: u64::from_le_bytes(*last_used),
             len: u64::from_le_bytes(*len),
-            list: DocHash(*list),
+            stay: Stay { list: DocHash(*list), born: u64::from_le_bytes(*born) },
             have: Bitmap::from_bytes(bitmap, chunks)?,
         })
     }
@@ -413,11 +416,11 @@ mod tests {
         let mut have = Bitmap::new(11);
         have.set(0);
         have.set(10);
-        let record =
-            Record { pinned: true, writing: true, last_used: 0x0102, len: 0x0304, list: DocHash([7; 32]), have };
+        let stay = Stay { list: DocHash([7; 32]), born: 0x0506 };
+        let record = Record { pinned: true, writing: true, last_used: 0x0102, len: 0x0304, stay, have };
         let mut golden = vec![1, 3, 2, 1, 0, 0, 0, 0, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0];
         golden.extend_from_slice(&[7; 32]);
-        golden.extend_from_slice(&[11, 0, 0, 0, 1, 4]);
+        golden.extend_from_slice(&[6, 5, 0, 0, 0, 0, 0, 0, 11, 0, 0, 0, 1, 4]);
         assert_eq!(record.encode(), golden);
         assert_eq!(Record::decode(&golden), Some(record));
 
@@ -431,7 +434,8 @@ mod tests {
     #[test]
     fn other_bytes_are_no_record() {
         let have = Bitmap::full(11);
-        let record = Record { pinned: false, writing: false, last_used: 1, len: 2, list: DocHash([7; 32]), have };
+        let stay = Stay { list: DocHash([7; 32]), born: 3 };
+        let record = Record { pinned: false, writing: false, last_used: 1, len: 2, stay, have };
         let bytes = record.encode();
         for cut in 0..bytes.len() {
             assert_eq!(Record::decode(&bytes[..cut]), None, "cut at {cut}");

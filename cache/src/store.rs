@@ -408,7 +408,7 @@ impl Store {
         if let Some(body) = &*payload.body() {
             return Ok(body.clone());
         }
-        let body = Body::load(&self.files, payload.id, payload.list)?;
+        let body = Body::load(&self.files, payload.id, payload.stay)?;
         Ok(self.keep_body(payload, body))
     }
 
@@ -454,7 +454,7 @@ impl Store {
                 writing: state.marked && !state.synced.is_full(),
                 last_used: state.saved_use,
                 len: payload.len,
-                list: payload.list,
+                stay: payload.stay,
                 have: state.synced.clone(),
             }
         };

@@ -294,3 +294,26 @@ fn a_rebuilt_index_knows_where_chunks_are() {
     assert!(store.open_payload(samples[1].id, &samples[1].list, false).unwrap().reused > 400_000);
     samples[1].check(&store);
 }
+
+#[test]
+fn an_old_record_does_not_speak_for_new_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (live, old) = (dir.path().join("live"), dir.path().join("old"));
+    let sample = Sample::random(1, 100_000);
+    let store = open(&live);
+    sample.fill(&store, true);
+    drop(store);
+    copy(&live, &old);
+    let store = open(&live);
+    store.remove(sample.id).unwrap();
+    store.open_payload(sample.id, &sample.list, true).unwrap();
+    store.write_chunk(sample.id, 2, sample.chunk(2)).unwrap();
+    drop(store);
+    // As if the index had lost its newest entries.
+    std::fs::remove_dir_all(live.join("index")).unwrap();
+    copy(&old.join("index"), &live.join("index"));
+
+    let store = open(&live);
+    assert_eq!(sample.check(&store), 1);
+    assert!(store.have(sample.id).unwrap().get(2));
+}
