@@ -14,8 +14,8 @@ use crate::payload::Body;
 
 /// Every payload that is on disk, with a record that is true, and the bytes it takes. Durable when this returns.
 ///
-/// A record is trusted when it names the length and the stay that the files have. Where the record says that the payload was being
-/// written, chunks without a bit are hashed; without a trusted record, all chunks are.
+/// A record is trusted when it names the length and the stay that the files have. Where it says that the payload was
+/// being written, chunks without a bit are hashed; without a trusted record, all chunks are.
 pub(crate) fn recover(
     files: &Files,
     index: &Index,
