@@ -127,8 +127,7 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
         note,
     };
     let signers: Vec<_> = signers.iter().collect();
-    let bytes =
-        envelope::sign(Kind::Approval, Role::Approver, &approval, &signers).context("signing the approval")?;
+    let bytes = envelope::sign(Kind::Approval, Role::Approver, &approval, &signers).context("signing the approval")?;
     let index_version = runtime.block_on(client.submit("approval", bytes))?;
     let text = format!(
         "approved: {} {} in group {} (approval version {}, index {index_version})",

@@ -1,13 +1,13 @@
 //! The command line: a verb is a file with its `Args`.
 
 mod approve;
-mod coordinator;
+pub(crate) mod coordinator;
 mod demo;
 mod export;
 mod node;
+mod progress;
 mod publish;
 mod status;
-mod progress;
 pub(crate) mod token;
 pub(crate) mod units;
 

@@ -29,9 +29,12 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
 /// The status as one table: a line per deployment, and one for a device without any.
 fn text(status: &Value) -> String {
     let mut rows = vec![
-        ["DEVICE", "SITE", "ROLE", "GROUPS", "SEEN", "RELEASE", "STATE", "AGE", "DONE", "ORIGIN", "CACHE", "LAN", "REUSE"]
-            .map(str::to_owned)
-            .to_vec(),
+        [
+            "DEVICE", "SITE", "ROLE", "GROUPS", "SEEN", "RELEASE", "STATE", "AGE", "DONE", "ORIGIN", "CACHE", "LAN",
+            "REUSE",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
     ];
     let mut notes = Vec::new();
     for device in list(&status["devices"]) {
@@ -150,10 +153,19 @@ mod tests {
             ],
         });
         let text = text(&status);
-        for wanted in
-            ["abababab  berlin", "never", "pc7", "3 min", "Editor (2.1)", "Failed code 3", "50 %", "1.00 KiB", "disk on fire",
-             "ALARM: a tampered document", "on hold: everything"]
-        {
+        for wanted in [
+            "abababab  berlin",
+            "never",
+            "pc7",
+            "3 min",
+            "Editor (2.1)",
+            "Failed code 3",
+            "50 %",
+            "1.00 KiB",
+            "disk on fire",
+            "ALARM: a tampered document",
+            "on hold: everything",
+        ] {
             assert!(text.contains(wanted), "{wanted} is missing in\n{text}");
         }
     }

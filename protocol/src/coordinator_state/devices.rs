@@ -134,8 +134,10 @@ impl CoordinatorState {
         };
         match message {
             Message::Hello { version, .. } | Message::Enrol { version, .. } if version != wire::VERSION => {
-                let reason =
-                    format!("protocol version {version} is spoken there, {} here; update the older side", wire::VERSION);
+                let reason = format!(
+                    "protocol version {version} is spoken there, {} here; update the older side",
+                    wire::VERSION
+                );
                 self.refuse_and_leave(peer, &reason);
             }
             Message::Hello { certificate, head, .. } => self.hello(peer, &certificate, &head, now),
@@ -452,9 +454,8 @@ impl CoordinatorState {
             let id = device.record.device;
             device.record.site == site && id != except && !self.documents.revoked.contains(&id)
         };
-        let rank = |device: &Device| {
-            (!self.peers.contains_key(&device.record.device), device.record.role != NodeRole::Cache)
-        };
+        let rank =
+            |device: &Device| (!self.peers.contains_key(&device.record.device), device.record.role != NodeRole::Cache);
         let mut hints: Vec<_> = self
             .devices
             .values()
