@@ -1,7 +1,7 @@
 //! The command line: a verb is a file with its `Args`.
 
 mod approve;
-mod coordinator;
+pub(crate) mod coordinator;
 mod demo;
 mod export;
 mod node;

@@ -210,6 +210,7 @@ impl From<Refusal> for Refused {
             Refusal::NotNewer { .. } | Refusal::Missing(_) => StatusCode::CONFLICT,
             Refusal::UnknownRelease(_) | Refusal::UnknownDevice(_) => StatusCode::NOT_FOUND,
             Refusal::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
+            Refusal::Sign(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::Busy => StatusCode::SERVICE_UNAVAILABLE,
         };
         Refused(status, refusal.to_string())

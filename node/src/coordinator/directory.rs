@@ -26,11 +26,11 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, anyhow, bail};
 use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
-use upswarm_protocol::catalog::Root;
+use upswarm_protocol::catalog::{Index, Root};
 use upswarm_protocol::chunk::{ChunkList, MAX_LIST};
 use upswarm_protocol::codec::{self, Text};
 use upswarm_protocol::coordinator_state::{
-    CoordinatorState, DeviceRecord, HeldList, Input, Invite, Output, Record, Setup, Stored,
+    CatalogRecord, CoordinatorState, DeviceRecord, HeldList, Input, Invite, Output, Record, Setup, Stored,
 };
 use upswarm_protocol::envelope::{Document, Envelope, Kind, Role};
 use upswarm_protocol::ids::{DeviceId, DocHash, PayloadId};
@@ -318,6 +318,16 @@ impl Directory {
         let online = SigningKey::from_bytes(&online);
         let setup = Setup { device, root, root_hash, online, origins, stored };
         Ok(Loaded { setup, identity, report_key, fleet, names })
+    }
+
+    /// The origins that the stored index names.
+    pub(crate) fn origins(&self) -> anyhow::Result<Vec<Text<512>>> {
+        let Some(bytes) = self.read_catalog()? else { return Ok(Vec::new()) };
+        let damaged = || format!("{} is damaged; restore it from a copy", self.catalog().display());
+        let record = CatalogRecord::decode(&bytes).with_context(damaged)?;
+        let envelope = Envelope::parse(&record.index, Kind::Index, Role::Online).with_context(damaged)?;
+        let index: Index = codec::decode(envelope.unverified_body(), Kind::Index.cap()).with_context(damaged)?;
+        Ok(index.origins.into_vec())
     }
 
     /// The newest root and the hash of its envelope.

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::io::{HeldList, Refusal};
 use crate::catalog::{Approval, DocEntry, Head, Hold, Index, Release, Root};
 use crate::codec::{self, Bounded, Text};
-use crate::envelope::{self, Document, Envelope, EnvelopeError, Kind, Role};
-use crate::ids::{DeviceId, DocHash, GroupId, PayloadId, PublicKey, ReleaseId};
+use crate::envelope::{self, Document, EnvelopeError, Kind, Role};
+use crate::ids::{DeviceId, DocHash, GroupId, PayloadId, ReleaseId};
 use crate::time::Wall;
+use crate::trust::{Opened, open_approval, open_release};
 
 /// A head is good for this long.
 pub const HEAD_LIFE: Duration = Duration::from_secs(72 * 3600);
@@ -135,15 +136,18 @@ impl Documents {
         for entry in &index.documents {
             let document = by_hash.get(&entry.hash).ok_or(CatalogError::Missing(entry.hash))?;
             let result = match entry.kind {
-                Kind::Release => open_release(root, &document.bytes).map(|release| {
-                    catalog.releases.insert(release.0, PublishedRelease { entry: *entry, release: release.1 });
+                Kind::Release => open_release(root, &document.bytes).map(|Opened { id, value, .. }| {
+                    catalog.releases.insert(id, PublishedRelease { entry: *entry, release: value });
                 }),
-                _ => open_approval(root, &document.bytes).map(|approval| {
+                _ => open_approval(root, &document.bytes).map(|Opened { value: approval, .. }| {
                     let key = (approval.group, approval.release);
                     catalog.approvals.insert(key, PublishedApproval { entry: *entry, approval });
                 }),
             };
-            result.map_err(|error| CatalogError::Document { what: format!("document {}", entry.hash), error })?;
+            result.map_err(|error| CatalogError::Document {
+                what: format!("document {}", entry.hash),
+                error: error.into(),
+            })?;
             catalog.hashes.insert(entry.hash);
         }
         Ok(catalog)
@@ -168,15 +172,12 @@ impl Documents {
 
     /// Checks a release and enters it. `None`: it is already there, byte for byte or with other signatures.
     pub(super) fn publish(&mut self, root: &Root, bytes: Vec<u8>, now: Wall) -> Result<Option<Document>, Refusal> {
-        let (id, release) = open_release(root, &bytes)?;
+        let Opened { id, value: release, .. } = open_release(root, &bytes)?;
         if self.releases.contains_key(&id) {
             return Ok(None);
         }
         if release.expires <= now {
             return Err(Refusal::Content(format!("it expired at {}", release.expires)));
-        }
-        if release.detect.is_empty() {
-            return Err(Refusal::Content("it has no detection rule, so nobody could tell that it is installed".into()));
         }
         let newest = self.releases.values().filter(|known| known.release.product == release.product);
         let known = newest.map(|known| known.release.counter).max().unwrap_or(0);
@@ -207,7 +208,7 @@ impl Documents {
 
     /// Checks an approval and enters it in place of the one before. `None`: it is already there.
     pub(super) fn approve(&mut self, root: &Root, bytes: Vec<u8>, now: Wall) -> Result<Option<Document>, Refusal> {
-        let approval = open_approval(root, &bytes)?;
+        let approval = open_approval(root, &bytes)?.value;
         let document = Document::new(bytes);
         if approval.expires <= now {
             return Err(Refusal::Content(format!("it expired at {}", approval.expires)));
@@ -342,28 +343,6 @@ pub(super) fn open_online<T: serde::de::DeserializeOwned>(
     kind: Kind,
 ) -> Result<T, EnvelopeError> {
     envelope::open(bytes, kind, Role::Online, &root.online.keys, usize::from(root.online.threshold))
-}
-
-/// A release signed by as many publishers as its product needs.
-fn open_release(root: &Root, bytes: &[u8]) -> Result<(ReleaseId, Release), Refusal> {
-    let envelope = Envelope::parse(bytes, Kind::Release, Role::Publisher)?;
-    // Whose product it is stands inside: any one publisher's signature allows a look, then the product's rule decides.
-    let all: Vec<PublicKey> = root.publishers.iter().flat_map(|rule| rule.keys.keys.iter().copied()).collect();
-    let release: Release = envelope.verify(&all, 1)?.decode()?;
-    let Some(keys) = root.publisher_of(&release.product) else {
-        return Err(Refusal::Content(format!("nobody may publish the product {}", release.product)));
-    };
-    let verified = envelope.verify(&keys.keys, usize::from(keys.threshold))?;
-    Ok((ReleaseId::of(verified.body()), release))
-}
-
-/// An approval signed by as many approvers as its group needs.
-fn open_approval(root: &Root, bytes: &[u8]) -> Result<Approval, Refusal> {
-    let envelope = Envelope::parse(bytes, Kind::Approval, Role::Approver)?;
-    let keys = &root.approvers;
-    let approval: Approval = envelope.verify(&keys.keys, usize::from(keys.threshold))?.decode()?;
-    envelope.verify(&keys.keys, root.approvals_needed(&approval.group))?;
-    Ok(approval)
 }
 
 fn entry(kind: Kind, document: &Document, version: u64) -> DocEntry {

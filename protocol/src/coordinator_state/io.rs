@@ -9,6 +9,7 @@ use crate::ids::{DeviceId, DocHash, GroupId, PayloadId, ReleaseId, SiteId};
 use crate::node_state::Verdict;
 use crate::report::Report;
 use crate::time::Wall;
+use crate::trust::TrustError;
 use crate::wire::{BlockStatus, BlockWhat, Topic};
 
 /// The most uses that one invitation may have.
@@ -171,9 +172,12 @@ pub struct Done {
 /// Why an admin's wish was not granted. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// Not signed as it must be, or not well-formed.
+    /// Not signed as it must be, not well-formed, or not to be meant.
     #[error("the document is refused: {0}")]
-    Document(#[from] EnvelopeError),
+    Document(#[from] TrustError),
+    /// What follows from it cannot be signed.
+    #[error("cannot sign: {0}")]
+    Sign(#[from] EnvelopeError),
     /// Signed, but its content cannot stand.
     #[error("the document is refused: {0}")]
     Content(String),
