@@ -11,7 +11,7 @@
 //! ```
 //! STATE's parents must be writable by this user only: that is the admin's to arrange.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "the driver is to use it"))]
+#![cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the driver is to use it"))]
 
 mod deb;
 mod detect;
@@ -24,6 +24,8 @@ mod place;
 mod program;
 mod rpm;
 
+#[cfg(test)]
+mod fixture;
 #[cfg(test)]
 mod tests;
 
@@ -38,7 +40,7 @@ use upswarm_protocol::ids::ReleaseId;
 use upswarm_protocol::node_state::InstallOutcome;
 
 pub(crate) use detect::detect;
-pub(crate) use files::{Recovered, recover};
+pub(crate) use files::recover;
 
 /// One install or uninstall.
 #[derive(Debug)]
