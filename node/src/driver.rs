@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -90,6 +91,8 @@ struct Driver {
     lan_up: Limiter,
     lan_down: Limiter,
     install_dir: PathBuf,
+    install_root: Option<PathBuf>,
+    ending: Arc<AtomicBool>,
     lists: BTreeMap<PayloadId, Arc<ChunkList>>,
     fetches: BTreeMap<FetchId, CancellationToken>,
     inputs: VecDeque<Input>,
@@ -119,6 +122,9 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
         warn!("{notice}");
     }
     let install_dir = dir.install();
+    if let Some(root) = &config.install_root {
+        std::fs::create_dir_all(root).with_context(|| format!("cannot create {}", root.display()))?;
+    }
     std::fs::create_dir_all(&install_dir).with_context(|| format!("cannot create {}", install_dir.display()))?;
     for recovered in installer::recover(&install_dir) {
         warn!(release = %recovered.release.short(), "{}", recovered.text);
@@ -156,6 +162,8 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
         lan_up: limiter(config.limits.lan_up),
         lan_down: limiter(config.limits.lan_down),
         install_dir,
+        install_root: config.install_root.clone(),
+        ending: Arc::new(AtomicBool::new(false)),
         lists: BTreeMap::new(),
         fetches: BTreeMap::new(),
         inputs: VecDeque::new(),
@@ -198,6 +206,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
         }
         driver.take_inputs();
     }
+    driver.ending.store(true, Ordering::Relaxed);
     driver.inputs.push_back(Input::Shutdown);
     driver.take_inputs();
     for write in core::mem::take(&mut driver.writes) {
@@ -444,9 +453,9 @@ impl Driver {
             let result = Detection::Unknown("the release is no longer in the catalog".into());
             return self.inputs.push_back(Input::Detected { release: id, result });
         };
-        let done = self.done.clone();
+        let (done, root) = (self.done.clone(), self.install_root.clone());
         tokio::spawn(async move {
-            let detected = tokio::task::spawn_blocking(move || installer::detect(&release)).await;
+            let detected = tokio::task::spawn_blocking(move || installer::detect(&release, root.as_deref())).await;
             let result = detected.unwrap_or_else(|error| Detection::Unknown(format!("detection broke off: {error}")));
             let _ = done.send(vec![Input::Detected { release: id, result }]).await;
         });
@@ -457,17 +466,18 @@ impl Driver {
         let release = self.release(&id);
         let paths = release.iter().flat_map(|release| &release.payloads).map(|payload| self.store.path(payload.id));
         let payloads: Vec<PathBuf> = paths.map(Option::unwrap_or_default).collect();
-        let state_dir = self.install_dir.clone();
+        let (state_dir, root, ending) = (self.install_dir.clone(), self.install_root.clone(), self.ending.clone());
         info!(release = %id.short(), ?action, "begins");
         tokio::spawn(async move {
             let installed = tokio::task::spawn_blocking(move || match release {
                 Some(release) => installer::run(&installer::Job {
-                    release_id: id,
+                    id,
                     release: &release,
                     action,
                     payloads,
                     state_dir: &state_dir,
-                    root: None,
+                    root: root.as_deref(),
+                    cancel: &ending,
                 }),
                 None => InstallOutcome::Failed { code: None, reason: "the release is no longer in the catalog".into() },
             });

@@ -26,7 +26,7 @@ use upswarm_protocol::ids::DeviceId;
 use upswarm_protocol::node_state::{FetchError, Verdict};
 use upswarm_protocol::wire::{BlockStatus, BlockWhat, Topic};
 
-pub(crate) use addresses::{check_multiaddr, device_of_multiaddr, with_peer};
+pub(crate) use addresses::{check_multiaddr, with_peer};
 
 use blocks::{Asker, Serves};
 use control::Outgoing;
@@ -87,7 +87,6 @@ enum Command {
 }
 
 /// What stream tasks and the handle share.
-#[derive(Debug)]
 struct Shared {
     commands: mpsc::Sender<Command>,
     events: mpsc::Sender<HostEvent>,
@@ -99,7 +98,7 @@ struct Shared {
 }
 
 /// A handle on the network. Clones share it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Host(Arc<Shared>);
 
 impl Host {

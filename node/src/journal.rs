@@ -10,8 +10,6 @@
 //! What must never go back (trust) is not sled's business. A damaged `records` is moved aside and begun anew: deployments
 //! are then found again by detection.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "the driver is to use it"))]
-
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};

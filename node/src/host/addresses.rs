@@ -20,10 +20,6 @@ pub(crate) fn with_peer(address: &str, device: DeviceId) -> String {
 }
 
 /// The device that an address ends with, if it does.
-pub(crate) fn device_of_multiaddr(text: &str) -> Option<DeviceId> {
-    device_of_address(&text.parse().ok()?)
-}
-
 pub(super) fn device_of_address(address: &Multiaddr) -> Option<DeviceId> {
     match address.iter().last() {
         Some(Protocol::P2p(peer)) => device_id(&peer),

@@ -162,18 +162,15 @@ async fn write(
                 None => last = true,
             }
         }
-        let send = async {
-            writer.write_all(&batch).await?;
-            writer.flush().await
-        };
         if last {
             let farewell = async {
-                send.await?;
+                writer.write_all(&batch).await?;
                 writer.close().await
             };
             return tokio::time::timeout(FAREWELL, farewell).await.unwrap_or(Ok(()));
         }
-        send.await?;
+        writer.write_all(&batch).await?;
+        writer.flush().await?;
         batch.clear();
         // One large burst must not keep its memory for ever.
         batch.shrink_to(64 << 10);

@@ -2,12 +2,13 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use upswarm_protocol::catalog::ExitMeaning;
+use upswarm_protocol::catalog::{ExitMeaning, PackageKind};
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::node_state::InstallOutcome;
+use upswarm_protocol::version;
 
 use super::detect::{Verdict, query};
 use super::exec::Session;
@@ -86,7 +87,7 @@ pub(super) fn remove(job: &Job<'_>, packages: &[Text<255>], timeout_s: u32) -> R
     let before = args.len();
     for name in packages {
         // In another root dpkg itself says which are not there, without failing.
-        if job.root.is_some() || installed(name, None).map_err(Trouble::retry)? {
+        if installed(name, None, job.root).map_err(Trouble::retry)? {
             args.push(name.as_str().into());
         }
     }
@@ -98,7 +99,7 @@ pub(super) fn remove(job: &Job<'_>, packages: &[Text<255>], timeout_s: u32) -> R
 }
 
 /// Whether a package is installed, at this version or a later one.
-pub(super) fn installed(name: &str, version: Option<&str>) -> Verdict {
+pub(super) fn installed(name: &str, version: Option<&str>, root: Option<&Path>) -> Verdict {
     if !is_package_name(name) {
         return Err(format!("{name:?} is no name of a Debian package"));
     }
@@ -106,7 +107,10 @@ pub(super) fn installed(name: &str, version: Option<&str>) -> Verdict {
         return Err(format!("{bad:?} is no version of a Debian package"));
     }
     let query_tool = find("dpkg-query").ok_or("this machine has no dpkg-query to ask for Debian packages")?;
-    let (code, output) = query(&query_tool, &["-W", "-f", "${db:Status-Status}\t${Version}\n", name])?;
+    let database = root.map(|root| format!("--admindir={}", root.join("var/lib/dpkg").display()));
+    let args: Vec<&str> =
+        database.as_deref().into_iter().chain(["-W", "-f", "${db:Status-Status}\t${Version}\n", name]).collect();
+    let (code, output) = query(&query_tool, &args)?;
     match code {
         0 => {}
         1 => return Ok(false),
@@ -116,12 +120,8 @@ pub(super) fn installed(name: &str, version: Option<&str>) -> Verdict {
     for line in output.lines() {
         let Some(found) = line.strip_prefix("installed\t") else { continue };
         let Some(wanted) = version else { return Ok(true) };
-        match query(&dpkg().map_err(|trouble| trouble.reason)?, &["--compare-versions", found, "ge", wanted])? {
-            (0, _) => return Ok(true),
-            (1, _) => {}
-            (code, output) => {
-                return Err(format!("dpkg cannot compare {found:?} with {wanted:?} ({code}): {}", output.trim()));
-            }
+        if version::compare(PackageKind::Deb, found, wanted).is_ge() {
+            return Ok(true);
         }
     }
     Ok(false)

@@ -19,7 +19,7 @@ use upswarm_protocol::ids::ReleaseId;
 use upswarm_protocol::node_state::InstallOutcome;
 
 use super::manifest::{Backups, Entry, Manifest, remove_tree};
-use super::place::{Kind, Place, duplicate, hash_at, locate};
+use super::place::{Kind, Place, duplicate, hash_at, locate, locate_or_make};
 use super::{Job, Trouble, payload, random_name};
 
 /// A placement that a crash had cut short, undone.
@@ -66,7 +66,7 @@ pub(super) fn place(job: &Job<'_>, files: &[FilePlacement]) -> Result<InstallOut
     if let Some(file) = files.iter().find(|file| file.mode > 0o7777) {
         return Err(Trouble::failed(format!("{:o} is no mode for {:?}", file.mode, file.path)));
     }
-    let places: Vec<Place> = files.iter().map(|file| locate(root, &file.path)).collect::<Result<_, _>>()?;
+    let places: Vec<Place> = files.iter().map(|file| locate_or_make(root, &file.path)).collect::<Result<_, _>>()?;
 
     let backups = Backups::open(job.state_dir)?;
     let pending = backups.pending(job.id);

@@ -11,8 +11,6 @@
 //! ```
 //! STATE's parents must be writable by this user only: that is the admin's to arrange.
 
-#![cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the driver is to use it"))]
-
 mod deb;
 mod detect;
 mod exec;
@@ -39,7 +37,7 @@ use upswarm_protocol::catalog::{Action, Recipe, Release};
 use upswarm_protocol::ids::ReleaseId;
 use upswarm_protocol::node_state::InstallOutcome;
 
-pub(crate) use detect::detect;
+pub(crate) use detect::{detect, os_name};
 pub(crate) use files::recover;
 
 /// One install or uninstall.
@@ -55,7 +53,8 @@ pub(crate) struct Job<'a> {
     pub(crate) payloads: Vec<PathBuf>,
     /// Where copies, logs and backups go; made if it is not there.
     pub(crate) state_dir: &'a Path,
-    /// Install packages and files below this directory instead of `/` (an image, a test). Programs cannot be run there.
+    /// Install packages and files below this directory instead of `/` (an image, a trial). Programs run as ever, with the
+    /// directory in `UPSWARM_ROOT`.
     pub(crate) root: Option<&'a Path>,
     /// Set when the node is about to end. A running `exec` recipe is ended then; package managers are left to finish.
     pub(crate) cancel: &'a AtomicBool,

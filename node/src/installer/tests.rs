@@ -343,7 +343,7 @@ fn detection_tells_present_absent_not_applicable_and_unknown_apart() {
     ];
     for (rule, expected) in &rules {
         fixture.release.detect = list([rule.clone()]);
-        let found = detect(&fixture.release);
+        let found = detect(&fixture.release, None);
         match expected {
             Some(true) => assert_eq!(found, Detection::Present, "{rule:?}"),
             Some(false) => assert_eq!(found, Detection::Absent, "{rule:?}"),
@@ -357,12 +357,12 @@ fn detection_tells_present_absent_not_applicable_and_unknown_apart() {
         (vec![untold, absent], Detection::Absent),
     ] {
         fixture.release.detect = list(together.into_iter().cloned());
-        assert_eq!(detect(&fixture.release), expected);
+        assert_eq!(detect(&fixture.release, None), expected);
     }
     fixture.release.detect = list([present.clone(), untold.clone()]);
-    assert!(matches!(detect(&fixture.release), Detection::Unknown(_)));
+    assert!(matches!(detect(&fixture.release, None), Detection::Unknown(_)));
     fixture.release.detect = list([]);
-    assert!(matches!(detect(&fixture.release), Detection::Unknown(_)), "nothing to go by");
+    assert!(matches!(detect(&fixture.release, None), Detection::Unknown(_)), "nothing to go by");
 }
 
 #[test]
@@ -377,8 +377,8 @@ fn a_release_concerns_some_machines_only() {
         (here("", "s390x"), false),
     ] {
         fixture.release.platform = platform;
-        assert_eq!(detect(&fixture.release) == Detection::Present, concerns, "{:?}", fixture.release.platform);
-        assert_eq!(matches!(detect(&fixture.release), Detection::NotApplicable(_)), !concerns);
+        assert_eq!(detect(&fixture.release, None) == Detection::Present, concerns, "{:?}", fixture.release.platform);
+        assert_eq!(matches!(detect(&fixture.release, None), Detection::NotApplicable(_)), !concerns);
     }
     fixture.release.platform = Platform::default();
     let fact = |name: &str, value: &str| Applicability::Fact { name: text(name), value: text(value) };
@@ -393,7 +393,7 @@ fn a_release_concerns_some_machines_only() {
         (Applicability::HasPackage { kind: PackageKind::Snap, name: text("x") }, None),
     ] {
         fixture.release.applicability = list([condition.clone()]);
-        let found = detect(&fixture.release);
+        let found = detect(&fixture.release, None);
         let as_expected = match expected {
             Some(true) => found == Detection::Present,
             Some(false) => matches!(found, Detection::NotApplicable(_)),
