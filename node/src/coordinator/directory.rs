@@ -299,7 +299,7 @@ impl Directory {
                 None => tracing::warn!(file = %path.display(), "a device's stored status is damaged and left out"),
             }
         }
-        let stored = Stored {
+        let mut stored = Stored {
             catalog: self.read_catalog()?,
             documents: Vec::new(),
             devices: self.records("devices", |record: &DeviceRecord| record.device.to_string())?,
@@ -308,7 +308,6 @@ impl Directory {
             payloads: self.payloads()?,
             lists: BTreeMap::new(),
         };
-        let mut stored = stored;
         self.read_documents(&mut stored)?;
         for (_, path) in files(&self.upload())? {
             remove(&path).with_context(|| format!("removing the unfinished upload {}", path.display()))?;
@@ -385,6 +384,8 @@ impl Directory {
 
     /// Sorts what lies under `doc`: chunk lists, and envelopes whose hash is their name.
     fn read_documents(&self, stored: &mut Stored) -> anyhow::Result<()> {
+        let current = stored.catalog.as_deref().and_then(|bytes| CatalogRecord::decode(bytes).ok());
+        let current = current.map(|record| DocHash::of(&record.index));
         for (name, path) in files(&self.path.join("doc"))? {
             let Ok(hash) = name.parse::<DocHash>() else { continue };
             let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -400,6 +401,9 @@ impl Directory {
                 stored.lists.insert(hash, HeldList { len: bytes.len() as u32, payload_len: list.payload_len() });
             } else if Envelope::parse(&bytes, Kind::Index, Role::Online).is_err() {
                 stored.documents.push(Document { hash, bytes });
+            } else if current.is_some_and(|current| current != hash) {
+                // An index of an earlier run, which only that run kept readable.
+                remove(&path).with_context(|| format!("removing the old index {}", path.display()))?;
             }
         }
         Ok(())

@@ -225,7 +225,7 @@ async fn a_tampered_upload_leaves_nothing_behind() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publish_approve_export_and_a_restart() {
     let mut bench = Bench::start().await;
-    let payload: Vec<u8> = (0..2_000_000u64).map(|at| (at * at >> 7) as u8).collect();
+    let payload: Vec<u8> = (0..2_000_000u64).map(|at| ((at * at) >> 7) as u8).collect();
     bench.write("tool.bin", &payload);
     let file = bench.write("tool.toml", RELEASE.as_bytes());
     bench.verb(&["publish", &file]).await.unwrap();
