@@ -25,6 +25,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use ed25519_dalek::SigningKey;
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use upswarm_protocol::catalog::{Index, Root};
 use upswarm_protocol::chunk::{ChunkList, MAX_LIST};
@@ -188,11 +189,19 @@ impl Directory {
 
     /// Takes the lock, or `None` when another process holds it.
     pub(crate) fn lock(&self) -> anyhow::Result<Option<Lock>> {
-        use rustix::fs::{FlockOperation, flock};
+        self.try_lock(FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Whether a process serves the directory now. Looks for an instant only: a coordinator that starts tries again.
+    pub(crate) fn is_served(&self) -> anyhow::Result<bool> {
+        Ok(self.try_lock(FlockOperation::NonBlockingLockShared)?.is_none())
+    }
+
+    fn try_lock(&self, operation: FlockOperation) -> anyhow::Result<Option<Lock>> {
         let path = self.path.join("lock");
         let open = || fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = open().with_context(|| format!("opening {}", path.display()))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match flock(&file, operation) {
             Ok(()) => Ok(Some(Lock { _file: file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("locking {}", path.display())),
