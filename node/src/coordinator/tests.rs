@@ -322,3 +322,50 @@ async fn tokens_are_made_with_and_without_a_running_coordinator() {
     assert_eq!(bench.client().catalog().await.unwrap().groups.len(), 2);
     bench.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_payload_at_its_vendors_url_is_named_and_not_taken() {
+    let mut bench = Bench::start().await;
+    let bytes = vec![42; 300_000];
+    let payload = PayloadId::of(&bytes);
+    assert_eq!(bench.put_payload(&payload, &bytes).await, StatusCode::OK);
+    let url = bench.url(&format!("/payload/{payload}"));
+    let release =
+        RELEASE.replace("path = \"tool.bin\"\n[[detect", &format!("url = \"{url}\"\nname = \"tool.bin\"\n[[detect"));
+    let file = bench.write("url.toml", release.as_bytes());
+    std::fs::remove_file(bench.data().join("payload").join(payload.to_string())).unwrap();
+    let reason = refused(bench.verb(&["publish", &file]).await);
+    assert!(reason.contains("404"), "{reason}");
+    assert_eq!(bench.put_payload(&payload, &bytes).await, StatusCode::OK);
+    bench.verb(&["publish", &file]).await.unwrap();
+    assert_eq!(bench.client().catalog().await.unwrap().releases.len(), 1);
+    let target = bench.dir.path().join("static");
+    bench.verb(&["export", &target.display().to_string()]).await.unwrap();
+    assert_eq!(files(&target.join("payload")), 0, "its bytes stay at the vendor");
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn offline_keys_sign_with_their_passphrase_only() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let dir = tempfile::tempdir().unwrap();
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let mut bench = Bench { dir, running: None, http };
+    let right = bench.write("right", b"a long passphrase\n");
+    let wrong = bench.write("wrong", b"another passphrase\n");
+    bench.verb(&["coordinator", "init", "--passphrase-file", &right]).await.unwrap();
+    assert!(bench.dir.path().join("d-offline-keys").is_dir());
+    bench.run().await;
+    bench.write("tool.bin", b"tool");
+    let file = bench.write("tool.toml", RELEASE.as_bytes());
+    let reason = refused(bench.verb(&["publish", &file, "--passphrase-file", &wrong]).await);
+    assert!(reason.contains("wrong passphrase"), "{reason}");
+    bench.verb(&["publish", &file, "--passphrase-file", &right]).await.unwrap();
+    let moved = bench.dir.path().join("stick");
+    std::fs::rename(bench.dir.path().join("d-offline-keys"), &moved).unwrap();
+    let reason = refused(bench.verb(&["publish", &file, "--passphrase-file", &right]).await);
+    assert!(reason.contains("--keys-dir"), "{reason}");
+    let moved = moved.display().to_string();
+    bench.verb(&["publish", &file, "--passphrase-file", &right, "--keys-dir", &moved]).await.unwrap();
+    bench.stop().await;
+}
