@@ -25,6 +25,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use ed25519_dalek::SigningKey;
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use upswarm_protocol::catalog::{Index, Root};
 use upswarm_protocol::chunk::{ChunkList, MAX_LIST};
@@ -188,11 +189,19 @@ impl Directory {
 
     /// Takes the lock, or `None` when another process holds it.
     pub(crate) fn lock(&self) -> anyhow::Result<Option<Lock>> {
-        use rustix::fs::{FlockOperation, flock};
+        self.try_lock(FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Whether a process serves the directory now. Looks for an instant only: a coordinator that starts tries again.
+    pub(crate) fn is_served(&self) -> anyhow::Result<bool> {
+        Ok(self.try_lock(FlockOperation::NonBlockingLockShared)?.is_none())
+    }
+
+    fn try_lock(&self, operation: FlockOperation) -> anyhow::Result<Option<Lock>> {
         let path = self.path.join("lock");
         let open = || fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = open().with_context(|| format!("opening {}", path.display()))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match flock(&file, operation) {
             Ok(()) => Ok(Some(Lock { _file: file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("locking {}", path.display())),
@@ -299,7 +308,7 @@ impl Directory {
                 None => tracing::warn!(file = %path.display(), "a device's stored status is damaged and left out"),
             }
         }
-        let stored = Stored {
+        let mut stored = Stored {
             catalog: self.read_catalog()?,
             documents: Vec::new(),
             devices: self.records("devices", |record: &DeviceRecord| record.device.to_string())?,
@@ -308,7 +317,6 @@ impl Directory {
             payloads: self.payloads()?,
             lists: BTreeMap::new(),
         };
-        let mut stored = stored;
         self.read_documents(&mut stored)?;
         for (_, path) in files(&self.upload())? {
             remove(&path).with_context(|| format!("removing the unfinished upload {}", path.display()))?;
@@ -385,6 +393,8 @@ impl Directory {
 
     /// Sorts what lies under `doc`: chunk lists, and envelopes whose hash is their name.
     fn read_documents(&self, stored: &mut Stored) -> anyhow::Result<()> {
+        let current = stored.catalog.as_deref().and_then(|bytes| CatalogRecord::decode(bytes).ok());
+        let current = current.map(|record| DocHash::of(&record.index));
         for (name, path) in files(&self.path.join("doc"))? {
             let Ok(hash) = name.parse::<DocHash>() else { continue };
             let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -400,6 +410,9 @@ impl Directory {
                 stored.lists.insert(hash, HeldList { len: bytes.len() as u32, payload_len: list.payload_len() });
             } else if Envelope::parse(&bytes, Kind::Index, Role::Online).is_err() {
                 stored.documents.push(Document { hash, bytes });
+            } else if current.is_some_and(|current| current != hash) {
+                // An index of an earlier run, which only that run kept readable.
+                remove(&path).with_context(|| format!("removing the old index {}", path.display()))?;
             }
         }
         Ok(())

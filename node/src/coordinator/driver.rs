@@ -269,8 +269,7 @@ impl Driver {
         let identity = (self.device, self.state.root_hash());
         let prepared = invite(&mut self.names, request, addresses, identity, self.clock)?;
         // Before the core's record of the invitation, which the answer waits for.
-        let names = serde_json::to_vec_pretty(&self.names).map_err(|error| Refusal::Request(error.to_string()))?;
-        self.changes.push(Change::Put(self.directory.names(), names));
+        self.changes.push(Change::Put(self.directory.names(), self.names.to_bytes()));
         Ok(prepared)
     }
 

@@ -153,4 +153,38 @@ mod tests {
         std::fs::remove_file(directory.root(1)).unwrap();
         assert!(directory.load(Vec::new()).is_err());
     }
+
+    #[test]
+    fn a_stop_after_any_write_loses_no_version() {
+        let dir = tempfile::tempdir().unwrap();
+        init(dir.path(), None).unwrap();
+        let directory = Directory::existing(dir.path()).unwrap();
+        let clock = Clock::start();
+        let mut last = 0;
+        for run in 0..6 {
+            let origin = Text::new(format!("http://origin-{run}")).unwrap();
+            let mut loaded = directory.load(vec![origin]).unwrap();
+            let mut state = CoordinatorState::new(loaded.setup, clock.now()).unwrap();
+            assert!(state.index_version() > last, "run {run}");
+            // As many writes as the run's number, and one that was cut off: then the power goes.
+            let mut writes = 0;
+            while let Some(output) = state.poll_output() {
+                let upswarm_protocol::coordinator_state::Output::Persist { record, .. } = output else { continue };
+                let is_catalog = matches!(record, upswarm_protocol::coordinator_state::Record::Catalog(_));
+                let change = directory.change(record, &mut loaded.fleet);
+                if writes < run {
+                    directory.apply(std::slice::from_ref(&change)).unwrap();
+                    last = if is_catalog { state.index_version() } else { last };
+                } else if let directory::Change::Put(path, bytes) = change {
+                    let name = format!(".new-{}", path.file_name().unwrap().display());
+                    std::fs::write(path.with_file_name(name), &bytes[..bytes.len() / 2]).unwrap();
+                    break;
+                }
+                writes += 1;
+            }
+        }
+        assert!(last >= 4, "the later runs got as far as the catalog");
+        let indexes = std::fs::read_dir(dir.path().join("doc")).unwrap().count();
+        assert!(indexes <= 3, "{indexes} files: old indexes are removed");
+    }
 }
