@@ -11,7 +11,6 @@ use crypto_box::{PublicKey, SecretKey};
 pub(crate) struct NotForUs;
 
 /// Seals bytes to an X25519 public key.
-#[cfg_attr(not(test), expect(dead_code, reason = "the node's driver is to use it"))]
 pub(crate) fn seal(to: &[u8; 32], bytes: &[u8]) -> Vec<u8> {
     // The only error of the cipher is a message beyond its limit of many gigabytes.
     PublicKey::from(*to).seal(&mut OsRng, bytes).unwrap_or_default()

@@ -7,8 +7,9 @@ use upswarm_protocol::codec::Text;
 use upswarm_protocol::coordinator_state::{Command, CoordinatorState, Input, Output};
 
 use super::{CliError, Common, units};
+use crate::clock::Clock;
 use crate::coordinator::client::Client;
-use crate::coordinator::directory::{Change, Clock, Directory, Lock};
+use crate::coordinator::directory::{Change, Directory, Lock};
 use crate::coordinator::driver;
 use crate::coordinator::keys::Passphrase;
 use crate::coordinator::requests::{InviteRequest, Invited};

@@ -51,7 +51,6 @@ impl JoinToken {
     }
 
     /// The token in a text; space around it is ignored.
-    #[cfg_attr(not(test), expect(dead_code, reason = "node join is to use it"))]
     pub(crate) fn parse(text: &str) -> Result<Self, TokenError> {
         let text = text.trim().strip_prefix(PREFIX).ok_or(TokenError::Prefix)?;
         if text.len() > LIMIT * 2 {

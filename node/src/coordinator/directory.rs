@@ -21,7 +21,6 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use ed25519_dalek::SigningKey;
@@ -35,7 +34,7 @@ use upswarm_protocol::coordinator_state::{
 };
 use upswarm_protocol::envelope::{Document, Envelope, Kind, Role};
 use upswarm_protocol::ids::{DeviceId, DocHash, PayloadId};
-use upswarm_protocol::time::{Mono, Now, Wall};
+use upswarm_protocol::time::Now;
 use zeroize::Zeroizing;
 
 use super::fleet::Fleet;
@@ -85,34 +84,6 @@ pub(crate) struct Loaded {
     pub(crate) report_key: Zeroizing<[u8; 32]>,
     pub(crate) fleet: Fleet,
     pub(crate) names: Names,
-}
-
-/// Both clocks of this process.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock(Instant);
-
-impl Clock {
-    /// A clock whose monotonic side starts now.
-    pub(crate) fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    /// This instant.
-    pub(crate) fn now(self) -> Now {
-        let micros = u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Now { mono: Mono(micros), wall: wall() }
-    }
-
-    /// The instant of a monotonic time.
-    pub(crate) fn at(self, mono: Mono) -> Instant {
-        self.0 + mono.since(Mono(0)).min(std::time::Duration::from_secs(86400))
-    }
-}
-
-/// The wall clock.
-pub(crate) fn wall() -> Wall {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Wall(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Directory {

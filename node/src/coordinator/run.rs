@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::coordinator_state::CoordinatorState;
 
-use super::directory::{Clock, Directory, Loaded, Lock, RunInfo};
+use super::directory::{Directory, Loaded, Lock, RunInfo};
 use super::driver::{Driver, Ends, Parts};
 use super::network::{self, Network};
 use super::payloads::Counters;
@@ -18,6 +18,7 @@ use super::requests::MAX_REQUESTS;
 use super::server::{self, Shared};
 use crate::cli::CliError;
 use crate::cli::coordinator::origin_url;
+use crate::clock::Clock;
 use crate::limiter::Limiter;
 
 /// Inputs and orders that may wait between network and driver.

@@ -11,8 +11,9 @@ use upswarm_protocol::coordinator_state::CoordinatorState;
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::{DocHash, PublicKey};
 
-use super::directory::{self, Clock, Directory, replace};
+use super::directory::{Directory, replace};
 use super::keys::{self, KeyUse, Passphrase};
+use crate::clock;
 
 const ROOT_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 const ROOT_KEYS: usize = 3;
@@ -61,7 +62,7 @@ pub(crate) fn init(data_dir: &Path, offline: Option<(&Path, &Passphrase)>) -> an
     let path = keys::file(&directory.keys(), KeyUse::Report, 1);
     keys::write(&path, KeyUse::Report, PublicKey(report_key), &report, None)?;
 
-    let issued = directory::wall();
+    let issued = clock::wall();
     let root = Root {
         version: 1,
         issued,
@@ -82,7 +83,7 @@ pub(crate) fn init(data_dir: &Path, offline: Option<(&Path, &Passphrase)>) -> an
     replace(&directory.root(1), &bytes, 0o644).context("writing the root of trust")?;
 
     let mut loaded = directory.load(Vec::new())?;
-    let now = Clock::start().now();
+    let now = clock::Clock::start().now();
     let mut state = CoordinatorState::new(loaded.setup, now)?;
     directory.settle(&mut state, &mut loaded.fleet, now)?;
     Ok(Made { root: DocHash::of(&bytes), offline_keys })
@@ -137,7 +138,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         init(dir.path(), None).unwrap();
         let directory = Directory::existing(dir.path()).unwrap();
-        let clock = Clock::start();
+        let clock = clock::Clock::start();
         let mut versions = Vec::new();
         for origin in ["http://a/", "http://b/", "http://b/"] {
             let mut loaded = directory.load(vec![Text::new(origin).unwrap()]).unwrap();
@@ -159,7 +160,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         init(dir.path(), None).unwrap();
         let directory = Directory::existing(dir.path()).unwrap();
-        let clock = Clock::start();
+        let clock = clock::Clock::start();
         let mut last = 0;
         for run in 0..6 {
             let origin = Text::new(format!("http://origin-{run}")).unwrap();
