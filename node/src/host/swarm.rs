@@ -1,18 +1,21 @@
 //! How the swarm is put together: transports, limits, and the behaviours that libp2p brings.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::core::muxing::StreamMuxerBox;
-use libp2p::core::transport::{Boxed, TransportError};
+use libp2p::core::transport::{Boxed, ListenerId, TransportError};
 use libp2p::core::upgrade::Version;
 use libp2p::futures::future::Either;
 use libp2p::identity::Keypair;
+use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{self, NetworkBehaviour, Swarm};
 use libp2p::{Multiaddr, PeerId, Transport, dns, gossipsub, identify, mdns, noise, ping, quic, tcp, yamux};
+use rustix::net;
 use upswarm_protocol::wire::MAX_GOSSIP;
 
 use super::{HostConfig, streams};
@@ -81,8 +84,33 @@ pub(super) fn build(config: &HostConfig) -> anyhow::Result<Swarm<Behaviour>> {
     Ok(Swarm::new(transport(&key, config.quic)?, behaviour, local, settings))
 }
 
+/// Listens on an address. Errors say what to do.
+pub(super) fn listen(swarm: &mut Swarm<Behaviour>, address: &Multiaddr) -> anyhow::Result<ListenerId> {
+    probe(address).map_err(TransportError::Other).map_err(|error| listen_error(address, error))?;
+    swarm.listen_on(address.clone()).map_err(|error| listen_error(address, error))
+}
+
+/// Tries the TCP port first: libp2p sets SO_REUSEPORT, with which two programs listen on one port and each gets some of the
+/// connections.
+fn probe(address: &Multiaddr) -> io::Result<()> {
+    let mut parts = address.iter();
+    let socket_address = match (parts.next(), parts.next()) {
+        (Some(Part::Ip4(ip)), Some(Part::Tcp(port))) => SocketAddr::from((ip, port)),
+        (Some(Part::Ip6(ip)), Some(Part::Tcp(port))) => SocketAddr::from((ip, port)),
+        _ => return Ok(()),
+    };
+    let family = if socket_address.is_ipv4() { net::AddressFamily::INET } else { net::AddressFamily::INET6 };
+    let socket = net::socket(family, net::SocketType::STREAM, None)?;
+    if socket_address.is_ipv6() {
+        net::sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    // Without it, connections of a former run that are still closing would count as use.
+    net::sockopt::set_socket_reuseaddr(&socket, true)?;
+    Ok(net::bind(&socket, &socket_address)?)
+}
+
 /// What to tell the admin when an address cannot be listened on.
-pub(super) fn listen_error(address: &Multiaddr, error: TransportError<io::Error>) -> anyhow::Error {
+fn listen_error(address: &Multiaddr, error: TransportError<io::Error>) -> anyhow::Error {
     match error {
         TransportError::MultiaddrNotSupported(_) => anyhow::anyhow!(
             "cannot listen on {address}: give /ip4/<address>/tcp/<port>, or /ip4/<address>/udp/<port>/quic-v1 with QUIC on"

@@ -141,7 +141,7 @@ impl Task {
             let address: Multiaddr = text.parse().map_err(|error| {
                 anyhow::anyhow!("`{text}` is no address to listen on ({error}); write /ip4/0.0.0.0/tcp/<port>")
             })?;
-            let listener = swarm.listen_on(address.clone()).map_err(|error| assembly::listen_error(&address, error))?;
+            let listener = assembly::listen(&mut swarm, &address)?;
             silent.insert(listener, address);
         }
         let (to_task, from_tasks) = mpsc::channel(FROM_TASKS);
