@@ -15,6 +15,7 @@
 mod address;
 mod block;
 mod control;
+mod mux;
 mod streams;
 mod swarm;
 mod task;

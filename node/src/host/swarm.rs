@@ -14,10 +14,11 @@ use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{self, NetworkBehaviour, Swarm};
-use libp2p::{Multiaddr, PeerId, Transport, dns, gossipsub, identify, mdns, noise, ping, quic, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, Transport, dns, gossipsub, identify, mdns, noise, ping, quic, tcp};
 use rustix::net;
 use upswarm_protocol::wire::MAX_GOSSIP;
 
+use super::mux::Yamux;
 use super::{HostConfig, streams};
 
 /// Time for the handshakes of a new connection.
@@ -28,8 +29,6 @@ const IDLE: Duration = Duration::from_secs(30);
 const MAX_PENDING: u32 = 32;
 /// One in use, and one that replaces it or is about to give way (both sides dialled at once).
 const MAX_PER_PEER: u32 = 2;
-/// Streams of one connection, ours and libp2p's: about ten are used.
-const MAX_STREAMS: usize = 64;
 /// Topics that a peer may take part in, as far as we remember them.
 const MAX_TOPICS: usize = 32;
 /// Gossip framing around a message.
@@ -169,12 +168,10 @@ fn transport(key: &Keypair, with_quic: bool) -> anyhow::Result<Connections> {
 }
 
 fn numeric(key: &Keypair, with_quic: bool) -> anyhow::Result<Connections> {
-    let mut mux = yamux::Config::default();
-    mux.set_max_num_streams(MAX_STREAMS);
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(key).context("Noise keys")?)
-        .multiplex(mux)
+        .multiplex(Yamux)
         .timeout(UPGRADE)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     if !with_quic {

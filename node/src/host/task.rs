@@ -9,24 +9,23 @@
 //! An inbound control stream beside a standing inbound one means that the peer has lost that one (it restarted): the new
 //! one takes its place.
 
+mod commands;
+
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use bytes::Bytes;
 use futures::StreamExt as _;
 use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::ListenerId;
-use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, MessageId, PublishError, TopicHash};
-use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::gossipsub::{self, MessageAcceptance, MessageId, TopicHash};
 use libp2p::swarm::{ConnectionId, DialError, Swarm, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, mdns};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::ids::DeviceId;
-use upswarm_protocol::node_state::Verdict;
-use upswarm_protocol::wire::{BlockStatus, BlockWhat, MAX_FRAME, MAX_GOSSIP, Topic};
+use upswarm_protocol::wire::{BlockStatus, BlockWhat, MAX_GOSSIP, Topic};
 
 use super::block::{self, Answer, Job};
 use super::control::{self, Outgoing, Side};
@@ -40,6 +39,8 @@ const FROM_TASKS: usize = 32;
 const OUTBOX: usize = 64;
 /// Gossip messages that wait for a verdict; the oldest is dropped (libp2p forgets them after a few seconds anyway).
 const MAX_UNJUDGED: usize = 1024;
+/// Gossip of one connection that may wait for its control stream.
+const MAX_EARLY: usize = 16;
 /// A connection without a control stream is closed after this.
 const CONTROL: Duration = Duration::from_secs(20);
 const TICK: Duration = Duration::from_secs(5);
@@ -74,8 +75,10 @@ struct Connection {
     dialled: Option<Text<512>>,
     /// When it was made, or when its control stream was given up.
     since: Instant,
-    /// Block streams that came before the control stream stood.
+    /// Block streams that came before the control stream stood: the acceptor's can overtake its yes.
     early: Vec<Held>,
+    /// Gossip that did, at most [`MAX_EARLY`] messages: dropped, it would count as seen.
+    early_gossip: Vec<(MessageId, gossipsub::Message)>,
 }
 
 /// A peer whose control stream stands.
@@ -256,172 +259,32 @@ impl Task {
         self.next_name
     }
 
-    // ---- commands -------------------------------------------------------------------------------------------------
-
-    fn on_command(&mut self, command: Command) {
-        match command {
-            Command::Dial(address) => self.dial(&address),
-            Command::Disconnect { peer, reason } => self.disconnect(peer, &reason),
-            Command::Send { peer, frame } => self.send(peer, frame),
-            Command::Subscribe(topic) => {
-                let name = IdentTopic::new(topic.to_string());
-                self.topics.insert(name.hash(), topic);
-                if let Err(error) = self.swarm.behaviour_mut().gossip.subscribe(&name) {
-                    tracing::warn!("not subscribed to {topic}: {error}");
-                }
-            }
-            Command::Publish { topic, bytes } => self.publish(topic, bytes),
-            Command::Verdict { id, from, verdict } => self.judge(id, from, verdict),
-            Command::Fetch { peer, job } => self.fetch(peer, job),
-            Command::Answer { serve, answer } => self.answer(serve, answer),
-            Command::Stop(done) => self.stop(Some(done)),
-        }
-    }
-
-    fn dial(&mut self, text: &str) {
-        let name = Text::lossy(text);
-        let address: Multiaddr = match text.parse() {
-            Ok(address) => address,
-            Err(error) => return self.dial_failed(name, format!("not a multiaddr: {error}")),
-        };
-        let named = address.iter().last().and_then(|part| match part {
-            libp2p::multiaddr::Protocol::P2p(peer) => Some(peer),
-            _ => None,
-        });
-        // A port of its own: were both sides to dial each other from the ports they listen on, TCP would join the two
-        // attempts into one connection of which each believes to be the dialler.
-        let dial = match named {
-            Some(peer) => DialOpts::peer_id(peer)
-                .addresses(vec![address])
-                .condition(PeerCondition::DisconnectedAndNotDialing)
-                .allocate_new_port()
-                .build(),
-            None => DialOpts::unknown_peer_id().address(address).allocate_new_port().build(),
-        };
-        let connection = dial.connection_id();
-        match self.swarm.dial(dial) {
-            Ok(()) => {
-                self.dials.insert(connection, name);
-            }
-            Err(error) => self.dial_failed(name, dial_error(&error)),
-        }
-    }
-
-    fn disconnect(&mut self, device: DeviceId, reason: &str) {
-        if self.peers.contains_key(&device) {
-            self.end_peer(device, reason);
-        } else if let Some(peer) = address::peer_id(device) {
-            self.asking.remove(&device);
-            // An error says that there is no connection.
-            let _ = self.swarm.disconnect_peer_id(peer);
-        }
-    }
-
-    fn send(&mut self, device: DeviceId, frame: Vec<u8>) {
-        if frame.len() > MAX_FRAME {
-            tracing::error!("a frame of {} bytes for {device:?} is too long and was not sent", frame.len());
-            return;
-        }
-        let Some(peer) = self.peers.get(&device) else {
-            tracing::debug!("a frame for {device:?}, which is not connected");
-            return;
-        };
-        if !peer.frames.push(frame) {
-            let connection = peer.connection;
-            self.end_peer(device, "it does not read its frames");
-            self.swarm.close_connection(connection);
-        }
-    }
-
-    fn publish(&mut self, topic: Topic, bytes: Vec<u8>) {
-        if bytes.len() > MAX_GOSSIP {
-            tracing::error!("a gossip message of {} bytes is too long and was not sent", bytes.len());
-            return;
-        }
-        match self.swarm.behaviour_mut().gossip.publish(IdentTopic::new(topic.to_string()), bytes) {
-            Ok(_) => {}
-            // Nobody there yet, or said before: both are everyday.
-            Err(PublishError::NoPeersSubscribedToTopic | PublishError::Duplicate) => {}
-            Err(error) => tracing::debug!("not gossiped on {topic}: {error}"),
-        }
-    }
-
-    fn judge(&mut self, id: u64, from: DeviceId, verdict: Verdict) {
-        let Ok(at) = self.unjudged.binary_search_by_key(&id, |(id, _, _)| *id) else {
-            return tracing::debug!("a verdict on message {id} from {from:?}, which is forgotten");
-        };
-        let Some((_, message, source)) = self.unjudged.remove(at) else { return };
-        let acceptance = match verdict {
-            Verdict::Accept => MessageAcceptance::Accept,
-            Verdict::Ignore => MessageAcceptance::Ignore,
-            Verdict::Reject => MessageAcceptance::Reject,
-        };
-        self.report(&message, &source, acceptance);
-    }
-
-    fn report(&mut self, message: &MessageId, source: &PeerId, acceptance: MessageAcceptance) {
-        if !self.swarm.behaviour_mut().gossip.report_message_validation_result(message, source, acceptance) {
-            tracing::debug!("a verdict on a gossip message came too late");
-        }
-    }
-
-    fn fetch(&mut self, device: DeviceId, job: Job) {
-        let Some(peer) = self.peers.get_mut(&device) else {
-            return job.fail("not connected");
-        };
-        let job = match &peer.blocks {
-            Blocks::Open(jobs) => match jobs.try_send(job) {
-                Ok(()) => return,
-                Err(mpsc::error::TrySendError::Full(job)) => return job.fail("too many requests wait for this peer"),
-                // The stream has broken since: open another one.
-                Err(mpsc::error::TrySendError::Closed(job)) => {
-                    peer.blocks = Blocks::Closed;
-                    job
-                }
-            },
-            _ => job,
-        };
-        match &mut peer.blocks {
-            Blocks::Opening(waiting) if waiting.len() < block::MAX_JOBS => waiting.push(job),
-            Blocks::Opening(_) => job.fail("too many requests wait for this peer"),
-            Blocks::Closed | Blocks::Open(_) => {
-                peer.blocks = Blocks::Opening(vec![job]);
-                if let Some(connection) = self.connections.get(&peer.connection) {
-                    self.swarm.behaviour_mut().streams.open(connection.peer, peer.connection, Protocol::Block);
-                }
-            }
-        }
-    }
-
-    fn answer(&mut self, serve: u64, answer: Result<Bytes, BlockStatus>) {
-        let Some(Unanswered { request, answers, .. }) = self.unanswered.remove(&serve) else {
-            return; // Its peer is gone, as was told.
-        };
-        let granted = answer.is_ok();
-        // As many fit as requests are read: an error says that the stream has ended.
-        if answers.try_send(Answer { serve, request, answer }).is_err() && granted {
-            self.outbox.push_back(HostEvent::Served { serve, bytes: 0 });
-        }
-    }
-
     // ---- peers ----------------------------------------------------------------------------------------------------
 
     fn peer_up(&mut self, id: ConnectionId, frames: Outgoing) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let device = connection.device;
         let mut dialled = connection.dialled.take();
+        let peer = connection.peer;
         let early = std::mem::take(&mut connection.early);
+        let mut gossip = std::mem::take(&mut connection.early_gossip);
         if let Some(asking) = self.asking.remove(&device)
             && asking.connection != id
         {
             // Both sides dialled, and the peer's connection won: our dial has reached the peer all the same.
-            dialled = self.connections.get_mut(&asking.connection).and_then(|other| other.dialled.take());
+            if let Some(other) = self.connections.get_mut(&asking.connection) {
+                dialled = other.dialled.take();
+                gossip.append(&mut other.early_gossip);
+            }
             self.swarm.close_connection(asking.connection);
         }
         self.peers.insert(device, Peer { connection: id, frames, blocks: Blocks::Closed });
         self.outbox.push_back(HostEvent::PeerUp { peer: device, dialled });
         for held in early {
             self.serve(id, held);
+        }
+        for (message, gossip) in gossip {
+            self.on_gossip(peer, message, gossip);
         }
     }
 
@@ -542,8 +405,9 @@ impl Task {
             return;
         };
         let outbound = endpoint.is_dialer();
-        let early = Vec::new();
-        self.connections.insert(id, Connection { peer, device, outbound, dialled, since: Instant::now(), early });
+        let since = Instant::now();
+        let (early, early_gossip) = (Vec::new(), Vec::new());
+        self.connections.insert(id, Connection { peer, device, outbound, dialled, since, early, early_gossip });
         if self.stopping.is_some() {
             self.swarm.close_connection(id);
         } else if outbound {
@@ -600,7 +464,6 @@ impl Task {
                 } else if self.asking.get(&device).is_some_and(|asking| asking.connection == id)
                     && let Some(connection) = self.connections.get_mut(&id)
                 {
-                    // The acceptor's block stream can overtake its yes.
                     connection.early.push(held);
                 }
             }
@@ -633,7 +496,14 @@ impl Task {
     }
 
     fn on_gossip(&mut self, source: PeerId, message: MessageId, gossip: gossipsub::Message) {
-        let known = address::device(&source)
+        let device = address::device(&source);
+        if let Some(asking) = device.and_then(|device| self.asking.get(&device))
+            && let Some(connection) = self.connections.get_mut(&asking.connection)
+            && connection.early_gossip.len() < MAX_EARLY
+        {
+            return connection.early_gossip.push((message, gossip));
+        }
+        let known = device
             .filter(|device| self.peers.contains_key(device))
             .zip(self.topics.get(&gossip.topic).copied())
             .filter(|_| gossip.data.len() <= MAX_GOSSIP);
@@ -649,6 +519,12 @@ impl Task {
         }
         self.unjudged.push_back((id, message, source));
         self.outbox.push_back(HostEvent::Gossip { id, from, topic, bytes: gossip.data });
+    }
+
+    fn report(&mut self, message: &MessageId, source: &PeerId, acceptance: MessageAcceptance) {
+        if !self.swarm.behaviour_mut().gossip.report_message_validation_result(message, source, acceptance) {
+            tracing::debug!("a verdict on a gossip message came too late");
+        }
     }
 
     fn tell_addresses(&mut self) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::core::upgrade::Version;
+use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{Swarm, SwarmEvent};
 use libp2p::{Multiaddr, Transport as _, noise, tcp, yamux};
 use tokio::task::JoinSet;
@@ -283,14 +284,14 @@ async fn gossip_goes_as_far_as_the_verdicts_let_it() {
     }
     connect(&mut a, &mut b).await;
     connect(&mut b, &mut c).await;
-    // Three numbers a round until C has an accepted one; B accepts those that are divisible by 3 and follow them by
-    // nothing, ignores or rejects the others. Rounds, because subscriptions need a moment to be known.
+    // Of three numbers B accepts one, ignores one and rejects one. A goes on because subscriptions need a moment to be known.
     let (a_id, b_id) = (a.id(), b.id());
     let publisher = a.host.clone();
     let publishing = tokio::spawn(async move {
+        let mut pace = tokio::time::interval(Duration::from_millis(20));
         for number in 0u32.. {
             publisher.publish(Topic::Head, number.to_le_bytes().to_vec()).await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            pace.tick().await;
         }
     });
     let judging = tokio::spawn(async move {
@@ -473,6 +474,12 @@ struct Rogue {
 
 impl Rogue {
     async fn dial(address: &str) -> Self {
+        let mut rogue = Self::listen().await.0;
+        rogue.connect(address).await;
+        rogue
+    }
+
+    async fn listen() -> (Self, String) {
         let key = libp2p::identity::Keypair::ed25519_from_bytes([66; 32]).unwrap();
         let transport = tcp::tokio::Transport::new(tcp::Config::default())
             .upgrade(Version::V1)
@@ -482,10 +489,35 @@ impl Rogue {
         let config = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(PATIENCE);
         let local = key.public().to_peer_id();
         let mut swarm = Swarm::new(transport, streams::Behaviour::default(), local, config);
-        swarm.dial(address.parse::<Multiaddr>().unwrap()).unwrap();
+        swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
         loop {
-            if let SwarmEvent::ConnectionEstablished { connection_id, .. } = swarm.select_next_some().await {
-                return Self { swarm, connection: connection_id };
+            if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
+                let connection = libp2p::swarm::ConnectionId::new_unchecked(usize::MAX);
+                return (Self { swarm, connection }, address.to_string());
+            }
+        }
+    }
+
+    /// A connection of its own making, on which it opens streams from then on.
+    async fn connect(&mut self, address: &str) {
+        let dial = DialOpts::unknown_peer_id().address(address.parse::<Multiaddr>().unwrap()).build();
+        self.connection = dial.connection_id();
+        self.swarm.dial(dial).unwrap();
+        loop {
+            match self.swarm.select_next_some().await {
+                SwarmEvent::ConnectionEstablished { connection_id, .. } if connection_id == self.connection => return,
+                SwarmEvent::OutgoingConnectionError { error, .. } => panic!("{error}"),
+                _ => {}
+            }
+        }
+    }
+
+    /// A stream that the other side opened.
+    async fn inbound(&mut self, wanted: Protocol) -> Held {
+        loop {
+            match self.swarm.select_next_some().await {
+                SwarmEvent::Behaviour((_, News::Inbound(protocol, held))) if protocol == wanted => return held,
+                _ => {}
             }
         }
     }
@@ -508,11 +540,17 @@ impl Rogue {
 
     /// A control stream that was said yes to.
     async fn control(&mut self) -> Held {
-        let mut held = self.open(Protocol::Control).await;
-        let mut go = [0];
-        self.drive(held.stream.read_exact(&mut go)).await.unwrap();
-        assert_eq!(go, [1]);
+        let (held, answer) = self.ask().await;
+        assert_eq!(answer, 1);
         held
+    }
+
+    /// A control stream and what was said to it.
+    async fn ask(&mut self) -> (Held, u8) {
+        let mut held = self.open(Protocol::Control).await;
+        let mut answer = [9];
+        self.drive(held.stream.read_exact(&mut answer)).await.unwrap();
+        (held, answer[0])
     }
 
     /// Runs the connection while something on it goes on.
@@ -563,6 +601,43 @@ async fn a_restarted_peer_takes_the_place_of_its_former_self() {
 }
 
 #[tokio::test]
+async fn of_two_that_ask_each_other_the_greater_key_is_said_yes_to() {
+    let (mut seen_yes, mut seen_no) = (false, false);
+    for seed in 1..=64 {
+        if seen_yes && seen_no {
+            return;
+        }
+        let mut node = Node::start(seed).await;
+        let (mut rogue, address) = Rogue::listen().await;
+        let gives_way = rogue.id() > node.id();
+        if if gives_way { seen_yes } else { seen_no } {
+            continue;
+        }
+        node.host.dial(address.clone()).await;
+        // The node asks, and gets no answer yet.
+        let mut asked = rogue.inbound(Protocol::Control).await;
+        rogue.connect(&node.address).await;
+        let (mut asking, answer) = rogue.ask().await;
+        let used = if gives_way {
+            assert_eq!(answer, 1);
+            seen_yes = true;
+            &mut asking.stream
+        } else {
+            assert_eq!(answer, 0);
+            seen_no = true;
+            rogue.drive(asked.stream.write_all(&[1])).await.unwrap();
+            &mut asked.stream
+        };
+        rogue.drive(used.write_all(&[1, 0, 0, 0, 42])).await.unwrap();
+        rogue.drive(used.flush()).await.unwrap();
+        let (peer, dialled) = rogue.drive(node.up()).await;
+        assert_eq!((peer, dialled.as_deref()), (rogue.id(), Some(address.as_str())));
+        assert_eq!(rogue.drive(node.frame()).await, [42]);
+    }
+    panic!("64 keys on one side of one key");
+}
+
+#[tokio::test]
 async fn streams_beyond_the_bound_are_reset() {
     let mut node = Node::start(1).await;
     let mut rogue = Rogue::dial(&node.address).await;
@@ -609,11 +684,7 @@ async fn a_peer_that_stops_inside_an_answer_is_unreachable() {
     let id = node.up().await.0;
     let asker = node.host.clone();
     let fetch = tokio::spawn(async move { asker.fetch_block(id, BlockWhat::Root(1), 1 << 20).await });
-    let mut inbound = loop {
-        if let SwarmEvent::Behaviour((_, News::Inbound(Protocol::Block, held))) = rogue.swarm.select_next_some().await {
-            break held;
-        }
-    };
+    let mut inbound = rogue.inbound(Protocol::Block).await;
     let mut request = [0; BlockRequest::LEN];
     rogue.drive(inbound.stream.read_exact(&mut request)).await.unwrap();
     let request = BlockRequest::parse(&request).unwrap().request;
