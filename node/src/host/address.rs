@@ -9,6 +9,9 @@ use upswarm_protocol::ids::DeviceId;
 /// libp2p specification, "peer-ids".
 const PREFIX: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
 
+/// Addresses that are told at most; a machine with many containers has many interfaces.
+const MAX_ADVERTISED: usize = 32;
+
 /// The libp2p name of a device, as it stands after `/p2p/` in an address.
 pub(crate) fn peer_id_text(device: DeviceId) -> String {
     // The prefix is the text's only other input, so this cannot fail; a key that is no curve point is found at dialling.
@@ -55,7 +58,7 @@ pub(super) fn advertised<'a>(addresses: impl Iterator<Item = &'a Multiaddr>, loc
         .collect();
     ranked.sort();
     ranked.dedup();
-    ranked.into_iter().map(|(_, text)| text).collect()
+    ranked.into_iter().map(|(_, text)| text).take(MAX_ADVERTISED).collect()
 }
 
 #[cfg(test)]
