@@ -1,0 +1,163 @@
+//! How the swarm is put together: transports, limits, and the behaviours that libp2p brings.
+
+use std::io;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use libp2p::connection_limits::{self, ConnectionLimits};
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::{Boxed, TransportError};
+use libp2p::core::upgrade::Version;
+use libp2p::futures::future::Either;
+use libp2p::identity::Keypair;
+use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::swarm::{self, NetworkBehaviour, Swarm};
+use libp2p::{Multiaddr, PeerId, Transport, dns, gossipsub, identify, mdns, noise, ping, quic, tcp, yamux};
+use upswarm_protocol::wire::MAX_GOSSIP;
+
+use super::{HostConfig, streams};
+
+/// Time for the handshakes of a new connection.
+const UPGRADE: Duration = Duration::from_secs(15);
+/// A connection whose streams are all closed ends after this. The control stream keeps a used one alive.
+const IDLE: Duration = Duration::from_secs(30);
+/// Half-made connections at a time; each costs a handshake.
+const MAX_PENDING: u32 = 32;
+/// One in use, and one that replaces it or is about to give way (both sides dialled at once).
+const MAX_PER_PEER: u32 = 2;
+/// Streams of one connection, ours and libp2p's: about ten are used.
+const MAX_STREAMS: usize = 64;
+/// Topics that a peer may take part in, as far as we remember them.
+const MAX_TOPICS: usize = 32;
+/// Gossip framing around a message.
+const GOSSIP_SLACK: usize = 1 << 10;
+
+/// Everything that shares a connection.
+#[derive(NetworkBehaviour)]
+pub(super) struct Behaviour {
+    limits: connection_limits::Behaviour,
+    pub(super) streams: streams::Behaviour,
+    pub(super) gossip: Gossip,
+    ping: ping::Behaviour,
+    identify: identify::Behaviour,
+    mdns: Toggle<mdns::tokio::Behaviour>,
+}
+
+pub(super) type Gossip = gossipsub::Behaviour<
+    gossipsub::IdentityTransform,
+    gossipsub::MaxCountSubscriptionFilter<gossipsub::AllowAllSubscriptionFilter>,
+>;
+
+/// A swarm that does not listen yet.
+pub(super) fn build(config: &HostConfig) -> anyhow::Result<Swarm<Behaviour>> {
+    let key = Keypair::ed25519_from_bytes(config.key).context("the device's key is not an Ed25519 seed")?;
+    let local = key.public().to_peer_id();
+    let identify = identify::Config::new("/upswarm/1".into(), key.public())
+        .with_agent_version(config.agent.clone())
+        .with_interval(Duration::from_secs(3600))
+        .with_cache_size(0);
+    let mdns = config
+        .mdns
+        .then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), local))
+        .transpose()
+        .context("mDNS does not start; turn it off in the configuration or allow UDP port 5353")?;
+    let behaviour = Behaviour {
+        limits: connection_limits::Behaviour::new(
+            ConnectionLimits::default()
+                .with_max_pending_incoming(Some(MAX_PENDING))
+                .with_max_pending_outgoing(Some(MAX_PENDING))
+                .with_max_established(Some(config.max_connections))
+                .with_max_established_per_peer(Some(MAX_PER_PEER)),
+        ),
+        streams: streams::Behaviour::default(),
+        gossip: gossip()?,
+        ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(15))),
+        identify: identify::Behaviour::new(identify),
+        mdns: mdns.into(),
+    };
+    let settings = swarm::Config::with_tokio_executor()
+        .with_idle_connection_timeout(IDLE)
+        .with_max_negotiating_inbound_streams(16);
+    Ok(Swarm::new(transport(&key, config.quic)?, behaviour, local, settings))
+}
+
+/// What to tell the admin when an address cannot be listened on.
+pub(super) fn listen_error(address: &Multiaddr, error: TransportError<io::Error>) -> anyhow::Error {
+    match error {
+        TransportError::MultiaddrNotSupported(_) => anyhow::anyhow!(
+            "cannot listen on {address}: give /ip4/<address>/tcp/<port>, or /ip4/<address>/udp/<port>/quic-v1 with QUIC on"
+        ),
+        TransportError::Other(error) => {
+            // The transports wrap the system's error, some of them more than once.
+            let text = error.to_string();
+            if error.kind() == io::ErrorKind::AddrInUse || text.contains("Address already in use") {
+                anyhow::anyhow!(
+                    "cannot listen on {address}: the port is in use by another program; stop that program or choose \
+                     another port"
+                )
+            } else {
+                anyhow::anyhow!("cannot listen on {address}: {text}; is it an address of this machine, and allowed?")
+            }
+        }
+    }
+}
+
+fn gossip() -> anyhow::Result<Gossip> {
+    let config = gossipsub::ConfigBuilder::default()
+        // Messages are signed documents: who passed them on proves nothing.
+        .validation_mode(gossipsub::ValidationMode::Anonymous)
+        .validate_messages()
+        .message_id_fn(|message| gossipsub::MessageId::new(blake3::hash(&message.data).as_bytes()))
+        .max_transmit_size(MAX_GOSSIP + GOSSIP_SLACK)
+        .heartbeat_interval(Duration::from_millis(500))
+        .duplicate_cache_time(Duration::from_secs(120))
+        .flood_publish(true)
+        .mesh_n(8)
+        .mesh_n_low(5)
+        .mesh_n_high(14)
+        .mesh_outbound_min(2)
+        .connection_handler_queue_len(256)
+        .build()
+        .context("gossip settings")?;
+    let filter = gossipsub::MaxCountSubscriptionFilter {
+        filter: gossipsub::AllowAllSubscriptionFilter {},
+        max_subscribed_topics: MAX_TOPICS,
+        max_subscriptions_per_request: MAX_TOPICS,
+    };
+    Gossip::new_with_subscription_filter(gossipsub::MessageAuthenticity::Anonymous, config, filter)
+        .map_err(|error| anyhow::anyhow!("gossip settings: {error}"))
+}
+
+type Connections = Boxed<(PeerId, StreamMuxerBox)>;
+
+fn transport(key: &Keypair, with_quic: bool) -> anyhow::Result<Connections> {
+    match dns::tokio::Transport::system(numeric(key, with_quic)?) {
+        Ok(transport) => Ok(transport.boxed()),
+        Err(error) => {
+            tracing::warn!("no usable DNS configuration ({error}): peers are reached by numeric addresses only");
+            numeric(key, with_quic)
+        }
+    }
+}
+
+fn numeric(key: &Keypair, with_quic: bool) -> anyhow::Result<Connections> {
+    let mut mux = yamux::Config::default();
+    mux.set_max_num_streams(MAX_STREAMS);
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(key).context("Noise keys")?)
+        .multiplex(mux)
+        .timeout(UPGRADE)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    if !with_quic {
+        return Ok(tcp.boxed());
+    }
+    let quic = quic::tokio::Transport::new(quic::Config::new(key));
+    Ok(tcp
+        .or_transport(quic)
+        .map(|either, _| match either {
+            Either::Left(connection) => connection,
+            Either::Right((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
+        })
+        .boxed())
+}
