@@ -12,7 +12,7 @@ use upswarm_protocol::ids::{ChunkId, DocHash, PayloadId};
 use crate::chunker::{self, ChunkedFile, ChunkerError};
 use crate::error::{StoreError, WriteError};
 use crate::evict::{self, Candidate, Room};
-use crate::files;
+use crate::files::{self, Stay};
 use crate::index::Record;
 use crate::payload::{Body, Payload, lock};
 use crate::store::{Opened, Store};
@@ -54,7 +54,7 @@ impl Store {
         let payload = {
             let _layout = lock(&self.layout);
             match self.payload(id) {
-                Some(payload) if payload.list == hash => self.reopen(payload, list, pin)?,
+                Some(payload) if payload.stay.list == hash => self.reopen(payload, list, pin)?,
                 Some(old) if other_cut.as_ref().is_some_and(|checked| Arc::ptr_eq(checked, &old)) => {
                     self.replace_list(&old, list, &bytes, hash, pin)?
                 }
@@ -108,7 +108,7 @@ impl Store {
         hash: DocHash,
     ) -> Result<Option<Arc<Payload>>, StoreError> {
         let Some(payload) = self.payload(id) else { return Ok(None) };
-        if payload.list == hash || !payload.state().have.is_full() {
+        if payload.stay.list == hash || !payload.state().have.is_full() {
             return Ok(None);
         }
         let body = Body::new(self.files.open_data(id)?, list.clone());
@@ -151,18 +151,19 @@ impl Store {
         self.flush()?;
         let old_body = self.body(old)?;
         let file = self.files.open_data(old.id)?;
+        // If this is the last that is done, the next start finds a list that the record does not name, and hashes all.
+        let stay = Stay { list: hash, born: self.tick() };
+        self.files.write_list(old.id, bytes, stay)?;
+        self.files.sync_names()?;
         let pinned = {
             let mut state = old.state();
             state.removed = true;
             state.pinned
         };
         self.drop_body(old);
-        self.forget(old, old_body.list.chunks())?;
-        self.files.write_list(old.id, bytes, hash)?;
-        self.files.sync_names()?;
         let have = Bitmap::full(list.chunks().len() as u32);
         let last_used = self.tick();
-        let record = Record { pinned: pin || pinned, writing: false, last_used, len: old.len, list: hash, have };
+        let record = Record { pinned: pin || pinned, writing: false, last_used, len: old.len, stay, have };
         let on_disk = files::on_disk(old.len, bytes.len() as u64);
         let payload = Arc::new(Payload::new(old.id, record, on_disk));
         {
@@ -171,6 +172,7 @@ impl Store {
             shelf.payloads.insert(old.id, payload.clone());
         }
         self.keep_body(&payload, Body::new(file, list.clone()));
+        self.forget(old, old_body.list.chunks())?;
         self.index.add_chunks(old.id, list.chunks().iter())?;
         self.put_record(&payload)?;
         self.index.flush()?;
@@ -188,7 +190,8 @@ impl Store {
         let len = list.payload_len();
         let need = files::on_disk(len, bytes.len() as u64);
         self.make_room(id, need, None)?;
-        let made = self.make_files(id, len, bytes, hash);
+        let stay = Stay { list: hash, born: self.tick() };
+        let made = self.make_files(id, len, bytes, stay);
         let file = match made {
             Ok(file) => file,
             Err(error) => {
@@ -198,7 +201,7 @@ impl Store {
                 }
                 // The file system has less than it says (a disk quota, or others were faster): free as much as is needed.
                 self.make_room(id, need, Some(self.config.reserve))?;
-                self.make_files(id, len, bytes, hash).map_err(|error| {
+                self.make_files(id, len, bytes, stay).map_err(|error| {
                     self.files
                         .remove(id)
                         .err()
@@ -207,9 +210,12 @@ impl Store {
             }
         };
         let have = Bitmap::new(list.chunks().len() as u32);
-        let record = Record { pinned: pin, writing: false, last_used: self.tick(), len, list: hash, have };
+        let record = Record { pinned: pin, writing: false, last_used: stay.born, len, stay, have };
         let payload = Arc::new(Payload::new(id, record, need));
-        self.make_writable(&payload)?;
+        if let Err(error) = self.make_writable(&payload) {
+            self.files.remove(id)?;
+            return Err(if is_full(&error) { self.no_space(id, need, 0, 0) } else { error });
+        }
         {
             let mut shelf = lock(&self.shelf);
             shelf.used = shelf.used.saturating_add(need);
@@ -219,9 +225,9 @@ impl Store {
         Ok(payload)
     }
 
-    fn make_files(&self, id: PayloadId, len: u64, list: &[u8], hash: DocHash) -> Result<File, StoreError> {
+    fn make_files(&self, id: PayloadId, len: u64, list: &[u8], stay: Stay) -> Result<File, StoreError> {
         let file = self.files.create_data(id, len)?;
-        self.files.write_list(id, list, hash)?;
+        self.files.write_list(id, list, stay)?;
         self.files.sync_names()?;
         Ok(file)
     }
@@ -239,12 +245,14 @@ impl Store {
         let leaving = evict::plan(room, need, candidates).map_err(|freed| self.no_space(id, need, free, freed))?;
         for leaving in leaving {
             let Some(payload) = self.payload(leaving) else { continue };
-            self.discard(&payload)?;
-            let mut evicted = lock(&self.evicted);
-            evicted.insert(leaving);
-            if evicted.len() > MAX_EVICTED {
-                evicted.pop_first();
+            {
+                let mut evicted = lock(&self.evicted);
+                evicted.insert(leaving);
+                if evicted.len() > MAX_EVICTED {
+                    evicted.pop_first();
+                }
             }
+            self.discard(&payload)?;
         }
         Ok(())
     }
@@ -261,8 +269,11 @@ impl Store {
                 shelf.used = shelf.used.saturating_sub(payload.on_disk);
             }
         }
-        let forgotten = self.forget(payload, body.as_ref().map_or(&[], |body| body.list.chunks()));
-        self.files.remove(payload.id).and(forgotten)
+        // A record without files is dropped at the next start.
+        if let Err(error) = self.forget(payload, body.as_ref().map_or(&[], |body| body.list.chunks())) {
+            tracing::debug!(payload = %payload.id, %error, "the index still knows a removed payload");
+        }
+        self.files.remove(payload.id)
     }
 
     /// Copies missing chunks from other payloads, or from other places of this one. Returns the bytes that were written.

@@ -68,8 +68,8 @@ pub enum StoreError {
         /// The cause.
         source: io::Error,
     },
-    /// The index failed. It is rebuilt from the data files when the store is next opened.
-    #[error("the index {}: {cause}; restart to have it rebuilt from the data files", path.display())]
+    /// The index failed. The next [`crate::Store::flush`] opens it anew, and rebuilds it if it is damaged.
+    #[error("the index {}: {cause}; it is opened anew, and rebuilt if need be, at the next flush", path.display())]
     Index {
         /// Its directory.
         path: PathBuf,

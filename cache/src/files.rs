@@ -14,12 +14,31 @@ use upswarm_protocol::ids::{DocHash, PayloadId};
 use crate::error::StoreError;
 
 const BLOCK: u64 = 4096;
-const HASH: usize = 32;
+const TRAILER: usize = 40;
+
+/// Names one stay of a payload in the store. Removed and stored again, it is another one, of which an old record says
+/// nothing. Stands behind the chunk list, and in the record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stay {
+    /// Of the chunk list.
+    pub(crate) list: DocHash,
+    /// The store's clock when it came.
+    pub(crate) born: u64,
+}
+
+impl Stay {
+    fn parse(bytes: &[u8; TRAILER]) -> Self {
+        let (mut list, mut born) = ([0; 32], [0; 8]);
+        list.copy_from_slice(&bytes[..32]);
+        born.copy_from_slice(&bytes[32..]);
+        Self { list: DocHash(list), born: u64::from_le_bytes(born) }
+    }
+}
 
 /// Bytes on disk of a payload of `len` bytes whose chunk list has `list` bytes, in whole blocks.
 pub(crate) fn on_disk(len: u64, list: u64) -> u64 {
     let blocks = |bytes: u64| bytes.div_ceil(BLOCK).saturating_mul(BLOCK);
-    blocks(len).saturating_add(blocks(list.saturating_add(HASH as u64)))
+    blocks(len).saturating_add(blocks(list.saturating_add(TRAILER as u64)))
 }
 
 /// What lies on disk of one payload.
@@ -27,7 +46,7 @@ pub(crate) fn on_disk(len: u64, list: u64) -> u64 {
 pub(crate) struct Found {
     /// Bytes of the data file.
     pub(crate) data: Option<u64>,
-    /// Bytes of the chunk list, without the hash behind it.
+    /// Bytes of the chunk list, without what stands behind it.
     pub(crate) list: Option<u64>,
 }
 
@@ -107,7 +126,7 @@ impl Files {
             let len = entry.metadata().map_err(fail)?.len();
             match kind {
                 "data" => all.entry(id).or_default().data = Some(len),
-                "list" => all.entry(id).or_default().list = Some(len.saturating_sub(HASH as u64)),
+                "list" => all.entry(id).or_default().list = Some(len.saturating_sub(TRAILER as u64)),
                 _ => {}
             }
         }
@@ -143,12 +162,13 @@ impl Files {
     }
 
     /// Puts a chunk list beside its data file: there whole, or not at all.
-    pub(crate) fn write_list(&self, id: PayloadId, bytes: &[u8], hash: DocHash) -> Result<(), StoreError> {
+    pub(crate) fn write_list(&self, id: PayloadId, bytes: &[u8], stay: Stay) -> Result<(), StoreError> {
         let (path, new) = (self.list_path(id), self.payloads.join(format!("{id}.new")));
         let write = || -> io::Result<()> {
             let mut file = File::create(&new)?;
             file.write_all(bytes)?;
-            file.write_all(hash.as_bytes())?;
+            file.write_all(stay.list.as_bytes())?;
+            file.write_all(&stay.born.to_le_bytes())?;
             file.sync_all()?;
             fs::rename(&new, &path)
         };
@@ -161,31 +181,31 @@ impl Files {
         synced.map_err(|error| StoreError::io("syncing", &self.payloads, error))
     }
 
-    /// The hash that stands behind a chunk list.
-    pub(crate) fn list_hash(&self, id: PayloadId) -> Result<DocHash, StoreError> {
+    /// What stands behind a chunk list.
+    pub(crate) fn stay(&self, id: PayloadId) -> Result<Stay, StoreError> {
         let path = self.list_path(id);
-        let read = || -> io::Result<DocHash> {
+        let read = || -> io::Result<Stay> {
             let file = File::open(&path)?;
-            let at = file.metadata()?.len().checked_sub(HASH as u64).ok_or(io::ErrorKind::UnexpectedEof)?;
-            let mut hash = [0; HASH];
-            file.read_exact_at(&mut hash, at)?;
-            Ok(DocHash(hash))
+            let at = file.metadata()?.len().checked_sub(TRAILER as u64).ok_or(io::ErrorKind::UnexpectedEof)?;
+            let mut trailer = [0; TRAILER];
+            file.read_exact_at(&mut trailer, at)?;
+            Ok(Stay::parse(&trailer))
         };
         read().map_err(|error| StoreError::io("reading", &path, error))
     }
 
-    /// The chunk list beside a data file, with its hash. A damaged one is an error of kind `InvalidData`.
-    pub(crate) fn read_list(&self, id: PayloadId) -> Result<(ChunkList, DocHash), StoreError> {
+    /// The chunk list beside a data file. A damaged one is an error of kind `InvalidData`.
+    pub(crate) fn read_list(&self, id: PayloadId) -> Result<(ChunkList, Stay), StoreError> {
         let path = self.list_path(id);
-        let read = || -> io::Result<(ChunkList, DocHash)> {
+        let read = || -> io::Result<(ChunkList, Stay)> {
             let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
-            if fs::metadata(&path)?.len() > (MAX_LIST + HASH) as u64 {
+            if fs::metadata(&path)?.len() > (MAX_LIST + TRAILER) as u64 {
                 return Err(invalid("longer than a chunk list may be".to_owned()));
             }
             let bytes = fs::read(&path)?;
-            let (list, hash) = bytes.split_last_chunk::<HASH>().ok_or_else(|| invalid("cut short".to_owned()))?;
-            let hash = DocHash(*hash);
-            ChunkList::parse(list, hash).map(|list| (list, hash)).map_err(|error| invalid(error.to_string()))
+            let (list, trailer) = bytes.split_last_chunk().ok_or_else(|| invalid("cut short".to_owned()))?;
+            let stay = Stay::parse(trailer);
+            ChunkList::parse(list, stay.list).map(|list| (list, stay)).map_err(|error| invalid(error.to_string()))
         };
         read().map_err(|error| StoreError::io("reading", &path, error))
     }

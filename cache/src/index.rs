@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! tree "payloads"  key: payload 32   value: version u8 = 1 | flags u8 (1 pinned, 2 being written) | last used u64
-//!                                           | payload length u64 | chunk list hash 32 | chunks u32 | bitmap
+//!                                           | payload length u64 | chunk list hash 32 | born u64 | chunks u32 | bitmap
 //! tree "chunks"    key: chunk 32 | payload 32   value: version u8 = 1 | offset u64 | length u32
 //! ```
 //! Integers are little-endian. A chunk that several payloads hold has an entry for each, so that none is lost when one
@@ -14,19 +14,29 @@ use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use upswarm_protocol::chunk::{Bitmap, Chunk, MAX_CHUNKS};
 use upswarm_protocol::ids::{ChunkId, DocHash, PayloadId};
 
 use crate::error::StoreError;
+use crate::files::Stay;
 
 const VERSION: u8 = 1;
 const PINNED: u8 = 1;
 const WRITING: u8 = 2;
-const RECORD: usize = 54;
+const RECORD: usize = 62;
 const PLACE: usize = 13;
 /// A batch takes memory until it is applied.
 const BATCH: usize = 4096;
+const INDEX: &str = "index";
+const ATTEMPTS: &str = "index.attempts";
+/// How long an instance of sled that was closed may hold its lock, before its files are left to it.
+const LINGER: Duration = Duration::from_secs(10);
+/// Bytes put by: several of sled's segments of 512 KiB.
+const SPARE: u64 = 4 << 20;
 /// Damaged indexes that are kept for whoever wants to look into it.
 const KEEP_DAMAGED: usize = 2;
 /// Opening that never came back so many times in a row is taken for damage.
@@ -43,8 +53,8 @@ pub(crate) struct Record {
     pub(crate) last_used: u64,
     /// Bytes of the payload.
     pub(crate) len: u64,
-    /// Of its chunk list.
-    pub(crate) list: DocHash,
+    /// What its files are to say too, for this record to be about them.
+    pub(crate) stay: Stay,
     /// Chunks whose bytes were synced before this was written.
     pub(crate) have: Bitmap,
 }
@@ -56,7 +66,8 @@ impl Record {
         bytes.push(if self.pinned { PINNED } else { 0 } | if self.writing { WRITING } else { 0 });
         bytes.extend_from_slice(&self.last_used.to_le_bytes());
         bytes.extend_from_slice(&self.len.to_le_bytes());
-        bytes.extend_from_slice(self.list.as_bytes());
+        bytes.extend_from_slice(self.stay.list.as_bytes());
+        bytes.extend_from_slice(&self.stay.born.to_le_bytes());
         bytes.extend_from_slice(&self.have.len().to_le_bytes());
         bytes.extend_from_slice(self.have.as_bytes());
         bytes
@@ -67,6 +78,7 @@ impl Record {
         let (last_used, rest) = rest.split_first_chunk()?;
         let (len, rest) = rest.split_first_chunk()?;
         let (list, rest) = rest.split_first_chunk()?;
+        let (born, rest) = rest.split_first_chunk()?;
         let (chunks, bitmap) = rest.split_first_chunk()?;
         let chunks = u32::from_le_bytes(*chunks);
         if version != VERSION || flags & !(PINNED | WRITING) != 0 || chunks as usize > MAX_CHUNKS {
@@ -77,7 +89,7 @@ impl Record {
             writing: flags & WRITING != 0,
             last_used: u64::from_le_bytes(*last_used),
             len: u64::from_le_bytes(*len),
-            list: DocHash(*list),
+            stay: Stay { list: DocHash(*list), born: u64::from_le_bytes(*born) },
             have: Bitmap::from_bytes(bitmap, chunks)?,
         })
     }
@@ -106,49 +118,48 @@ pub(crate) struct OpenedIndex {
 
 /// An open index.
 pub(crate) struct Index {
-    db: sled::Db,
-    payloads: sled::Tree,
-    chunks: sled::Tree,
-    path: PathBuf,
-    attempts: PathBuf,
+    dir: PathBuf,
+    cache: u64,
+    /// `None` after a failure that opening it anew did not mend yet.
+    trees: RwLock<Option<Trees>>,
+    failed: AtomicBool,
 }
 
 impl Index {
     /// Opens `dir/index`, with at most `cache` bytes of memory for its pages. What does not open is moved aside and an
     /// empty index takes its place. The caller holds the store's lock.
     pub(crate) fn open(dir: &Path, cache: u64) -> Result<OpenedIndex, StoreError> {
-        let (path, attempts) = (dir.join("index"), dir.join("index.attempts"));
-        let fail = |cause: Failure| StoreError::Index { path: path.clone(), cause: cause.to_string() };
-        // A byte per attempt that has not come back: an abort or an endless loop cannot be caught, only remembered.
-        let before = fs::read(&attempts).unwrap_or_default().len();
-        let first = if before >= MAX_ATTEMPTS {
-            Err(Failure::Damaged("it failed while in use, or opening it did not end".to_owned()))
-        } else {
-            note_attempts(&attempts, before + 1);
-            try_open(&path, cache)
-        };
-        let mut notices = Vec::new();
-        let (db, payloads, chunks, records) = match first {
-            Ok(opened) => opened,
-            Err(Failure::Damaged(cause)) => {
-                let aside = move_aside(dir, &path)
-                    .map_err(|error| StoreError::io("moving aside the damaged index", &path, error))?;
-                notices.push(format!(
-                    "the index {} is damaged ({cause}); it was moved to {} and is rebuilt from the data files",
-                    path.display(),
-                    aside.display()
-                ));
-                try_open(&path, cache).map_err(fail)?
-            }
-            Err(cause) => return Err(fail(cause)),
-        };
-        note_attempts(&attempts, 0);
-        Ok(OpenedIndex { index: Self { db, payloads, chunks, path, attempts }, records, notices })
+        let (trees, records, notice) = open_or_replace(dir, cache)?;
+        let trees = RwLock::new(Some(trees));
+        let index = Self { dir: dir.to_owned(), cache, trees, failed: AtomicBool::new(false) };
+        Ok(OpenedIndex { index, records, notices: notice.into_iter().collect() })
+    }
+
+    /// Whether a call has failed: then sled itself works no further, and [`Index::reopen`] is due.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// Closes the index and opens it anew. What was not flushed is lost: every record is to be put again. A notice says
+    /// that it is empty, so that the chunks are to be added again too.
+    pub(crate) fn reopen(&self) -> Result<Option<String>, StoreError> {
+        let mut trees = self.trees.write().unwrap_or_else(PoisonError::into_inner);
+        let old = trees.take();
+        if let Err(failure) = fence(|| {
+            drop(old);
+            Ok(())
+        }) {
+            tracing::debug!(%failure, "closing the failed index");
+        }
+        let (opened, _, notice) = open_or_replace(&self.dir, self.cache)?;
+        *trees = Some(opened);
+        self.failed.store(false, Ordering::Release);
+        Ok(notice)
     }
 
     /// Writes a payload's record.
     pub(crate) fn put(&self, id: PayloadId, record: &Record) -> Result<(), StoreError> {
-        self.fenced(|| self.payloads.insert(id.as_bytes(), record.encode()).map(drop))
+        self.fenced(|trees| trees.payloads.insert(id.as_bytes(), record.encode()).map(drop))
     }
 
     /// Removes a payload's record, and the entries of these chunks of it.
@@ -156,9 +167,9 @@ impl Index {
         for some in chunks.chunks(BATCH) {
             let mut batch = sled::Batch::default();
             some.iter().for_each(|chunk| batch.remove(&chunk_key(chunk.id, id)[..]));
-            self.fenced(|| self.chunks.apply_batch(batch))?;
+            self.fenced(|trees| trees.chunks.apply_batch(batch))?;
         }
-        self.fenced(|| self.payloads.remove(id.as_bytes()).map(drop))
+        self.fenced(|trees| trees.payloads.remove(id.as_bytes()).map(drop))
     }
 
     /// Notes that a payload holds these chunks.
@@ -173,7 +184,7 @@ impl Index {
             for chunk in chunks.by_ref().take(BATCH) {
                 batch.insert(&chunk_key(chunk.id, id)[..], &place_value(chunk.offset, chunk.len)[..]);
             }
-            self.fenced(|| self.chunks.apply_batch(batch))?;
+            self.fenced(|trees| trees.chunks.apply_batch(batch))?;
         }
         Ok(())
     }
@@ -181,12 +192,12 @@ impl Index {
     /// A place where a chunk may be found, in a payload that `usable` accepts. Entries of payloads that it refuses are
     /// left-overs of a removal cut short, and are removed.
     pub(crate) fn find(&self, id: ChunkId, usable: impl Fn(PayloadId) -> bool) -> Result<Option<Place>, StoreError> {
-        self.fenced(|| {
-            for entry in self.chunks.scan_prefix(id.as_bytes()) {
+        self.fenced(|trees| {
+            for entry in trees.chunks.scan_prefix(id.as_bytes()) {
                 let (key, value) = entry?;
                 match parse_place(&key, &value) {
                     Some(place) if usable(place.payload) => return Ok(Some(place)),
-                    _ => drop(self.chunks.remove(key)?),
+                    _ => drop(trees.chunks.remove(key)?),
                 }
             }
             Ok(None)
@@ -195,16 +206,21 @@ impl Index {
 
     /// Makes everything so far durable.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
-        self.fenced(|| self.db.flush().map(drop))
+        self.fenced(|trees| trees.db.flush().map(drop))
     }
 
-    /// Runs a sled call. After a failure the next start does not trust the index, since sled itself works no further.
-    fn fenced<T>(&self, call: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
-        fence(call).map_err(|failure| {
+    fn fenced<T>(&self, call: impl FnOnce(&Trees) -> sled::Result<T>) -> Result<T, StoreError> {
+        let trees = self.trees.read().unwrap_or_else(PoisonError::into_inner);
+        let path = self.dir.join(INDEX);
+        let Some(trees) = &*trees else {
+            return Err(StoreError::Index { path, cause: "closed after a failure".to_owned() });
+        };
+        fence(|| call(trees)).map_err(|failure| {
             if matches!(failure, Failure::Damaged(_)) {
-                note_attempts(&self.attempts, MAX_ATTEMPTS);
+                note_attempts(&self.dir, MAX_ATTEMPTS);
             }
-            StoreError::Index { path: self.path.clone(), cause: failure.to_string() }
+            self.failed.store(true, Ordering::Release);
+            failure.at(&path)
         })
     }
 }
@@ -215,21 +231,80 @@ enum Failure {
     /// Its files are not what it wrote.
     #[error("{0}")]
     Damaged(String),
-    /// The disk is full, or access is refused: another index would fare no better.
+    /// The disk is full, or access is refused: an empty index would fare no better.
     #[error("{0}")]
     System(io::Error),
 }
 
-type Trees = (sled::Db, sled::Tree, sled::Tree, Vec<(PayloadId, Option<Record>)>);
+impl Failure {
+    fn at(self, path: &Path) -> StoreError {
+        match self {
+            Self::Damaged(cause) => StoreError::Index { path: path.to_owned(), cause },
+            Self::System(error) => StoreError::io("working on the index", path, error),
+        }
+    }
+}
 
-fn try_open(path: &Path, cache: u64) -> Result<Trees, Failure> {
+struct Trees {
+    db: sled::Db,
+    payloads: sled::Tree,
+    chunks: sled::Tree,
+}
+
+type Records = Vec<(PayloadId, Option<Record>)>;
+
+/// Opens the index; one that is damaged is moved aside, as the notice says, and an empty one takes its place.
+fn open_or_replace(dir: &Path, cache: u64) -> Result<(Trees, Records, Option<String>), StoreError> {
+    let (path, spare) = (dir.join(INDEX), dir.join("index.spare"));
+    // A byte per attempt that has not come back: an abort or an endless loop cannot be caught, only remembered.
+    let before = fs::read(dir.join(ATTEMPTS)).unwrap_or_default().len();
+    let mut opened = if before >= MAX_ATTEMPTS {
+        Err(Failure::Damaged("it failed while in use, or opening it did not end".to_owned()))
+    } else {
+        note_attempts(dir, before + 1);
+        try_open(&path, cache)
+    };
+    // sled does not open on a full disk, and without it nothing can be evicted: some room was put by for this.
+    if matches!(&opened, Err(Failure::System(error)) if is_full(error)) && fs::remove_file(&spare).is_ok() {
+        opened = try_open(&path, cache);
+    }
+    let mut notice = None;
+    if let Err(Failure::Damaged(cause)) = &opened {
+        let aside =
+            move_aside(dir, &path).map_err(|error| StoreError::io("moving aside the damaged index", &path, error))?;
+        notice = Some(format!(
+            "the index {} is damaged ({cause}); it was moved to {} and is rebuilt from the data files",
+            path.display(),
+            aside.display()
+        ));
+        opened = try_open(&path, cache);
+    }
+    note_attempts(dir, 0);
+    let (trees, records) = opened.map_err(|failure| failure.at(&path))?;
+    if let Err(error) = put_by(&spare) {
+        tracing::debug!(path = %spare.display(), %error, "no room is put by for the index");
+    }
+    Ok((trees, records, notice))
+}
+
+/// Opens the index as it is. sled locks its own file, and an instance that was just closed in this process may hold that
+/// lock a little longer; other processes are kept out by the store's lock.
+fn try_open(path: &Path, cache: u64) -> Result<(Trees, Records), Failure> {
+    let until = Instant::now() + LINGER;
+    loop {
+        match try_open_once(path, cache) {
+            Err(Failure::Damaged(cause)) if cause.contains("could not acquire lock") && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn try_open_once(path: &Path, cache: u64) -> Result<(Trees, Records), Failure> {
     fence(|| {
-        let db = sled::Config::new()
-            .path(path)
-            .cache_capacity(cache)
-            .mode(sled::Mode::LowSpace)
-            .flush_every_ms(None)
-            .open()?;
+        let config = sled::Config::new().path(path).cache_capacity(cache).mode(sled::Mode::LowSpace);
+        let db = config.flush_every_ms(None).open()?;
         let (payloads, chunks) = (db.open_tree("payloads")?, db.open_tree("chunks")?);
         let mut records = Vec::new();
         for entry in &payloads {
@@ -238,25 +313,14 @@ fn try_open(path: &Path, cache: u64) -> Result<Trees, Failure> {
                 records.push((PayloadId(id), Record::decode(&value)));
             }
         }
-        Ok((db, payloads, chunks, records))
+        Ok((Trees { db, payloads, chunks }, records))
     })
 }
 
 fn fence<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, Failure> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(sled::Error::Io(error)))
-            if matches!(
-                error.kind(),
-                io::ErrorKind::PermissionDenied
-                    | io::ErrorKind::StorageFull
-                    | io::ErrorKind::QuotaExceeded
-                    | io::ErrorKind::ReadOnlyFilesystem
-                    | io::ErrorKind::OutOfMemory
-            ) =>
-        {
-            Err(Failure::System(error))
-        }
+        Ok(Err(sled::Error::Io(error))) if is_system(&error) => Err(Failure::System(error)),
         Ok(Err(error)) => Err(Failure::Damaged(error.to_string())),
         Err(panic) => {
             let text = panic.downcast_ref::<&str>().copied();
@@ -266,12 +330,38 @@ fn fence<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, Failure> {
     }
 }
 
-fn note_attempts(path: &Path, count: usize) {
-    let noted = if count == 0 { fs::remove_file(path) } else { fs::write(path, vec![b'x'; count]) };
-    if let Err(error) = noted.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn is_system(error: &io::Error) -> bool {
+    use io::ErrorKind::{OutOfMemory, PermissionDenied, ReadOnlyFilesystem};
+    is_full(error) || matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | OutOfMemory)
+}
+
+fn note_attempts(dir: &Path, count: usize) {
+    let path = dir.join(ATTEMPTS);
+    let noted = if count == 0 { fs::remove_file(&path) } else { fs::write(&path, vec![b'x'; count]) };
+    if let Err(error) = noted
+        && error.kind() != io::ErrorKind::NotFound
     {
-        tracing::warn!(path = %path.display(), %error, "cannot note how often the index was opened");
+        tracing::debug!(path = %path.display(), %error, "cannot note how often the index was opened");
     }
+}
+
+/// Takes room that can be given up when the disk is full: as much as there is, by halves.
+fn put_by(spare: &Path) -> io::Result<()> {
+    let file = fs::File::options().write(true).create(true).truncate(false).open(spare)?;
+    let there = file.metadata()?.len();
+    let mut wanted = SPARE;
+    while there < wanted {
+        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, wanted) {
+            Ok(()) => break,
+            Err(_) if wanted > SPARE / 8 => wanted /= 2,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Renames the index to `index.damaged-<n>`, and removes all but the newest of these.
@@ -326,11 +416,11 @@ mod tests {
         let mut have = Bitmap::new(11);
         have.set(0);
         have.set(10);
-        let record =
-            Record { pinned: true, writing: true, last_used: 0x0102, len: 0x0304, list: DocHash([7; 32]), have };
+        let stay = Stay { list: DocHash([7; 32]), born: 0x0506 };
+        let record = Record { pinned: true, writing: true, last_used: 0x0102, len: 0x0304, stay, have };
         let mut golden = vec![1, 3, 2, 1, 0, 0, 0, 0, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0];
         golden.extend_from_slice(&[7; 32]);
-        golden.extend_from_slice(&[11, 0, 0, 0, 1, 4]);
+        golden.extend_from_slice(&[6, 5, 0, 0, 0, 0, 0, 0, 11, 0, 0, 0, 1, 4]);
         assert_eq!(record.encode(), golden);
         assert_eq!(Record::decode(&golden), Some(record));
 
@@ -344,7 +434,8 @@ mod tests {
     #[test]
     fn other_bytes_are_no_record() {
         let have = Bitmap::full(11);
-        let record = Record { pinned: false, writing: false, last_used: 1, len: 2, list: DocHash([7; 32]), have };
+        let stay = Stay { list: DocHash([7; 32]), born: 3 };
+        let record = Record { pinned: false, writing: false, last_used: 1, len: 2, stay, have };
         let bytes = record.encode();
         for cut in 0..bytes.len() {
             assert_eq!(Record::decode(&bytes[..cut]), None, "cut at {cut}");
@@ -383,13 +474,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for round in 1..=4 {
             drop(Index::open(dir.path(), 1 << 20).unwrap());
-            note_attempts(&dir.path().join("index.attempts"), MAX_ATTEMPTS);
+            note_attempts(dir.path(), MAX_ATTEMPTS);
             let notices = Index::open(dir.path(), 1 << 20).unwrap().notices;
             assert_eq!(notices.len(), 1, "round {round}");
         }
         let mut names: Vec<String> =
             fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
-        assert_eq!(names, ["index", "index.damaged-3", "index.damaged-4"]);
+        assert_eq!(names, ["index", "index.damaged-3", "index.damaged-4", "index.spare"]);
     }
 }

@@ -3,8 +3,10 @@
 //! ```text
 //! <dir>/lock                    held by the one process that uses the store
 //! <dir>/payloads/<hex>.data     the payload itself; when every chunk is there, this file is the payload
-//! <dir>/payloads/<hex>.list     its chunk list, with a BLAKE3 of it behind
+//! <dir>/payloads/<hex>.list     its chunk list | BLAKE3 of that 32 | born u64, which the record names too
 //! <dir>/index/                  sled: which chunks are there, and where each chunk can be found
+//! <dir>/index.spare             room that is given up when the index does not open because the disk is full
+//! <dir>/index.attempts          there while the index is being opened: a byte per attempt that has not come back
 //! <dir>/index.damaged-<n>/      an index that did not open; at most two are kept
 //! ```
 //!

@@ -6,10 +6,10 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use upswarm_protocol::chunk::{Bitmap, Chunk, ChunkList};
-use upswarm_protocol::ids::{ChunkId, DocHash, PayloadId};
+use upswarm_protocol::ids::{ChunkId, PayloadId};
 
 use crate::error::StoreError;
-use crate::files::{self, Files};
+use crate::files::{self, Files, Stay};
 use crate::index::Record;
 
 /// Locks, whether or not a thread panicked with the lock: every change made under it is complete at any point.
@@ -20,8 +20,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// One stay of a payload in the store: removed and stored again, it is another one.
 pub(crate) struct Payload {
     pub(crate) id: PayloadId,
-    /// Of its chunk list.
-    pub(crate) list: DocHash,
+    pub(crate) stay: Stay,
     /// Bytes.
     pub(crate) len: u64,
     /// Bytes it takes on disk, list included.
@@ -68,7 +67,7 @@ impl Payload {
         };
         Self {
             id,
-            list: record.list,
+            stay: record.stay,
             len: record.len,
             on_disk,
             last_used: AtomicU64::new(record.last_used),
@@ -108,9 +107,9 @@ impl Body {
     }
 
     /// Reads list and file from disk.
-    pub(crate) fn load(files: &Files, id: PayloadId, expected: DocHash) -> Result<Self, StoreError> {
-        let (list, hash) = files.read_list(id)?;
-        if hash != expected {
+    pub(crate) fn load(files: &Files, id: PayloadId, expected: Stay) -> Result<Self, StoreError> {
+        let (list, stay) = files.read_list(id)?;
+        if stay != expected {
             return Err(StoreError::Unknown(id));
         }
         Ok(Self::new(files.open_data(id)?, Arc::new(list)))

@@ -1,21 +1,21 @@
 //! What a store does when it opens: makes files and records agree, and hashes what was written but not noted.
 
 use upswarm_protocol::chunk::Bitmap;
-use upswarm_protocol::ids::{DocHash, PayloadId};
+use upswarm_protocol::ids::PayloadId;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
 use crate::error::StoreError;
-use crate::files::{self, Files, Found};
+use crate::files::{self, Files, Found, Stay};
 use crate::index::{Index, Record};
 use crate::payload::Body;
 
 /// Every payload that is on disk, with a record that is true, and the bytes it takes. Durable when this returns.
 ///
-/// A record is trusted when its list and length are those of the files. Where the record says that the payload was being
-/// written, chunks without a bit are hashed; without a trusted record, all chunks are.
+/// A record is trusted when it names the length and the stay that the files have. Where it says that the payload was
+/// being written, chunks without a bit are hashed; without a trusted record, all chunks are.
 pub(crate) fn recover(
     files: &Files,
     index: &Index,
@@ -33,12 +33,12 @@ pub(crate) fn recover(
         let known = records.contains_key(&id);
         let record = records.remove(&id).flatten();
         let outcome = match on_disk(files, id, found) {
-            Ok((len, list)) => match record {
-                Some(record) if !record.writing && record.len == len && record.list == list => {
+            Ok((len, stay)) => match record {
+                Some(record) if !record.writing && record.len == len && record.stay == stay => {
                     kept.push((id, record, files::on_disk(len, found.list.unwrap_or(0))));
                     continue;
                 }
-                record => rehash(files, index, id, record, (len, list), found, notices),
+                record => rehash(files, index, id, record, (len, stay), found, notices),
             },
             Err(error) => Err(error),
         };
@@ -63,10 +63,10 @@ pub(crate) fn recover(
     Ok(kept)
 }
 
-/// Length and list hash of a payload on disk.
-fn on_disk(files: &Files, id: PayloadId, found: Found) -> Result<(u64, DocHash), StoreError> {
+/// Length and stay of a payload on disk.
+fn on_disk(files: &Files, id: PayloadId, found: Found) -> Result<(u64, Stay), StoreError> {
     match found {
-        Found { data: Some(len), list: Some(_) } => Ok((len, files.list_hash(id)?)),
+        Found { data: Some(len), list: Some(_) } => Ok((len, files.stay(id)?)),
         _ => Err(StoreError::Unknown(id)),
     }
 }
@@ -77,20 +77,20 @@ fn rehash(
     index: &Index,
     id: PayloadId,
     record: Option<Record>,
-    on_disk: (u64, DocHash),
+    on_disk: (u64, Stay),
     found: Found,
     notices: &mut Vec<String>,
 ) -> Result<(PayloadId, Record, u64), StoreError> {
-    let (list, hash) = files.read_list(id)?;
+    let (list, stay) = files.read_list(id)?;
     let chunks = list.chunks().len() as u32;
     let len = list.payload_len();
     let file = files.open_data(id)?;
     if on_disk.0 != len {
         file.set_len(len).map_err(|error| StoreError::io("mending the length of", files.data_path(id), error))?;
     }
-    let blank = Record { pinned: false, writing: false, last_used: 0, len, list: hash, have: Bitmap::new(chunks) };
+    let blank = Record { pinned: false, writing: false, last_used: 0, len, stay, have: Bitmap::new(chunks) };
     let (known, mut record) = match record {
-        Some(record) if (record.len, record.list) == on_disk && record.have.len() == chunks => (true, record),
+        Some(record) if (record.len, record.stay) == on_disk && record.have.len() == chunks => (true, record),
         Some(record) => (false, Record { pinned: record.pinned, last_used: record.last_used, ..blank }),
         None => (false, blank),
     };

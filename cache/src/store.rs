@@ -262,9 +262,15 @@ impl Store {
     /// Makes everything that was written before this call durable: data first, then the bits that speak for it. Call it
     /// about every second from a thread that may block. Readers and writers go on meanwhile.
     ///
+    /// When the index has failed, because the disk was full or it is damaged, this opens it anew; until that succeeds, it
+    /// returns the error, chunks are read and written as before, and only what was flushed is durable.
+    ///
     /// When syncing data fails, the chunks it was for no longer count as there: what such a file holds is anyone's guess.
     pub fn flush(&self) -> Result<(), StoreError> {
         let _one_at_a_time = lock(&self.flushing);
+        if self.index.has_failed() {
+            self.reopen_index()?;
+        }
         let queue = std::mem::take(&mut *lock(&self.queue));
         let mut outcome = Ok(());
         for id in &queue {
@@ -288,6 +294,22 @@ impl Store {
             outcome = outcome.and(Err(error));
         }
         outcome
+    }
+
+    /// Opens the index anew after a failure, and tells it what memory knows.
+    fn reopen_index(&self) -> Result<(), StoreError> {
+        let notice = self.index.reopen()?;
+        let empty = notice.is_some();
+        notice.into_iter().for_each(|notice| self.notice(notice));
+        let payloads: Vec<Arc<Payload>> = lock(&self.shelf).payloads.values().cloned().collect();
+        for payload in payloads {
+            if empty && let Ok(body) = self.body(&payload) {
+                let synced = payload.state().synced.clone();
+                self.index.add_chunks(payload.id, synced.iter().filter_map(|at| body.chunk(at)))?;
+            }
+            self.put_record(&payload)?;
+        }
+        Ok(())
     }
 
     fn flush_payload(&self, payload: &Arc<Payload>) -> Result<(), StoreError> {
@@ -386,7 +408,7 @@ impl Store {
         if let Some(body) = &*payload.body() {
             return Ok(body.clone());
         }
-        let body = Body::load(&self.files, payload.id, payload.list)?;
+        let body = Body::load(&self.files, payload.id, payload.stay)?;
         Ok(self.keep_body(payload, body))
     }
 
@@ -432,7 +454,7 @@ impl Store {
                 writing: state.marked && !state.synced.is_full(),
                 last_used: state.saved_use,
                 len: payload.len,
-                list: payload.list,
+                stay: payload.stay,
                 have: state.synced.clone(),
             }
         };

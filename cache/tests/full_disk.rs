@@ -2,9 +2,10 @@
 
 mod support;
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use support::{Sample, Seeded};
 use upswarm_cache::{Store, StoreConfig, StoreError};
@@ -16,7 +17,7 @@ const CHILD: &str = "UPSWARM_SMALL_FILE_SYSTEM";
 fn child() {
     let Ok(dir) = std::env::var(CHILD) else { return };
     let dir = Path::new(&dir);
-    let config = StoreConfig { quota: 1 << 30, reserve: 0, index_cache: 4 << 20 };
+    let config = StoreConfig { quota: 1 << 30, reserve: 6 << 20, index_cache: 4 << 20 };
     let samples: Vec<Sample> = (1..5).map(|seed| Sample::random(seed, 2 << 20)).collect();
     let store = Store::open(dir, config).unwrap();
     samples[0].fill(&store, true);
@@ -29,37 +30,65 @@ fn child() {
     let mut file = std::fs::File::create(&ballast).unwrap();
     let block = Seeded::of(0).bytes(4096);
     while file.write_all(&block).is_ok() {}
-    println!("full");
-    // Its room was taken before: writing goes on. Whether the index can note it is another matter.
+    drop(file);
+    // Its room was taken before: writing goes on. That the index cannot note it is told.
+    let mut failures = 0;
     for at in half..samples[1].chunks() {
         store.write_chunk(samples[1].id, at, samples[1].chunk(at)).unwrap();
-        println!("flush {:?}", store.flush().map_err(|e| e.to_string()));
+        match store.flush() {
+            Ok(()) => {}
+            Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::StorageFull => failures += 1,
+            Err(StoreError::Index { cause, .. }) if cause.contains("closed after a failure") => failures += 1,
+            Err(error) => panic!("{error}"),
+        }
     }
+    println!("{failures} flushes found the disk full");
     let refused = store.open_payload(samples[2].id, &samples[2].list, true);
-    println!("{refused:?}");
     assert!(matches!(refused, Err(StoreError::NoSpace { .. })), "{refused:?}");
-    for sample in &samples[..2] {
-        assert_eq!(sample.check(&store), sample.chunks());
-    }
+    complete(&store, &samples[..2]);
     drop(store);
 
-    for _ in 0..5 {
+    for round in 0..5 {
         let store = Store::open(dir, config).unwrap();
-        println!("{:?}", store.notices());
-        assert_eq!(samples[0].check(&store), samples[0].chunks());
-        assert_eq!(samples[1].check(&store), samples[1].chunks());
+        assert!(!store.notices().iter().any(|line| line.contains("damaged")), "round {round}");
+        complete(&store, &samples[..2]);
+        let refused = store.open_payload(samples[2].id, &samples[2].list, true);
+        assert!(matches!(refused, Err(StoreError::NoSpace { .. })), "{refused:?}");
+    }
+    // Whoever filled the disk takes every byte that is given back: sooner or later not even the index opens.
+    for round in 0..5 {
+        let mut file = std::fs::File::options().append(true).open(&ballast).unwrap();
+        while file.write_all(&block[..512]).is_ok() {}
+        match Store::open(dir, config) {
+            Ok(store) => complete(&store, &samples[..2]),
+            Err(StoreError::Io { source, .. }) => assert_eq!(source.kind(), ErrorKind::StorageFull, "round {round}"),
+            Err(error) => panic!("round {round}: {error}"),
+        }
     }
     std::fs::remove_file(&ballast).unwrap();
     let store = Store::open(dir, config).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while let Err(error) = store.flush() {
+        assert!(Instant::now() < deadline, "the store does not recover: {error}");
+    }
     samples[2].fill(&store, true);
-    std::fs::remove_dir_all(dir.join("payloads")).unwrap();
+    drop(store);
+    let store = Store::open(dir, config).unwrap();
+    assert_eq!(store.notices(), Vec::<String>::new());
+    complete(&store, &samples[..3]);
+}
+
+fn complete(store: &Store, samples: &[Sample]) {
+    for sample in samples {
+        assert_eq!(sample.check(store), sample.chunks());
+    }
 }
 
 #[test]
 fn a_full_file_system_loses_nothing_and_is_told_clearly() {
     let dir = tempfile::tempdir().unwrap();
     let script =
-        format!("mount -t tmpfs -o size=12m none {0} && exec \"$0\" --exact child --nocapture", dir.path().display());
+        format!("mount -t tmpfs -o size=24m none {0} && exec \"$0\" --exact child --nocapture", dir.path().display());
     let output = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
         .arg(std::env::current_exe().unwrap())
