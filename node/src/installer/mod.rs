@@ -1,1 +1,148 @@
-//! (being written)
+//! Detection and installation: what the publisher's signed release says, done on this machine.
+//!
+//! Everything here blocks and belongs on a blocking thread, one job at a time. The store that hands in payloads may be
+//! written by a process with fewer rights: so a payload is copied into a place that only this user can write, hashed on the
+//! way, and only the copy is executed, handed to a package manager or renamed into place. Nothing lies between check and use.
+//!
+//! ```text
+//! STATE/private/RANDOM/NAME   verified copies for one job, removed with it
+//! STATE/logs/RELEASE-TIME.log what programs printed, at most 1 MiB each, the newest 50
+//! STATE/backup/RELEASE        what a `files` recipe replaced
+//! ```
+//! STATE's parents must be writable by this user only: that is the admin's to arrange.
+
+#![cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the driver is to use it"))]
+
+mod deb;
+mod detect;
+mod exec;
+mod files;
+mod log;
+mod manifest;
+mod payload;
+mod place;
+mod program;
+mod rpm;
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use upswarm_protocol::catalog::{Action, Recipe, Release};
+use upswarm_protocol::ids::ReleaseId;
+use upswarm_protocol::node_state::InstallOutcome;
+
+pub(crate) use detect::detect;
+pub(crate) use files::recover;
+
+/// One install or uninstall.
+#[derive(Debug)]
+pub(crate) struct Job<'a> {
+    /// The release's identifier.
+    pub(crate) id: ReleaseId,
+    /// The verified release.
+    pub(crate) release: &'a Release,
+    /// Install or uninstall.
+    pub(crate) action: Action,
+    /// One path per payload of the release, in order. Those that the recipe uses are complete; none is trusted.
+    pub(crate) payloads: Vec<PathBuf>,
+    /// Where copies, logs and backups go; made if it is not there.
+    pub(crate) state_dir: &'a Path,
+    /// Install packages and files below this directory instead of `/` (an image, a test). Programs cannot be run there.
+    pub(crate) root: Option<&'a Path>,
+    /// Set when the node is about to end. A running `exec` recipe is ended then; package managers are left to finish.
+    pub(crate) cancel: &'a AtomicBool,
+}
+
+/// Runs the recipe for the job's action and says how it ended; detection has the last word on whether it worked.
+pub(crate) fn run(job: &Job<'_>) -> InstallOutcome {
+    // A tight mask would leave installed files unreadable, a loose one would leave them writable. The files of this program
+    // state their modes, so the process-wide setting concerns children only.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let recipe = match job.action {
+        Action::Install => Some(&job.release.install),
+        Action::Uninstall => job.release.uninstall.as_ref(),
+        Action::None => return Trouble::failed("the approval says that nothing is to be done").into(),
+    };
+    let done = match (recipe, &job.release.install) {
+        (Some(Recipe::Exec { argv, exit_codes, timeout_s }), _) => exec::run(job, argv, exit_codes, *timeout_s),
+        (Some(Recipe::Files { files }), _) => files::place(job, files),
+        (Some(Recipe::RemoveFiles { paths }), _) => files::remove(job, paths.iter().map(|path| path.as_str())),
+        (None, Recipe::Files { files }) => files::remove(job, files.iter().map(|file| file.path.as_str())),
+        (Some(Recipe::Deb { timeout_s }), _) => deb::install(job, *timeout_s),
+        (Some(Recipe::RemoveDeb { packages, timeout_s }), _) => deb::remove(job, packages, *timeout_s),
+        (Some(Recipe::Rpm { timeout_s }), _) => rpm::install(job, *timeout_s),
+        (Some(Recipe::RemoveRpm { packages, timeout_s }), _) => rpm::remove(job, packages, *timeout_s),
+        (None, _) => Err(Trouble::failed("the release says nothing about how to uninstall it")),
+    };
+    done.unwrap_or_else(InstallOutcome::from)
+}
+
+/// Why a job did not get as far as an outcome of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Trouble {
+    /// Whether trying again later may help.
+    retry: bool,
+    reason: String,
+}
+
+impl Trouble {
+    fn failed(reason: impl Into<String>) -> Self {
+        Self { retry: false, reason: reason.into() }
+    }
+
+    fn retry(reason: impl Into<String>) -> Self {
+        Self { retry: true, reason: reason.into() }
+    }
+
+    /// An error of the operating system about a path. A full disk and a busy file pass; the rest does not.
+    fn io(what: &str, path: &Path, error: impl Into<io::Error>) -> Self {
+        use io::ErrorKind as Kind;
+        let error = error.into();
+        let retry = matches!(
+            error.kind(),
+            Kind::StorageFull | Kind::QuotaExceeded | Kind::ResourceBusy | Kind::ExecutableFileBusy | Kind::OutOfMemory
+        );
+        Self { retry, reason: format!("{what} {}: {error}", path.display()) }
+    }
+}
+
+impl From<Trouble> for InstallOutcome {
+    fn from(trouble: Trouble) -> Self {
+        if trouble.retry {
+            Self::Retry { code: None, reason: trouble.reason }
+        } else {
+            Self::Failed { code: None, reason: trouble.reason }
+        }
+    }
+}
+
+/// The directory `name` of the state directory, made if it is not there, closed to everyone but this user.
+fn private_dir(state_dir: &Path, name: &str) -> Result<PathBuf, Trouble> {
+    let dir = state_dir.join(name);
+    let cannot = |error| Trouble::io("cannot prepare", &dir, error);
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(cannot)?;
+    let found = fs::symlink_metadata(&dir).map_err(cannot)?;
+    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+        let reason = format!("{} is not a directory of this user; remove it", dir.display());
+        return Err(Trouble::failed(reason));
+    }
+    if found.mode() & 0o077 != 0 {
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).map_err(cannot)?;
+    }
+    Ok(dir)
+}
+
+/// Sixteen hex digits that nobody can foresee.
+fn random_name() -> Result<String, Trouble> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| Trouble::retry(format!("no random numbers: {error}")))?;
+    Ok(hex::encode(bytes))
+}

@@ -1,0 +1,219 @@
+//! Debian packages: through apt, which checks dependencies and takes dpkg's lock, or dpkg alone where there is no apt.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use upswarm_protocol::catalog::ExitMeaning;
+use upswarm_protocol::codec::Text;
+use upswarm_protocol::node_state::InstallOutcome;
+
+use super::detect::{Verdict, query};
+use super::exec::Session;
+use super::payload::{installable, seal};
+use super::program::{Ended, find};
+use super::{Job, Trouble};
+
+/// Questions get their default answer; changed configuration files stay.
+const ENV: [(&str, &str); 3] = [
+    ("DEBIAN_FRONTEND", "noninteractive"),
+    ("DEBCONF_NONINTERACTIVE_SEEN", "true"),
+    ("APT_LISTCHANGES_FRONTEND", "none"),
+];
+const APT: [&str; 7] = [
+    "-y",
+    "--no-install-recommends",
+    "-oDpkg::Options::=--force-confdef",
+    "-oDpkg::Options::=--force-confold",
+    "-oDpkg::Use-Pty=0",
+    // The verified copies can be read by this user alone.
+    "-oAPT::Sandbox::User=root",
+    "-q",
+];
+/// What distributions touch when a package wants a restart.
+const REBOOT_REQUIRED: &str = "/run/reboot-required";
+
+/// Installs every payload but patches.
+pub(super) fn install(job: &Job<'_>, timeout_s: u32) -> Result<InstallOutcome, Trouble> {
+    let wanted = installable(job);
+    if wanted.is_empty() {
+        return Err(Trouble::failed("the release has no package to install"));
+    }
+    if let Some(other) = wanted.iter().map(|at| &job.release.payloads[*at].name).find(|name| !name.ends_with(".deb")) {
+        return Err(Trouble::failed(format!("the payload {other:?} is not named .deb")));
+    }
+    let sealed = seal(job, &wanted, None)?;
+    let files: Vec<OsString> = sealed.paths().map(|path| path.as_os_str().to_owned()).collect();
+    let start = SystemTime::now();
+    let mut session = Session::start(job)?;
+    let (program, args) = match (job.root, find("apt-get")) {
+        (None, Some(apt)) => {
+            if let Some(early) = mend(&mut session, timeout_s)? {
+                return Ok(finish(session, early, timeout_s, start));
+            }
+            (apt, strings(APT.iter().copied().chain([&*lock_timeout(timeout_s), "install", "--"])))
+        }
+        (root, _) => {
+            let root = root.map(|root| format!("--root={}", root.display()));
+            let args = root.iter().map(String::as_str).chain(["--force-confdef", "--force-confold", "--install", "--"]);
+            (dpkg()?, strings(args))
+        }
+    };
+    let ended = session.run(&program, args.into_iter().chain(files).collect(), &ENV, timeout_s, false)?;
+    Ok(finish(session, ended, timeout_s, start))
+}
+
+/// Removes those of the packages that are installed; their configuration stays.
+pub(super) fn remove(job: &Job<'_>, packages: &[Text<255>], timeout_s: u32) -> Result<InstallOutcome, Trouble> {
+    if let Some(bad) = packages.iter().find(|name| !is_package_name(name)) {
+        return Err(Trouble::failed(format!("{bad:?} is no name of a package")));
+    }
+    let start = SystemTime::now();
+    let mut session = Session::start(job)?;
+    let (program, mut args) = match (job.root, find("apt-get")) {
+        (None, Some(apt)) => {
+            if let Some(early) = mend(&mut session, timeout_s)? {
+                return Ok(finish(session, early, timeout_s, start));
+            }
+            (apt, strings(APT.iter().copied().chain([&*lock_timeout(timeout_s), "remove", "--"])))
+        }
+        (root, _) => {
+            let root = root.map(|root| format!("--root={}", root.display()));
+            (dpkg()?, strings(root.iter().map(String::as_str).chain(["--remove", "--"])))
+        }
+    };
+    let before = args.len();
+    for name in packages {
+        // In another root dpkg itself says which are not there, without failing.
+        if job.root.is_some() || installed(name, None).map_err(Trouble::retry)? {
+            args.push(name.as_str().into());
+        }
+    }
+    if args.len() == before {
+        return Ok(InstallOutcome::Done { restart: false, code: None });
+    }
+    let ended = session.run(&program, args, &ENV, timeout_s, false)?;
+    Ok(finish(session, ended, timeout_s, start))
+}
+
+/// Whether a package is installed, at this version or a later one.
+pub(super) fn installed(name: &str, version: Option<&str>) -> Verdict {
+    if !is_package_name(name) {
+        return Err(format!("{name:?} is no name of a Debian package"));
+    }
+    if let Some(bad) = version.filter(|version| !is_version(version)) {
+        return Err(format!("{bad:?} is no version of a Debian package"));
+    }
+    let query_tool = find("dpkg-query").ok_or("this machine has no dpkg-query to ask for Debian packages")?;
+    let (code, output) = query(&query_tool, &["-W", "-f", "${db:Status-Status}\t${Version}\n", name])?;
+    match code {
+        0 => {}
+        1 => return Ok(false),
+        code => return Err(format!("dpkg-query failed with exit code {code}: {}", output.trim())),
+    }
+    // One line per architecture of the package.
+    for line in output.lines() {
+        let Some(found) = line.strip_prefix("installed\t") else { continue };
+        let Some(wanted) = version else { return Ok(true) };
+        match query(&dpkg().map_err(|trouble| trouble.reason)?, &["--compare-versions", found, "ge", wanted])? {
+            (0, _) => return Ok(true),
+            (1, _) => {}
+            (code, output) => {
+                return Err(format!("dpkg cannot compare {found:?} with {wanted:?} ({code}): {}", output.trim()));
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Finishes what an interrupted dpkg has left half done: nothing can be installed before. `Some` when that did not work.
+fn mend(session: &mut Session<'_>, timeout_s: u32) -> Result<Option<Ended>, Trouble> {
+    let dpkg = dpkg()?;
+    let (_, audit) = query(&dpkg, &["--audit"]).map_err(Trouble::retry)?;
+    if audit.trim().is_empty() && !has_journal() {
+        return Ok(None);
+    }
+    let args = strings(["--force-confdef", "--force-confold", "--configure", "-a"]);
+    let ended = session.run(&dpkg, args, &ENV, timeout_s, false)?;
+    // A package that cannot be configured need not stand in the way of this one: apt says if it does. A hanging one does.
+    Ok(matches!(ended, Ended::TimedOut | Ended::Signal(_)).then_some(ended))
+}
+
+/// Whether dpkg was interrupted while it wrote its database ("you must manually run 'dpkg --configure -a'").
+fn has_journal() -> bool {
+    let entries = fs::read_dir("/var/lib/dpkg/updates").into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn finish(mut session: Session<'_>, ended: Ended, timeout_s: u32, start: SystemTime) -> InstallOutcome {
+    let end = session.log.end();
+    // Locks, networks and disks do better later; conflicts and broken packages do not.
+    let passing = [
+        "Could not get lock",
+        "is locked by another process",
+        "Unable to lock",
+        "frontend lock",
+        "Failed to fetch",
+        "Unable to fetch",
+        "Temporary failure",
+        "No space left on device",
+        "enough free space",
+    ];
+    let retry = passing.iter().any(|sign| end.contains(sign));
+    let wants_restart = || fs::metadata(REBOOT_REQUIRED).and_then(|found| found.modified()).is_ok_and(|at| at >= start);
+    session.finish(ended, timeout_s, |code| match code {
+        0 if wants_restart() => ExitMeaning::RestartRequired,
+        0 => ExitMeaning::Success,
+        _ if retry => ExitMeaning::Retry,
+        _ => ExitMeaning::Failure,
+    })
+}
+
+/// Waits for another package manager, but leaves time for the work itself.
+fn lock_timeout(timeout_s: u32) -> String {
+    format!("-oDPkg::Lock::Timeout={}", (timeout_s / 2).min(600))
+}
+
+fn dpkg() -> Result<PathBuf, Trouble> {
+    find("dpkg").ok_or_else(|| Trouble::failed("this machine has neither apt-get nor dpkg"))
+}
+
+fn strings<'a>(args: impl IntoIterator<Item = &'a str>) -> Vec<OsString> {
+    args.into_iter().map(OsString::from).collect()
+}
+
+/// Debian policy 5.6.1, with an architecture if one is given; nothing that dpkg-query would take for a pattern or an option.
+fn is_package_name(name: &str) -> bool {
+    let rest = |byte: u8| byte.is_ascii_alphanumeric() || b"+.-:".contains(&byte);
+    name.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric()) && name.bytes().all(rest)
+}
+
+/// Debian policy 5.6.12.
+fn is_version(version: &str) -> bool {
+    let rest = |byte: u8| byte.is_ascii_alphanumeric() || b".+-:~".contains(&byte);
+    version.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric()) && version.bytes().all(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_knows_its_dpkg() {
+        if find("dpkg-query").is_none() {
+            eprintln!("SKIPPED: this machine has no dpkg");
+            return;
+        }
+        assert_eq!(installed("dpkg", None), Ok(true));
+        assert_eq!(installed("dpkg", Some("1.0")), Ok(true));
+        assert_eq!(installed("dpkg", Some("999:1.0~rc1-1")), Ok(false));
+        assert_eq!(installed("no-such-package-here", None), Ok(false));
+        for bad in ["*", "", "-W", "dp kg", "dpkg*", "a;b", "../x"] {
+            assert!(installed(bad, None).is_err(), "{bad}");
+        }
+        for bad in ["", "$(id)", "1 ge 0", "-1", "1;2"] {
+            assert!(installed("dpkg", Some(bad)).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What a job's programs printed: the head and the tail in a file, the end in the reason.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+
+use super::{Job, Trouble, private_dir};
+
+/// Half of what a log file may hold.
+const HALF: usize = 512 << 10;
+/// Log files that are kept.
+const KEPT: usize = 50;
+/// Bytes from which the end of a reason is made.
+const LAST: usize = 2 << 10;
+/// Characters of the output that a reason quotes.
+const QUOTED: usize = 400;
+
+#[derive(Debug)]
+pub(super) struct Log {
+    path: PathBuf,
+    file: File,
+    head_left: usize,
+    tail: VecDeque<u8>,
+    left_out: u64,
+    last: VecDeque<u8>,
+}
+
+impl Log {
+    /// A new file in the job's `logs`, the oldest of which are removed.
+    pub(super) fn create(job: &Job<'_>) -> Result<Self, Trouble> {
+        let dir = private_dir(job.state_dir, "logs")?;
+        let mut names: Vec<_> = fs::read_dir(&dir)
+            .map_err(|error| Trouble::io("cannot list", &dir, error))?
+            .flatten()
+            .map(|entry| (entry.metadata().and_then(|found| found.modified()).ok(), entry.path()))
+            .collect();
+        names.sort();
+        for (_, old) in names.iter().rev().skip(KEPT - 1) {
+            let _ = fs::remove_file(old);
+        }
+        let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+        let mut path = dir.join(format!("{}-{time}.log", job.id.short()));
+        let mut number = 1;
+        let file = loop {
+            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && number < 1000 => {
+                    number += 1;
+                    path = dir.join(format!("{}-{time}-{number}.log", job.id.short()));
+                }
+                other => break other.map_err(|error| Trouble::io("cannot create", &path, error))?,
+            }
+        };
+        Ok(Self { path, file, head_left: HALF, tail: VecDeque::new(), left_out: 0, last: VecDeque::new() })
+    }
+
+    /// Adds output. A log that cannot be written is no reason to stop a job.
+    pub(super) fn write(&mut self, bytes: &[u8]) {
+        push_bounded(&mut self.last, bytes, LAST);
+        let (head, rest) = bytes.split_at(bytes.len().min(self.head_left));
+        self.head_left -= head.len();
+        let _ = self.file.write_all(head);
+        self.left_out += push_bounded(&mut self.tail, rest, HALF);
+    }
+
+    /// Writes the tail to the file and returns the end of the output for a reason, with where the rest is; empty when nothing
+    /// was printed. Control characters become spaces.
+    pub(super) fn finish(mut self) -> String {
+        if self.left_out > 0 {
+            let _ = write!(self.file, "\n[... {} bytes left out ...]\n", self.left_out);
+        }
+        let _ = self.file.write_all(self.tail.make_contiguous());
+        let text = readable(self.last.make_contiguous());
+        if text.is_empty() { String::new() } else { format!(": {text} [{}]", self.path.display()) }
+    }
+
+    /// The end of the output so far.
+    pub(super) fn end(&mut self) -> String {
+        readable(self.last.make_contiguous())
+    }
+}
+
+/// The last characters of some output, fit for any terminal.
+fn readable(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    // Marks that reverse or hide text are as good as control characters.
+    let hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    let plain: String = text.chars().map(|c| if hidden(c) { ' ' } else { c }).collect();
+    let words = plain.split_whitespace().collect::<Vec<_>>().join(" ");
+    let skip = words.chars().count().saturating_sub(QUOTED);
+    words.chars().skip(skip).collect()
+}
+
+/// Appends bytes and drops the oldest beyond `limit`; returns how many were dropped.
+fn push_bounded(queue: &mut VecDeque<u8>, bytes: &[u8], limit: usize) -> u64 {
+    let fitting = &bytes[bytes.len().saturating_sub(limit)..];
+    let over = (queue.len() + fitting.len()).saturating_sub(limit);
+    queue.drain(..over);
+    queue.extend(fitting);
+    (over + bytes.len() - fitting.len()) as u64
+}

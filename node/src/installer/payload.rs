@@ -1,0 +1,142 @@
+//! Verified copies of payloads, where nobody else can change them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use upswarm_protocol::catalog::Payload;
+use upswarm_protocol::ids::PayloadId;
+
+use super::{Job, Trouble, private_dir, random_name};
+
+/// Copies for one job; dropped with it.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    dir: PathBuf,
+    /// Position in the release, path of the copy.
+    copies: Vec<(usize, PathBuf)>,
+}
+
+impl Sealed {
+    /// The copy of the payload at this position, if it was asked for.
+    pub(super) fn path(&self, position: usize) -> Option<&Path> {
+        self.copies.iter().find(|(at, _)| *at == position).map(|(_, path)| path.as_path())
+    }
+
+    /// Every copy, in the order asked for.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.copies.iter().map(|(_, path)| path.as_path())
+    }
+}
+
+impl Drop for Sealed {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed at the next start.
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Copies these payloads of the release, each once, under the names that the release gives them; the one at `executable` can
+/// be run, the others are only read.
+pub(super) fn seal(job: &Job<'_>, positions: &[usize], executable: Option<usize>) -> Result<Sealed, Trouble> {
+    let dir = private_dir(job.state_dir, "private")?.join(random_name()?);
+    fs::DirBuilder::new().mode(0o700).create(&dir).map_err(|error| Trouble::io("cannot create", &dir, error))?;
+    let mut sealed = Sealed { dir, copies: Vec::new() };
+    for &position in positions {
+        let (payload, source) = find(job, position)?;
+        let copy = sealed.dir.join(file_name(payload)?);
+        let cannot = |error| Trouble::io("cannot write", &copy, error);
+        let mut file =
+            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&copy).map_err(|error| {
+                match error.kind() {
+                    io::ErrorKind::AlreadyExists => {
+                        Trouble::failed(format!("two payloads of the release have the name {:?}", payload.name))
+                    }
+                    _ => cannot(error),
+                }
+            })?;
+        copy_verified(payload, source, &mut file)?;
+        let mode = if executable == Some(position) { 0o500 } else { 0o400 };
+        file.set_permissions(fs::Permissions::from_mode(mode)).map_err(cannot)?;
+        sealed.copies.push((position, copy));
+    }
+    Ok(sealed)
+}
+
+/// The payload at a position of the release, and where the store has it.
+pub(super) fn find<'a>(job: &'a Job<'_>, position: usize) -> Result<(&'a Payload, &'a Path), Trouble> {
+    let payload = job.release.payloads.get(position);
+    payload.zip(job.payloads.get(position).map(PathBuf::as_path)).ok_or_else(|| {
+        let count = job.release.payloads.len();
+        Trouble::failed(format!("the recipe names payload {position}, the release has {count}"))
+    })
+}
+
+/// The positions of all payloads but those that are patches to others.
+pub(super) fn installable(job: &Job<'_>) -> Vec<usize> {
+    let payloads = &job.release.payloads;
+    let is_patch =
+        |at: usize| payloads.iter().any(|payload| payload.patches.iter().any(|patch| usize::from(patch.payload) == at));
+    (0..payloads.len()).filter(|at| !is_patch(*at)).collect()
+}
+
+/// Copies a payload into `copy`, a new file that only this user can open, and makes sure that the copy has the length and hash
+/// that the release says.
+pub(super) fn copy_verified(payload: &Payload, source: &Path, copy: &mut File) -> Result<(), Trouble> {
+    // Neither a link to somewhere else nor a pipe that never answers.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let cannot = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => Trouble::retry(format!("payload {} is not in the store", payload.name)),
+        _ => Trouble::io("cannot read", source, error),
+    };
+    let original = OpenOptions::new().read(true).custom_flags(flags).open(source).map_err(cannot)?;
+    let found = original.metadata().map_err(cannot)?;
+    if !found.is_file() {
+        return Err(Trouble::failed(format!("{} is not a plain file", source.display())));
+    }
+    let write = |error: io::Error| Trouble {
+        reason: format!("cannot copy payload {}: {error}", payload.name),
+        ..Trouble::io("", source, error)
+    };
+    let differs = |what: String| {
+        let reason = format!("payload {} in the store {what}; it was not used", payload.name);
+        Trouble::retry(reason)
+    };
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 256 << 10];
+    let mut len = 0;
+    // A clone is a snapshot: what is hashed is the copy, which nobody else can change. Elsewhere the bytes are hashed while
+    // they are copied, each read once.
+    let cloned = found.len() == payload.len && rustix::fs::ioctl_ficlone(&*copy, &original).is_ok();
+    let mut reader = if cloned { copy.try_clone().map_err(write)? } else { original };
+    reader.rewind().map_err(cannot)?;
+    let mut reader = reader.take(payload.len.saturating_add(1));
+    loop {
+        let count = reader.read(&mut buffer).map_err(cannot)?;
+        if count == 0 {
+            break;
+        }
+        len += count as u64;
+        hasher.update(&buffer[..count]);
+        if !cloned {
+            copy.write_all(&buffer[..count]).map_err(write)?;
+        }
+    }
+    if len != payload.len {
+        return Err(differs(format!("does not have the {} bytes that the release says", payload.len)));
+    }
+    let found = PayloadId(*hasher.finalize().as_bytes());
+    if found != payload.id {
+        return Err(differs(format!("hashes to {}, the release says {}", found.short(), payload.id.short())));
+    }
+    Ok(())
+}
+
+/// The payload's file name, if it is one.
+fn file_name(payload: &Payload) -> Result<&str, Trouble> {
+    let name = payload.name.as_str();
+    let plain = !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\0']);
+    plain.then_some(name).ok_or_else(|| Trouble::failed(format!("{name:?} is not a file name")))
+}

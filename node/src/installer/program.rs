@@ -1,0 +1,178 @@
+//! Runs a program without a shell, in an environment of its own, and ends it with its children when its time is up.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, PipeReader, Read as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, setpriority_process, waitid};
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Between the request to end and the end.
+const GRACE: Duration = Duration::from_secs(5);
+/// How often an ending program is looked for while it prints nothing.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A program to run.
+pub(super) struct Program<'a> {
+    /// Absolute path.
+    pub(super) path: &'a Path,
+    /// Arguments, without the program's name.
+    pub(super) args: Vec<OsString>,
+    /// Variables beside `PATH`, `LANG` and `HOME`.
+    pub(super) env: &'a [(&'a str, &'a str)],
+    /// After this its process group is asked to end (TERM), 5 s later made to (KILL).
+    pub(super) timeout: Duration,
+    /// Ends it early when set.
+    pub(super) cancel: Option<&'a AtomicBool>,
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    Code(i32),
+    Signal(i32),
+    TimedOut,
+    Canceled,
+}
+
+impl Program<'_> {
+    /// Runs it at idle CPU and disk priority, in `/`, with no input, in a process group of its own, and hands over what it
+    /// prints (standard output and error in one stream). Programs that it leaves behind in the background go on.
+    pub(super) fn run(&self, output: &mut (dyn FnMut(&[u8]) + Send)) -> io::Result<Ended> {
+        // On Linux priorities belong to threads, and children inherit them: so a thread of its own is lowered.
+        std::thread::scope(|scope| {
+            let supervisor = std::thread::Builder::new().name("installer".into()).spawn_scoped(scope, || {
+                lower_priority();
+                self.supervise(output)
+            })?;
+            supervisor.join().unwrap_or_else(|_| Err(io::Error::other("the supervising thread failed")))
+        })
+    }
+
+    fn supervise(&self, output: &mut (dyn FnMut(&[u8]) + Send)) -> io::Result<Ended> {
+        let (mut child, mut pipe) = self.spawn()?;
+        let group = Pid::from_child(&child);
+        let deadline = Instant::now().checked_add(self.timeout);
+        let mut ending: Option<(Ended, Instant)> = None;
+        let mut open = true;
+        loop {
+            open = open && drain(&mut pipe, output);
+            let now = Instant::now();
+            // Not reaped yet: until then the group's number cannot become somebody else's.
+            let exited =
+                waitid(WaitId::Pid(group), WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)
+                    .map_err(io::Error::from)?
+                    .is_some();
+            match ending {
+                None if exited => break,
+                None => {
+                    let canceled = self.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed));
+                    if canceled || deadline.is_some_and(|deadline| now >= deadline) {
+                        let _ = kill_process_group(group, Signal::TERM);
+                        ending = Some((if canceled { Ended::Canceled } else { Ended::TimedOut }, now + GRACE));
+                    }
+                }
+                // Its children have the same grace; an output that nobody holds open says that they are gone.
+                Some((_, kill_at)) if now >= kill_at || (exited && !open) => {
+                    let _ = kill_process_group(group, Signal::KILL);
+                    break;
+                }
+                Some(_) => {}
+            }
+            wait_for_output(&pipe, open);
+        }
+        let status = child.wait()?;
+        if open {
+            drain(&mut pipe, output);
+        }
+        Ok(match (ending, status.code(), status.signal()) {
+            (Some((ended, _)), ..) => ended,
+            (None, Some(code), _) => Ended::Code(code),
+            (None, None, signal) => Ended::Signal(signal.unwrap_or_default()),
+        })
+    }
+
+    fn spawn(&self) -> io::Result<(Child, PipeReader)> {
+        let mut patience = 100;
+        loop {
+            let (pipe, writer) = io::pipe()?;
+            let mut command = Command::new(self.path);
+            command
+                .args(&self.args)
+                .env_clear()
+                .envs([("PATH", OsStr::new(PATH)), ("LANG", OsStr::new("C.UTF-8")), ("HOME", &home())])
+                .envs(self.env.iter().copied())
+                .current_dir("/")
+                .process_group(0)
+                .stdin(Stdio::null())
+                .stdout(writer.try_clone()?)
+                .stderr(writer);
+            match command.spawn() {
+                // A child of another thread holds our finished file open for writing until it has called exec.
+                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && patience > 0 => {
+                    patience -= 1;
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(error) => return Err(error),
+                Ok(child) => {
+                    rustix::io::ioctl_fionbio(&pipe, true)?;
+                    return Ok((child, pipe));
+                }
+            }
+        }
+    }
+}
+
+/// The absolute path of a system program, if it is installed.
+pub(super) fn find(name: &str) -> Option<PathBuf> {
+    PATH.split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.is_file())
+}
+
+/// Hands over what is there; false when no more can come. At most 1 MiB at a time, so that a flood cannot hide a deadline.
+fn drain(pipe: &mut PipeReader, output: &mut (dyn FnMut(&[u8]) + Send)) -> bool {
+    let mut buffer = [0; 16 << 10];
+    for _ in 0..64 {
+        match pipe.read(&mut buffer) {
+            Ok(0) => return false,
+            Ok(count) => output(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+    true
+}
+
+fn wait_for_output(pipe: &PipeReader, open: bool) {
+    if open {
+        let timeout = Timespec { tv_sec: 0, tv_nsec: LOOK.subsec_nanos().into() };
+        // Whatever wakes it, the loop looks at everything.
+        let _ = poll(&mut [PollFd::new(pipe, PollFlags::IN)], Some(&timeout));
+    } else {
+        // Output is closed a moment before the exit shows.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The least claim to the processor and the disk, for this thread and the children it starts. Best effort: an install at normal
+/// priority is better than none.
+fn lower_priority() {
+    let _ = setpriority_process(None, 19);
+    if let Some(ionice) = find("ionice") {
+        let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
+        let mut command = Command::new(ionice);
+        command.args(["-c", "3", "-p", &thread]).env_clear();
+        let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    }
+}
+
+fn home() -> OsString {
+    if rustix::process::geteuid().is_root() {
+        return "/root".into();
+    }
+    std::env::var_os("HOME").unwrap_or_else(|| "/".into())
+}

@@ -1,0 +1,161 @@
+//! RPM packages: through dnf where it is installed, which checks dependencies, else through rpm.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use upswarm_protocol::catalog::ExitMeaning;
+use upswarm_protocol::codec::Text;
+use upswarm_protocol::node_state::InstallOutcome;
+
+use super::detect::{Verdict, query};
+use super::exec::Session;
+use super::payload::{installable, seal};
+use super::program::{Ended, find};
+use super::{Job, Trouble};
+
+/// Installs every payload but patches.
+pub(super) fn install(job: &Job<'_>, timeout_s: u32) -> Result<InstallOutcome, Trouble> {
+    let wanted = installable(job);
+    if wanted.is_empty() {
+        return Err(Trouble::failed("the release has no package to install"));
+    }
+    if let Some(other) = wanted.iter().map(|at| &job.release.payloads[*at].name).find(|name| !name.ends_with(".rpm")) {
+        return Err(Trouble::failed(format!("the payload {other:?} is not named .rpm")));
+    }
+    let sealed = seal(job, &wanted, None)?;
+    let (program, mut args) = match (job.root, find("dnf")) {
+        (None, Some(dnf)) => (dnf, vec!["-y".into(), "install".into()]),
+        (root, _) => (rpm()?, root_args(root, &["-U", "-v", "--replacepkgs"])),
+    };
+    args.extend(sealed.paths().map(|path| path.as_os_str().to_owned()));
+    let mut session = Session::start(job)?;
+    let ended = session.run(&program, args, &[], timeout_s, false)?;
+    Ok(finish(session, ended, timeout_s))
+}
+
+/// Removes those of the packages that are installed. A package that others need stays, and that is a failure.
+pub(super) fn remove(job: &Job<'_>, packages: &[Text<255>], timeout_s: u32) -> Result<InstallOutcome, Trouble> {
+    if let Some(bad) = packages.iter().find(|name| !is_package_name(name)) {
+        return Err(Trouble::failed(format!("{bad:?} is no name of a package")));
+    }
+    let mut args = root_args(job.root, &["-e"]);
+    let before = args.len();
+    for name in packages {
+        if job.root.is_some() || installed(name, None).map_err(Trouble::retry)? {
+            args.push(name.as_str().into());
+        }
+    }
+    if args.len() == before {
+        return Ok(InstallOutcome::Done { restart: false, code: None });
+    }
+    let mut session = Session::start(job)?;
+    let ended = session.run(&rpm()?, args, &[], timeout_s, false)?;
+    Ok(finish(session, ended, timeout_s))
+}
+
+/// Whether a package is installed, at this version or a later one.
+pub(super) fn installed(name: &str, version: Option<&str>) -> Verdict {
+    if !is_package_name(name) {
+        return Err(format!("{name:?} is no name of an RPM package"));
+    }
+    if let Some(bad) = version.filter(|version| !is_version(version)) {
+        return Err(format!("{bad:?} is no version of an RPM package"));
+    }
+    let rpm = find("rpm").ok_or("this machine has no rpm to ask for RPM packages")?;
+    let format = "installed\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\n";
+    let (code, output) = query(&rpm, &["-q", "--qf", format, name])?;
+    let found: Vec<&str> = output.lines().filter_map(|line| line.strip_prefix("installed\t")).collect();
+    if found.is_empty() {
+        let absent = code != 0 && output.contains("is not installed");
+        return if absent { Ok(false) } else { Err(format!("rpm failed with exit code {code}: {}", output.trim())) };
+    }
+    let Some(wanted) = version else { return Ok(true) };
+    // Without a release number any will do, as rpm's own dependencies have it.
+    let with_release = wanted.contains('-');
+    for found in found {
+        let found = if with_release { found } else { found.rsplit_once('-').map_or(found, |(version, _)| version) };
+        if !is_version(found) {
+            return Err(format!("{name} is installed at the unreadable version {found:?}"));
+        }
+        if at_least(&rpm, found, wanted)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Compares versions as rpm does. Both hold only characters that mean nothing to rpm's macros or Lua.
+fn at_least(rpm: &std::path::Path, found: &str, wanted: &str) -> Verdict {
+    let epoch = |version: &str| if version.contains(':') { version.to_owned() } else { format!("0:{version}") };
+    let script = format!("%{{lua:print(rpm.vercmp(\"{}\", \"{}\"))}}", epoch(found), epoch(wanted));
+    let (code, output) = query(rpm, &["--eval", &script])?;
+    match (code, output.trim()) {
+        (0, "0" | "1") => Ok(true),
+        (0, "-1") => Ok(false),
+        _ => Err(format!("rpm cannot compare versions (is it older than 4.16?): {}", output.trim())),
+    }
+}
+
+fn finish(mut session: Session<'_>, ended: Ended, timeout_s: u32) -> InstallOutcome {
+    let end = session.log.end();
+    let passing = [
+        "can't create transaction lock",
+        "transaction lock",
+        "No space left",
+        "needs at least",
+        "more space needed",
+        "Cannot download",
+    ];
+    let retry = passing.iter().any(|sign| end.contains(sign));
+    session.finish(ended, timeout_s, |code| match code {
+        0 => ExitMeaning::Success,
+        _ if retry => ExitMeaning::Retry,
+        _ => ExitMeaning::Failure,
+    })
+}
+
+fn rpm() -> Result<PathBuf, Trouble> {
+    find("rpm").ok_or_else(|| Trouble::failed("this machine has neither dnf nor rpm"))
+}
+
+fn root_args(root: Option<&std::path::Path>, args: &[&str]) -> Vec<OsString> {
+    let root = root.map(|root| format!("--root={}", root.display()).into());
+    root.into_iter().chain(args.iter().map(OsString::from)).collect()
+}
+
+fn is_package_name(name: &str) -> bool {
+    let rest = |byte: u8| byte.is_ascii_alphanumeric() || b"+._-".contains(&byte);
+    name.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric()) && name.bytes().all(rest)
+}
+
+fn is_version(version: &str) -> bool {
+    let rest = |byte: u8| byte.is_ascii_alphanumeric() || b".+-:~^_".contains(&byte);
+    version.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric()) && version.bytes().all(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_compare_as_rpm_does() {
+        let Some(rpm) = find("rpm") else {
+            eprintln!("SKIPPED: this machine has no rpm");
+            return;
+        };
+        for (found, wanted, holds) in [
+            ("0:1.0-1", "1.0-1", true),
+            ("1:1.0-1", "2.0-1", true),
+            ("0:1.9", "1.10", false),
+            ("0:1.0~rc1", "1.0", false),
+            ("0:1.0^git1", "1.0", true),
+        ] {
+            assert_eq!(at_least(&rpm, found, wanted), Ok(holds), "{found} >= {wanted}");
+        }
+        assert_eq!(installed("no-such-package-here", None), Ok(false));
+        for bad in ["\")) os.execute(\"id", "%{lua:x}", "1}", "", "-e", "1 2"] {
+            assert!(installed("rpm", Some(bad)).is_err(), "{bad}");
+            assert!(installed(bad, None).is_err(), "{bad}");
+        }
+    }
+}
