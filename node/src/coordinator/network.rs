@@ -58,7 +58,12 @@ impl Network {
     }
 
     /// Passes events and orders until `stop`, then says what was ordered and leaves.
-    pub(super) async fn run(mut self, inputs: mpsc::Sender<Input>, mut orders: mpsc::Receiver<Output>, stop: CancellationToken) {
+    pub(super) async fn run(
+        mut self,
+        inputs: mpsc::Sender<Input>,
+        mut orders: mpsc::Receiver<Output>,
+        stop: CancellationToken,
+    ) {
         let mut reads = JoinSet::new();
         let slots = Arc::new(Semaphore::new(READS));
         loop {
