@@ -12,7 +12,7 @@ use upswarm_protocol::coordinator_state::{Input, Output, ServeWhat};
 use upswarm_protocol::wire::BlockStatus;
 
 use super::directory::Directory;
-use crate::host::{Host, HostConfig, HostEvent, peer_id_text};
+use crate::host::{Host, HostConfig, HostEvent, peer_id_text, useful};
 
 const MAX_CONNECTIONS: u32 = 4096;
 /// Documents that are read from disk at once.
@@ -97,11 +97,9 @@ impl Network {
     }
 }
 
-/// The addresses that machines elsewhere can use: loopback only when there is nothing else.
+/// The addresses that machines elsewhere can use.
 pub(super) fn reachable(addresses: &[String]) -> Vec<String> {
-    let loopback = |address: &&String| address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/");
-    let outside: Vec<String> = addresses.iter().filter(|address| !loopback(address)).cloned().collect();
-    if outside.is_empty() { addresses.to_vec() } else { outside }
+    useful(addresses).cloned().collect()
 }
 
 fn input(event: HostEvent) -> Option<Input> {
