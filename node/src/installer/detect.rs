@@ -213,7 +213,7 @@ fn fact(name: &str) -> Result<String, String> {
 }
 
 /// A value of os-release(5): the last assignment counts, quotes and backslashes as in a shell.
-fn os_release_value(text: &str, key: &str) -> String {
+pub(crate) fn os_release_value(text: &str, key: &str) -> String {
     let assigned = |line: &'_ str| line.trim().strip_prefix(key)?.strip_prefix('=').map(str::to_owned);
     let raw = text.lines().filter_map(assigned).next_back().unwrap_or_default();
     let inner = ['"', '\''].iter().find_map(|quote| raw.strip_prefix(*quote)?.strip_suffix(*quote));
