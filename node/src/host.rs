@@ -26,7 +26,7 @@ use upswarm_protocol::ids::DeviceId;
 use upswarm_protocol::node_state::{FetchError, Verdict};
 use upswarm_protocol::wire::{BlockStatus, BlockWhat, Topic};
 
-pub(crate) use addresses::{check_multiaddr, with_peer};
+pub(crate) use addresses::{check_multiaddr, is_loopback, useful, with_peer};
 
 use blocks::{Asker, Serves};
 use control::Outgoing;

@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use libp2p::identity::{PublicKey, ed25519};
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
+use upswarm_protocol::codec::Text;
 use upswarm_protocol::ids::DeviceId;
 
 /// Fails for a text that is not a multiaddr.
@@ -17,6 +18,17 @@ pub(crate) fn with_peer(address: &str, device: DeviceId) -> String {
         Some(peer) if !address.contains("/p2p/") => format!("{address}/p2p/{peer}"),
         _ => address.to_owned(),
     }
+}
+
+/// Whether an address leads back to this machine.
+pub(crate) fn is_loopback(address: &str) -> bool {
+    address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/")
+}
+
+/// The addresses that mean something to another machine: loopback only when there is nothing else.
+pub(crate) fn useful<const N: usize>(addresses: &[Text<N>]) -> impl Iterator<Item = &Text<N>> {
+    let only_loopback = addresses.iter().all(|address| is_loopback(address));
+    addresses.iter().filter(move |address| only_loopback || !is_loopback(address))
 }
 
 /// The device that an address ends with, if it does.
