@@ -206,9 +206,8 @@ fn fact(name: &str) -> Result<String, String> {
         "os.id" => os_release("ID"),
         "os.version_id" => os_release("VERSION_ID"),
         "os.version_codename" => os_release("VERSION_CODENAME"),
-        other => Err(format!(
-            "no fact is called {other:?}; there are os.type, os.arch, os.kernel, os.id, os.version_id and os.version_codename"
-        )),
+        other => crate::inventory::fact(other)
+            .ok_or_else(|| format!("this machine has no fact {other:?}; `upswarm scan` lists the facts that it has")),
     }
 }
 

@@ -55,6 +55,11 @@ pub(crate) fn scan(root: Option<&Path>, kinds: &[PackageKind]) -> Scan {
     scanner.scan
 }
 
+/// The value of one fact about the running system itself; `None` when there is no such fact.
+pub(crate) fn fact(name: &str) -> Option<String> {
+    system::read(&Root::open(None).ok()?).facts.remove(name)
+}
+
 /// Seconds since the running system was started.
 pub(crate) fn uptime_s() -> Option<u64> {
     system::uptime_s(&Root::open(None).ok()?)
@@ -65,7 +70,8 @@ pub(crate) fn uptime_s() -> Option<u64> {
 pub(crate) struct Scanner {
     root: Option<PathBuf>,
     kinds: Vec<PackageKind>,
-    stamps: BTreeMap<PackageKind, Stamps>,
+    /// Of databases that have been read; `None` for those that are not there.
+    stamps: BTreeMap<PackageKind, Option<Stamps>>,
     /// By database; those of the system itself under `None`.
     notices: BTreeMap<Option<PackageKind>, Vec<String>>,
     sources: BTreeMap<PackageKind, BTreeMap<PackageKey, Name>>,
@@ -109,7 +115,7 @@ impl Scanner {
         }
     }
 
-    /// Looks again. Returns whether anything is different from the last time. Blocks: well under a millisecond when no
+    /// Looks again. Returns whether anything is different from the last time. Blocks: for about a millisecond when no
     /// database has changed.
     pub(crate) fn rescan(&mut self) -> bool {
         let mut changed = false;
@@ -159,7 +165,7 @@ impl Scanner {
             PackageKind::Snap => snap::stamps(root),
         };
         let stamps = stamps.map(Stamps);
-        if stamps.is_some() && self.stamps.get(&kind) == stamps.as_ref() {
+        if self.stamps.get(&kind) == Some(&stamps) {
             return false;
         }
         self.stamps.remove(&kind);
@@ -170,11 +176,10 @@ impl Scanner {
             (_, PackageKind::Flatpak) => flatpak::read(root),
             (_, PackageKind::Snap) => snap::read(root),
         };
-        if let Some(stamps) = stamps {
-            self.reads += 1;
-            if stamps.0.iter().flatten().all(|stamp| stamp.is_settled(now)) {
-                self.stamps.insert(kind, stamps);
-            }
+        self.reads += u64::from(stamps.is_some());
+        let files = stamps.iter().flat_map(|stamps| &stamps.0).flatten();
+        if files.clone().all(|file| file.is_settled(now)) {
+            self.stamps.insert(kind, stamps);
         }
         self.replace(kind, found)
     }

@@ -256,7 +256,7 @@ fn disks(root: &Root, facts: &mut Facts) {
     let text = root.text("proc/self/mountinfo", MAX_FILE).unwrap_or_default();
     for point in mount_points(&text) {
         let Ok(found) = rustix::fs::statvfs(Path::new(&point)) else { continue };
-        let mib = |blocks: u64| u128::from(blocks) * u128::from(found.f_frsize) >> 20;
+        let mib = |blocks: u64| (u128::from(blocks) * u128::from(found.f_frsize)) >> 20;
         let (size, free) = (mib(found.f_blocks), mib(found.f_bavail));
         facts.set(&format!("{FACT_DISK_SIZE}{point}"), Some(size.to_string()));
         facts.set(&format!("{FACT_DISK_FREE}{point}"), Some(coarse(free).to_string()));

@@ -12,8 +12,8 @@ use tokio::sync::{Notify, mpsc};
 
 use super::{KINDS, Scan, Scanner};
 
-/// How often the node looks, on average.
-pub(crate) const INTERVAL: Duration = Duration::from_secs(60);
+/// Between two looks, on average.
+const INTERVAL: Duration = Duration::from_secs(60);
 
 /// A task that scans again and again. It ends when this is dropped.
 #[derive(Debug)]
@@ -23,9 +23,14 @@ pub(crate) struct InventoryWatch {
 }
 
 impl InventoryWatch {
-    /// Scans at once and then every `interval`, up to a quarter sooner or later, so that machines that were started together do
-    /// not scan together. `root` as in [`super::scan`]. Needs a tokio runtime; scans on its blocking threads.
-    pub(crate) fn start(root: Option<PathBuf>, interval: Duration) -> Self {
+    /// Scans at once and then about once a minute, up to a quarter sooner or later, so that machines that were started together
+    /// do not scan together. `root` as in [`super::scan`]. Needs a tokio runtime; scans on its blocking threads.
+    pub(crate) fn start(root: Option<PathBuf>) -> Self {
+        Self::every(root, INTERVAL)
+    }
+
+    /// As [`InventoryWatch::start`] with another time between two looks.
+    pub(crate) fn every(root: Option<PathBuf>, interval: Duration) -> Self {
         // A scan is made for a free place only: whoever is slow gets the newest, not a queue of old ones.
         let (sender, changes) = mpsc::channel(1);
         let now = Arc::new(Notify::new());

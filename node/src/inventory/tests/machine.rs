@@ -213,7 +213,7 @@ async fn a_watch_tells_each_change_once_and_ends_with_its_owner() {
     let root = Fake::new();
     root.put("var/lib/dpkg/status", paragraph("a", "1"));
     let wait = Duration::from_secs(30);
-    let mut watch = watch::InventoryWatch::start(Some(root.path().to_owned()), Duration::from_millis(10));
+    let mut watch = watch::InventoryWatch::every(Some(root.path().to_owned()), Duration::from_millis(10));
     let first = tokio::time::timeout(wait, watch.changed()).await.expect("in time").expect("a scan");
     assert_eq!(packages(&first.inventory), ["Deb a 1 amd64"]);
     root.put("var/lib/dpkg/status", paragraph("a", "2"));
@@ -221,8 +221,8 @@ async fn a_watch_tells_each_change_once_and_ends_with_its_owner() {
     assert_eq!(packages(&second.inventory), ["Deb a 2 amd64"]);
     drop(watch);
 
-    // An hour between looks, but one that is asked for comes at once.
-    let mut watch = watch::InventoryWatch::start(Some(root.path().to_owned()), Duration::from_secs(3600));
+    // A minute between looks, but one that is asked for comes at once.
+    let mut watch = watch::InventoryWatch::start(Some(root.path().to_owned()));
     tokio::time::timeout(wait, watch.changed()).await.expect("in time").expect("a scan");
     root.put("var/lib/dpkg/status", paragraph("a", "3"));
     watch.rescan();
