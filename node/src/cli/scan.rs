@@ -123,7 +123,7 @@ fn text(scan: &Scan, uptime: Option<u64>) -> String {
     text.push('\n');
     text.push_str(&table(&facts));
     let count = rows.len() - 1;
-    text.push_str(&format!("\n{count} packages\n"));
+    text.push_str(&format!("\npackages: {count}\n"));
     for notice in &scan.notices {
         text.push_str(&format!("NOTICE: {notice}\n"));
     }

@@ -53,7 +53,7 @@ impl Database {
         let Some(dir) = root.real(&self.dir) else { return Found::broken(format!("{name} cannot be opened")) };
         // Not `--root`: that takes the rights of root, and this system's idea of where the database is.
         let args = ["--dbpath".into(), dir.into_os_string(), "-qa".into(), "--qf".into(), FORMAT.into()];
-        let advice = "`rpmdb --verifydb` says more, and `rpmdb --rebuilddb` repairs it";
+        let advice = "`rpmdb --verifydb` says more, `rpmdb --rebuilddb` repairs it, and SQLite without its journal opens for root only";
         match command::rows("rpm", &args, &[]) {
             Ok(rows) => parse(&rows, &name, advice),
             Err(error) => Found::broken(format!("the RPM database {name} cannot be read: {error}; {advice}")),
