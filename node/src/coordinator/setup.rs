@@ -176,7 +176,7 @@ mod tests {
                 if writes < run {
                     directory.apply(std::slice::from_ref(&change)).unwrap();
                     last = if is_catalog { state.index_version() } else { last };
-                } else if let directory::Change::Put(path, bytes) = change {
+                } else if let crate::coordinator::directory::Change::Put(path, bytes) = change {
                     let name = format!(".new-{}", path.file_name().unwrap().display());
                     std::fs::write(path.with_file_name(name), &bytes[..bytes.len() / 2]).unwrap();
                     break;

@@ -41,7 +41,8 @@ pub(crate) fn useful<T: Deref<Target = str>>(addresses: &[T]) -> impl Iterator<I
 }
 
 /// The device that an address with a `/p2p/` suffix names; `None` without one or for another kind of key.
-pub(crate) fn device_of_multiaddr(address: &str) -> Option<DeviceId> {
+#[cfg(test)]
+pub(super) fn device_of_multiaddr(address: &str) -> Option<DeviceId> {
     match address.parse::<Multiaddr>().ok()?.iter().last()? {
         Protocol::P2p(peer) => device(&peer),
         _ => None,
