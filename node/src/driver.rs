@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use ed25519_dalek::SigningKey;
@@ -25,9 +26,10 @@ use upswarm_protocol::node_state::{
     Detection, FetchError, FetchFrom, FetchId, Input, InstallOutcome, NodeConfig, NodeState, Output, Record, Restored,
     ServeWhat, StoreError,
 };
-use upswarm_protocol::time::{Mono, Now, Wall};
+use upswarm_protocol::time::Wall;
 use upswarm_protocol::wire::{BlockStatus, BlockWhat};
 
+use crate::clock::Clock;
 use crate::config::{Config, NodeDir, RunInfo};
 use crate::host::{Host, HostConfig, HostEvent};
 use crate::journal::Journal;
@@ -44,31 +46,6 @@ const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// How much of the store is read again per step, and how often, to notice a disk that forgets.
 const SCRUB_BYTES: u64 = 16 << 20;
 const SCRUB_EVERY: Duration = Duration::from_secs(120);
-
-/// Tells the two clocks.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock(Instant);
-
-impl Clock {
-    pub(crate) fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    pub(crate) fn now(self) -> Now {
-        let mono = Mono(u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX));
-        Now { mono, wall: wall() }
-    }
-
-    fn instant(self, mono: Mono) -> Instant {
-        self.0 + Duration::from_micros(mono.0)
-    }
-}
-
-/// The system's wall clock.
-pub(crate) fn wall() -> Wall {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Wall(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
 
 /// When this program was built, as far as the build tells: no node believes an earlier clock.
 pub(crate) const BUILD_TIME: Wall = Wall(1_760_000_000_000);
@@ -90,6 +67,8 @@ struct Driver {
     lan_up: Limiter,
     lan_down: Limiter,
     install_dir: PathBuf,
+    install_root: Option<PathBuf>,
+    ending: Arc<AtomicBool>,
     lists: BTreeMap<PayloadId, Arc<ChunkList>>,
     fetches: BTreeMap<FetchId, CancellationToken>,
     inputs: VecDeque<Input>,
@@ -119,6 +98,9 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
         warn!("{notice}");
     }
     let install_dir = dir.install();
+    if let Some(root) = &config.install_root {
+        std::fs::create_dir_all(root).with_context(|| format!("cannot create {}", root.display()))?;
+    }
     std::fs::create_dir_all(&install_dir).with_context(|| format!("cannot create {}", install_dir.display()))?;
     for recovered in installer::recover(&install_dir) {
         warn!(release = %recovered.release.short(), "{}", recovered.text);
@@ -134,7 +116,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
     };
     let node_config = node_config(&config, &key)?;
     // On loopback alone there is nobody to find, and multicast would leave it.
-    let mdns = config.mdns && !config.listen.iter().all(|address| is_loopback(address));
+    let mdns = config.mdns && !config.listen.iter().all(|address| host::is_loopback(address));
     let (label, listen) = (node_config.label.clone(), config.listen.clone());
     let state = NodeState::new(node_config, restored, clock.now())?;
     let host_config = HostConfig::new(key.to_bytes(), listen, mdns);
@@ -156,6 +138,8 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
         lan_up: limiter(config.limits.lan_up),
         lan_down: limiter(config.limits.lan_down),
         install_dir,
+        install_root: config.install_root.clone(),
+        ending: Arc::new(AtomicBool::new(false)),
         lists: BTreeMap::new(),
         fetches: BTreeMap::new(),
         inputs: VecDeque::new(),
@@ -188,7 +172,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
                     permit.send(write);
                 }
             }
-            () = tokio::time::sleep_until(clock.instant(due).into()) => {
+            () = tokio::time::sleep_until(clock.at(due).into()) => {
                 driver.state.handle_timeout(clock.now());
                 driver.drain();
             }
@@ -198,6 +182,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
         }
         driver.take_inputs();
     }
+    driver.ending.store(true, Ordering::Relaxed);
     driver.inputs.push_back(Input::Shutdown);
     driver.take_inputs();
     for write in core::mem::take(&mut driver.writes) {
@@ -444,9 +429,9 @@ impl Driver {
             let result = Detection::Unknown("the release is no longer in the catalog".into());
             return self.inputs.push_back(Input::Detected { release: id, result });
         };
-        let done = self.done.clone();
+        let (done, root) = (self.done.clone(), self.install_root.clone());
         tokio::spawn(async move {
-            let detected = tokio::task::spawn_blocking(move || installer::detect(&release)).await;
+            let detected = tokio::task::spawn_blocking(move || installer::detect(&release, root.as_deref())).await;
             let result = detected.unwrap_or_else(|error| Detection::Unknown(format!("detection broke off: {error}")));
             let _ = done.send(vec![Input::Detected { release: id, result }]).await;
         });
@@ -457,17 +442,18 @@ impl Driver {
         let release = self.release(&id);
         let paths = release.iter().flat_map(|release| &release.payloads).map(|payload| self.store.path(payload.id));
         let payloads: Vec<PathBuf> = paths.map(Option::unwrap_or_default).collect();
-        let state_dir = self.install_dir.clone();
+        let (state_dir, root, ending) = (self.install_dir.clone(), self.install_root.clone(), self.ending.clone());
         info!(release = %id.short(), ?action, "begins");
         tokio::spawn(async move {
             let installed = tokio::task::spawn_blocking(move || match release {
                 Some(release) => installer::run(&installer::Job {
-                    release_id: id,
+                    id,
                     release: &release,
                     action,
                     payloads,
                     state_dir: &state_dir,
-                    root: None,
+                    root: root.as_deref(),
+                    cancel: &ending,
                 }),
                 None => InstallOutcome::Failed { code: None, reason: "the release is no longer in the catalog".into() },
             });
@@ -660,15 +646,9 @@ fn limiter(rate: Option<crate::config::Rate>) -> Limiter {
     }
 }
 
-fn is_loopback(address: &str) -> bool {
-    address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/")
-}
-
 /// Addresses as others are told: with this device's id, and without loopback unless there is nothing else.
 fn announced(addresses: &[Text<128>], device: DeviceId) -> Vec<Text<128>> {
-    let only_loopback = addresses.iter().all(|address| is_loopback(address));
-    let useful = addresses.iter().filter(|address| only_loopback || !is_loopback(address));
-    useful.filter_map(|address| Text::new(host::with_peer(address, device)).ok()).collect()
+    host::useful(addresses).filter_map(|address| Text::new(host::with_peer(address, device)).ok()).collect()
 }
 
 fn write_run_info(path: &std::path::Path, state: &NodeState, addresses: &[Text<128>]) -> anyhow::Result<()> {

@@ -10,16 +10,16 @@
 //! What must never go back (trust) is not sled's business. A damaged `records` is moved aside and begun anew: deployments
 //! are then found again by detection.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "the driver is to use it"))]
-
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use upswarm_protocol::ids::{DocHash, ReleaseId};
 use upswarm_protocol::node_state::Record;
 
@@ -27,10 +27,11 @@ use upswarm_protocol::node_state::Record;
 const MAX_FILE: u64 = 16 << 20;
 /// sled's cache; the records of a node are small.
 const CACHE_BYTES: u64 = 2 << 20;
-/// sled grows under overwrites: beyond this size, records are copied into a new database when the journal is opened.
-const COMPACT_ABOVE: u64 = 32 << 20;
+/// How long to wait for a lock: a child that another thread has just forked holds a copy of it until it has called exec.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// Damaged databases that are kept for inspection.
 const KEPT_ASIDE: usize = 2;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 const COUNTERS: &[u8] = b"counters";
 const TEMPORARY: &str = ".tmp";
 
@@ -67,13 +68,7 @@ impl Journal {
         private_dir(&dir.join("docs"))?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(dir.join("lock"));
         let lock = lock.map_err(|error| named(&dir.join("lock"), error))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
-            rustix::io::Errno::WOULDBLOCK => io::Error::new(
-                io::ErrorKind::AddrInUse,
-                format!("another upswarm process uses {}; stop it first or choose another directory", dir.display()),
-            ),
-            other => named(&dir.join("lock"), other.into()),
-        })?;
+        take_lock(dir, &lock)?;
         for place in [dir.to_owned(), dir.join("docs")] {
             remove_temporaries(&place)?;
         }
@@ -188,17 +183,24 @@ struct Damage {
 }
 
 impl Damage {
-    /// Whether the disk or its rights, rather than the database's content, stand in the way: then nothing is moved aside.
+    /// Whether the disk, its rights or a lock, rather than the database's content, stand in the way: then nothing is moved
+    /// aside.
     fn is_the_disks(&self) -> bool {
         use io::ErrorKind as Kind;
-        matches!(
-            self.kind,
-            Kind::PermissionDenied
-                | Kind::StorageFull
-                | Kind::QuotaExceeded
-                | Kind::ReadOnlyFilesystem
-                | Kind::OutOfMemory
-        )
+        self.is_a_lock()
+            || matches!(
+                self.kind,
+                Kind::PermissionDenied
+                    | Kind::StorageFull
+                    | Kind::QuotaExceeded
+                    | Kind::ReadOnlyFilesystem
+                    | Kind::OutOfMemory
+            )
+    }
+
+    /// sled says so in words only.
+    fn is_a_lock(&self) -> bool {
+        self.text.contains("could not acquire lock")
     }
 }
 
@@ -214,28 +216,12 @@ fn guarded<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, Damage> {
 
 fn open_records(dir: &Path, notices: &mut Vec<String>) -> io::Result<Records> {
     let path = dir.join("records");
-    let old = dir.join("records.old");
-    // A crash between the two renames of a compaction leaves the good database under its other name.
-    if old.exists() && !path.exists() {
-        fs::rename(&old, &path).map_err(|error| named(&old, error))?;
-    }
-    remove_tree(&old)?;
-    remove_tree(&dir.join("records.new"))?;
-    let opened = open_sled(&path).and_then(|(db, tree)| {
-        // Opening reads little: damage shows when the records are read.
-        let content = read_records(&db, &tree)?;
-        let size = guarded(|| db.size_on_disk())?;
-        Ok((db, tree, content, size))
-    });
+    let whole = |damage: Damage| io::Error::new(damage.kind, format!("{}: {}", path.display(), damage.text));
+    // Opening reads little: damage shows when the records are read.
+    let opened = open_sled(&path).and_then(|(db, tree)| read_records(&db, &tree).map(|_| (db, tree)));
     match opened {
-        Ok((db, tree, content, size)) if size > COMPACT_ABOVE => {
-            drop((db, tree));
-            compact(dir, &path, content)
-        }
-        Ok((db, tree, ..)) => Ok((db, tree)),
-        Err(damage) if damage.is_the_disks() => {
-            Err(io::Error::new(damage.kind, format!("{}: {}", path.display(), damage.text)))
-        }
+        Ok(records) => Ok(records),
+        Err(damage) if damage.is_the_disks() => Err(whole(damage)),
         Err(damage) => {
             let aside = move_aside(dir, &path)?;
             notices.push(format!(
@@ -243,19 +229,25 @@ fn open_records(dir: &Path, notices: &mut Vec<String>) -> io::Result<Records> {
                 damage.text,
                 aside.display()
             ));
-            open_sled(&path)
-                .map_err(|damage| io::Error::new(damage.kind, format!("{}: {}", path.display(), damage.text)))
+            open_sled(&path).map_err(whole)
         }
     }
 }
 
 fn open_sled(path: &Path) -> Result<Records, Damage> {
-    guarded(|| {
-        let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
-        let db = config.mode(sled::Mode::LowSpace).open()?;
-        let deployments = db.open_tree("deployments")?;
-        Ok((db, deployments))
-    })
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        let opened = guarded(|| {
+            let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+            let db = config.mode(sled::Mode::LowSpace).open()?;
+            let deployments = db.open_tree("deployments")?;
+            Ok((db, deployments))
+        });
+        match opened {
+            Err(damage) if damage.is_a_lock() && Instant::now() < deadline => std::thread::sleep(LOCK_PAUSE),
+            other => return other,
+        }
+    }
 }
 
 type Content = (Vec<(ReleaseId, Vec<u8>)>, Option<Vec<u8>>);
@@ -273,29 +265,6 @@ fn read_records(db: &sled::Db, tree: &sled::Tree) -> Result<Content, Damage> {
     })
 }
 
-/// Copies the records into a new database and puts that in the old one's place.
-fn compact(dir: &Path, path: &Path, (deployments, counters): Content) -> io::Result<Records> {
-    let (new, old) = (dir.join("records.new"), dir.join("records.old"));
-    let whole = |damage: Damage| io::Error::new(damage.kind, format!("{}: {}", new.display(), damage.text));
-    let (db, tree) = open_sled(&new).map_err(whole)?;
-    guarded(|| {
-        for (release, bytes) in &deployments {
-            tree.insert(release.as_bytes(), bytes.as_slice())?;
-        }
-        if let Some(counters) = &counters {
-            db.insert(COUNTERS, counters.as_slice())?;
-        }
-        db.flush().map(drop)
-    })
-    .map_err(whole)?;
-    drop((db, tree));
-    fs::rename(path, &old).map_err(|error| named(path, error))?;
-    fs::rename(&new, path).map_err(|error| named(&new, error))?;
-    sync_dir(dir)?;
-    remove_tree(&old)?;
-    open_sled(path).map_err(whole)
-}
-
 fn move_aside(dir: &Path, path: &Path) -> io::Result<PathBuf> {
     let aside = |number: usize| dir.join(format!("records.damaged-{number}"));
     let number = (1..KEPT_ASIDE).find(|number| !aside(*number).exists()).unwrap_or(KEPT_ASIDE);
@@ -303,6 +272,22 @@ fn move_aside(dir: &Path, path: &Path) -> io::Result<PathBuf> {
     fs::rename(path, aside(number)).map_err(|error| named(path, error))?;
     sync_dir(dir)?;
     Ok(aside(number))
+}
+
+fn take_lock(dir: &Path, lock: &File) -> io::Result<()> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(LOCK_PAUSE),
+            Err(Errno::WOULDBLOCK) => {
+                let dir = dir.display();
+                let text = format!("another upswarm process uses {dir}; stop it first or choose another directory");
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+            }
+            Err(error) => return Err(named(&dir.join("lock"), error.into())),
+        }
+    }
 }
 
 fn private_dir(dir: &Path) -> io::Result<()> {

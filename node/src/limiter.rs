@@ -3,8 +3,6 @@
 //! Who waits longest goes first, and nobody takes more than a slice at a time: so transfers that share a bucket share it
 //! evenly, whatever the size of their requests.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "the driver is to use it"))]
-
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 

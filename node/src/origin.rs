@@ -3,8 +3,6 @@
 //! An origin is not trusted. What is read stops at the bytes asked for; what is answered must be the answer to the question
 //! (status, range, total length); whether the bytes are good is for whoever hashes them.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "the driver is to use it"))]
-
 use std::time::Duration;
 
 use anyhow::Context as _;

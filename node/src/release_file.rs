@@ -40,7 +40,9 @@ path = "editor.bin"            # beside this file; or: url = "https://vendor.exa
 
 [[detect]]                     # installed when every rule holds
 file = "/opt/editor/editor"
-payload = "editor.bin"         # the file equals that payload; or: contains = "2.1", blake3 = "...", exists = true
+payload = "editor.bin"         # the file equals that payload
+# or: contains = "2.1", or: blake3 = "<hex>", or: exists = true
+# or instead of file: command = ["/opt/editor/editor", "--check"], exit_code = 0
 
 [install]
 files = [{ payload = "editor.bin", path = "/opt/editor/editor", mode = "0755" }]

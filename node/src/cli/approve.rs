@@ -9,8 +9,9 @@ use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::time::Wall;
 
 use super::{CliError, Common, units};
+use crate::clock::wall;
 use crate::coordinator::client::Client;
-use crate::coordinator::directory::{Directory, wall};
+use crate::coordinator::directory::Directory;
 use crate::coordinator::keys::{self, KeyUse, Passphrase};
 use crate::coordinator::requests::{Catalog, CatalogRelease};
 

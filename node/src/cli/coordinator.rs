@@ -7,8 +7,9 @@ use upswarm_protocol::codec::Text;
 use upswarm_protocol::coordinator_state::{Command, CoordinatorState, Input, Output};
 
 use super::{CliError, Common, units};
+use crate::clock::Clock;
 use crate::coordinator::client::Client;
-use crate::coordinator::directory::{Change, Clock, Directory, Lock};
+use crate::coordinator::directory::{Change, Directory, Lock};
 use crate::coordinator::driver;
 use crate::coordinator::keys::Passphrase;
 use crate::coordinator::requests::{InviteRequest, Invited};
@@ -188,8 +189,7 @@ fn invite_offline(directory: &Directory, request: &InviteRequest, _lock: &Lock) 
     let clock = Clock::start();
     let refused = |refusal: upswarm_protocol::coordinator_state::Refusal| CliError::Refused(refusal.to_string());
     let (invite, invited) = driver::invite(&mut loaded.names, request, addresses, identity, clock).map_err(refused)?;
-    let names = serde_json::to_vec_pretty(&loaded.names).context("encoding the names")?;
-    directory.apply(&[Change::Put(directory.names(), names)])?;
+    directory.apply(&[Change::Put(directory.names(), loaded.names.to_bytes())])?;
     let mut state = CoordinatorState::new(loaded.setup, clock.now()).context("starting from the data directory")?;
     directory.settle(&mut state, &mut loaded.fleet, clock.now())?;
     state.handle_input(Input::Admin { request: 0, command: Command::Invite(invite) }, clock.now());

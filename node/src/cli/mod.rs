@@ -95,17 +95,10 @@ pub(crate) fn main() -> ExitCode {
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,upswarm=info")),
         )
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let common = cli.common;
-    let result = match cli.verb {
-        Verb::Coordinator(args) => coordinator::run(args, common),
-        Verb::Node(args) => node::run(args, common),
-        Verb::Publish(args) => publish::run(args, common),
-        Verb::Approve(args) => approve::run(args, common),
-        Verb::Status(args) => status::run(args, common),
-        Verb::Export(args) => export::run(args, common),
-        Verb::Demo(args) => demo::run(args, common),
-    };
+    let result = execute(cli);
     let (code, kind) = match &result {
         Ok(()) => return ExitCode::SUCCESS,
         Err(CliError::Refused(_)) => (3, "refused"),
@@ -118,6 +111,25 @@ pub(crate) fn main() -> ExitCode {
         }
     }
     ExitCode::from(code)
+}
+
+fn execute(cli: Cli) -> Result<(), CliError> {
+    let common = cli.common;
+    match cli.verb {
+        Verb::Coordinator(args) => coordinator::run(args, common),
+        Verb::Node(args) => node::run(args, common),
+        Verb::Publish(args) => publish::run(args, common),
+        Verb::Approve(args) => approve::run(args, common),
+        Verb::Status(args) => status::run(args, common),
+        Verb::Export(args) => export::run(args, common),
+        Verb::Demo(args) => demo::run(args, common),
+    }
+}
+
+/// Runs a command line inside a test; the program's name is left out.
+#[cfg(test)]
+pub(crate) fn try_run(args: &[&str]) -> Result<(), CliError> {
+    execute(Cli::parse_from(std::iter::once("upswarm").chain(args.iter().copied())))
 }
 
 /// A runtime for a verb that talks to the network.

@@ -15,6 +15,7 @@ use upswarm_protocol::wire::{self, BlockWhat, Message};
 
 use super::token::JoinToken;
 use super::{CliError, Common, runtime};
+use crate::clock;
 use crate::config::{Config, Coordinator, NodeDir, Size};
 use crate::driver::{self, BUILD_TIME};
 use crate::host::{Host, HostConfig, HostEvent};
@@ -118,7 +119,7 @@ fn be_quiet() {
 async fn join(args: &JoinArgs) -> Result<Certificate, CliError> {
     let refuse = |text: String| CliError::Refused(text);
     let token = JoinToken::parse(&args.token).map_err(|error| refuse(error.to_string()))?;
-    if token.expires <= driver::wall() {
+    if token.expires <= clock::wall() {
         return Err(refuse(format!("the token expired at {}; ask for a new one", token.expires)));
     }
     let dir = NodeDir::new(&args.data_dir);
@@ -147,7 +148,7 @@ async fn join(args: &JoinArgs) -> Result<Certificate, CliError> {
     let trust = Trust::pin(root, token.root, BUILD_TIME)
         .map_err(|error| refuse(format!("the coordinator's root is not the one that the token names: {error}")))?;
     let believed = trust
-        .check_certificate(&certificate, driver::wall())
+        .check_certificate(&certificate, clock::wall())
         .map_err(|error| refuse(format!("the coordinator gave a certificate that is not good: {error}")))?;
     if believed.device.0 != key.verifying_key().to_bytes() {
         return Err(refuse("the coordinator gave the certificate of another device".into()));

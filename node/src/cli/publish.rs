@@ -15,8 +15,8 @@ use upswarm_protocol::trust::validate_release;
 
 use super::approve::{KeyArgs, find_release};
 use super::{CliError, Common, progress};
+use crate::clock::wall;
 use crate::coordinator::client::Client;
-use crate::coordinator::directory::wall;
 use crate::coordinator::keys::KeyUse;
 use crate::coordinator::requests::Catalog;
 use crate::release_file::{Context, EXAMPLE as FILE, ReleaseFile, Source};

@@ -31,9 +31,8 @@ impl Client {
     /// The coordinator that serves this data directory.
     pub(crate) fn of(data_dir: &Path) -> Result<Self, CliError> {
         let directory = Directory::existing(data_dir).map_err(|error| CliError::Refused(format!("{error:#}")))?;
-        // Whoever serves the directory holds its lock; a free lock means that nobody does.
-        let free = directory.lock()?.is_some();
-        let info = directory.run_info().filter(|_| !free).ok_or_else(|| {
+        let served = directory.is_served()?;
+        let info = directory.run_info().filter(|_| served).ok_or_else(|| {
             CliError::Refused(format!(
                 "the coordinator of {} is not running; start it with: upswarm coordinator run --data-dir {}",
                 data_dir.display(),

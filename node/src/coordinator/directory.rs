@@ -21,10 +21,10 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use ed25519_dalek::SigningKey;
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use upswarm_protocol::catalog::{Index, Root};
 use upswarm_protocol::chunk::{ChunkList, MAX_LIST};
@@ -34,7 +34,7 @@ use upswarm_protocol::coordinator_state::{
 };
 use upswarm_protocol::envelope::{Document, Envelope, Kind, Role};
 use upswarm_protocol::ids::{DeviceId, DocHash, PayloadId};
-use upswarm_protocol::time::{Mono, Now, Wall};
+use upswarm_protocol::time::Now;
 use zeroize::Zeroizing;
 
 use super::fleet::Fleet;
@@ -84,34 +84,6 @@ pub(crate) struct Loaded {
     pub(crate) report_key: Zeroizing<[u8; 32]>,
     pub(crate) fleet: Fleet,
     pub(crate) names: Names,
-}
-
-/// Both clocks of this process.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock(Instant);
-
-impl Clock {
-    /// A clock whose monotonic side starts now.
-    pub(crate) fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    /// This instant.
-    pub(crate) fn now(self) -> Now {
-        let micros = u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Now { mono: Mono(micros), wall: wall() }
-    }
-
-    /// The instant of a monotonic time.
-    pub(crate) fn at(self, mono: Mono) -> Instant {
-        self.0 + mono.since(Mono(0)).min(std::time::Duration::from_secs(86400))
-    }
-}
-
-/// The wall clock.
-pub(crate) fn wall() -> Wall {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Wall(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Directory {
@@ -188,11 +160,19 @@ impl Directory {
 
     /// Takes the lock, or `None` when another process holds it.
     pub(crate) fn lock(&self) -> anyhow::Result<Option<Lock>> {
-        use rustix::fs::{FlockOperation, flock};
+        self.try_lock(FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Whether a process serves the directory now. Looks for an instant only: a coordinator that starts tries again.
+    pub(crate) fn is_served(&self) -> anyhow::Result<bool> {
+        Ok(self.try_lock(FlockOperation::NonBlockingLockShared)?.is_none())
+    }
+
+    fn try_lock(&self, operation: FlockOperation) -> anyhow::Result<Option<Lock>> {
         let path = self.path.join("lock");
         let open = || fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = open().with_context(|| format!("opening {}", path.display()))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match flock(&file, operation) {
             Ok(()) => Ok(Some(Lock { _file: file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("locking {}", path.display())),
@@ -299,7 +279,7 @@ impl Directory {
                 None => tracing::warn!(file = %path.display(), "a device's stored status is damaged and left out"),
             }
         }
-        let stored = Stored {
+        let mut stored = Stored {
             catalog: self.read_catalog()?,
             documents: Vec::new(),
             devices: self.records("devices", |record: &DeviceRecord| record.device.to_string())?,
@@ -308,7 +288,6 @@ impl Directory {
             payloads: self.payloads()?,
             lists: BTreeMap::new(),
         };
-        let mut stored = stored;
         self.read_documents(&mut stored)?;
         for (_, path) in files(&self.upload())? {
             remove(&path).with_context(|| format!("removing the unfinished upload {}", path.display()))?;
@@ -385,6 +364,8 @@ impl Directory {
 
     /// Sorts what lies under `doc`: chunk lists, and envelopes whose hash is their name.
     fn read_documents(&self, stored: &mut Stored) -> anyhow::Result<()> {
+        let current = stored.catalog.as_deref().and_then(|bytes| CatalogRecord::decode(bytes).ok());
+        let current = current.map(|record| DocHash::of(&record.index));
         for (name, path) in files(&self.path.join("doc"))? {
             let Ok(hash) = name.parse::<DocHash>() else { continue };
             let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -400,6 +381,9 @@ impl Directory {
                 stored.lists.insert(hash, HeldList { len: bytes.len() as u32, payload_len: list.payload_len() });
             } else if Envelope::parse(&bytes, Kind::Index, Role::Online).is_err() {
                 stored.documents.push(Document { hash, bytes });
+            } else if current.is_some_and(|current| current != hash) {
+                // An index of an earlier run, which only that run kept readable.
+                remove(&path).with_context(|| format!("removing the old index {}", path.display()))?;
             }
         }
         Ok(())

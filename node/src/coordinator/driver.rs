@@ -16,7 +16,7 @@ use upswarm_protocol::envelope::{Envelope, Kind, Role};
 use upswarm_protocol::ids::{DeviceId, ReleaseId};
 use zeroize::Zeroizing;
 
-use super::directory::{Change, Clock, Directory};
+use super::directory::{Change, Directory};
 use super::fleet::Fleet;
 use super::keys;
 use super::names::Names;
@@ -25,6 +25,7 @@ use super::requests::{
     Catalog, CatalogApproval, CatalogRelease, HoldRequest, InviteRequest, Invited, MAX_REQUESTS, Request,
 };
 use crate::cli::token::JoinToken;
+use crate::clock::Clock;
 use crate::seal;
 
 /// Wishes of the core that the network has not taken yet; beyond it no new input is taken.
@@ -269,8 +270,7 @@ impl Driver {
         let identity = (self.device, self.state.root_hash());
         let prepared = invite(&mut self.names, request, addresses, identity, self.clock)?;
         // Before the core's record of the invitation, which the answer waits for.
-        let names = serde_json::to_vec_pretty(&self.names).map_err(|error| Refusal::Request(error.to_string()))?;
-        self.changes.push(Change::Put(self.directory.names(), names));
+        self.changes.push(Change::Put(self.directory.names(), self.names.to_bytes()));
         Ok(prepared)
     }
 

@@ -136,3 +136,74 @@ fn deployment_view(deployment: &DeploymentReport, state: &CoordinatorState, name
         "total": deployment.total,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use upswarm_protocol::catalog::{Action, NodeRole};
+    use upswarm_protocol::codec::Bounded;
+    use upswarm_protocol::ids::SiteId;
+    use upswarm_protocol::report::{DeploymentState, SubState};
+
+    fn deployment(release: u16, state: DeploymentState, since: u64) -> DeploymentReport {
+        let mut id = [0; 32];
+        id[..2].copy_from_slice(&release.to_le_bytes());
+        DeploymentReport {
+            release: ReleaseId(id),
+            group: GroupId([1; 16]),
+            approval_version: 1,
+            action: Action::Install,
+            state,
+            sub_state: SubState::None,
+            code: None,
+            reason: Text::default(),
+            since: Wall(since),
+            done: 0,
+            total: 1,
+        }
+    }
+
+    fn report(seq: u64, deployments: Vec<DeploymentReport>) -> Report {
+        Report {
+            device: DeviceId([1; 32]),
+            seq,
+            issued: Wall(0),
+            site: SiteId([2; 16]),
+            role: NodeRole::Node,
+            label: Text::lossy("pc"),
+            agent: Text::default(),
+            os: Text::default(),
+            index_version: 3,
+            addresses: Bounded::default(),
+            bytes: BytesBySource { origin: seq, ..BytesBySource::default() },
+            alarms: Bounded::default(),
+            deployments: Bounded::new(deployments).unwrap(),
+        }
+    }
+
+    #[test]
+    fn deployments_of_earlier_reports_stay_and_survive_a_restart() {
+        let mut fleet = Fleet::default();
+        fleet.apply(report(1, vec![deployment(1, DeploymentState::Downloading, 1)]), Wall(5));
+        fleet.apply(report(2, vec![deployment(2, DeploymentState::Pending, 2)]), Wall(6));
+        let bytes = fleet.apply(report(3, vec![deployment(1, DeploymentState::Installed, 3)]), Wall(7));
+        let mut again = Fleet::default();
+        assert_eq!(again.restore(DeviceId([1; 32]), &bytes), Some((DeviceId([1; 32]), 3, Vec::new())));
+        let status = &again.devices[&DeviceId([1; 32])];
+        let states: Vec<_> = status.deployments.iter().map(|deployment| deployment.state).collect();
+        assert_eq!(states, [DeploymentState::Installed, DeploymentState::Pending]);
+        assert_eq!((status.bytes.origin, status.received), (3, Wall(7)));
+        assert_eq!(again.restore(DeviceId([1; 32]), &bytes[1..]), None, "damaged");
+    }
+
+    #[test]
+    fn a_device_cannot_grow_without_bound() {
+        let mut fleet = Fleet::default();
+        for seq in 0..1000 {
+            fleet.apply(report(seq, vec![deployment(seq as u16, DeploymentState::Installed, seq)]), Wall(seq));
+        }
+        let kept = &fleet.devices[&DeviceId([1; 32])].deployments;
+        assert_eq!(kept.len(), MAX_DEPLOYMENTS);
+        assert!(kept.iter().all(|deployment| deployment.since >= Wall(1000 - MAX_DEPLOYMENTS as u64)));
+    }
+}

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use upswarm_protocol::ids::{GroupId, SiteId};
 
-use super::{directory, keys};
+use super::keys;
 
 const MAX_NAMES: usize = 65536;
 const MAX_NAME: usize = 64;
@@ -31,10 +31,10 @@ impl Names {
         }
     }
 
-    /// Makes the names durable.
-    pub(crate) fn save(&self, path: &Path) -> anyhow::Result<()> {
-        directory::replace(path, &serde_json::to_vec_pretty(self)?, 0o600)
-            .with_context(|| format!("writing {}", path.display()))
+    /// The bytes that [`Names::load`] reads.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        // Plain data with text keys always becomes JSON.
+        serde_json::to_vec_pretty(self).unwrap_or_default()
     }
 
     /// The number of a group, made up at its first mention. Save before it is used.
@@ -96,7 +96,7 @@ mod tests {
         let group = names.group_or_new("office").unwrap();
         let site = names.site_or_new("berlin").unwrap();
         assert_eq!(names.group_or_new("office").unwrap(), group);
-        names.save(&path).unwrap();
+        std::fs::write(&path, names.to_bytes()).unwrap();
         let again = Names::load(&path).unwrap();
         assert_eq!((again.group("office"), again.site_name(&site)), (Some(group), "berlin".to_owned()));
         assert_eq!(again.group("elsewhere"), None);

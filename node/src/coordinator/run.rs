@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tokio::sync::{mpsc, watch};
@@ -9,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::coordinator_state::CoordinatorState;
 
-use super::directory::{Clock, Directory, Loaded, RunInfo};
+use super::directory::{Directory, Loaded, Lock, RunInfo};
 use super::driver::{Driver, Ends, Parts};
 use super::network::{self, Network};
 use super::payloads::Counters;
@@ -17,11 +18,14 @@ use super::requests::MAX_REQUESTS;
 use super::server::{self, Shared};
 use crate::cli::CliError;
 use crate::cli::coordinator::origin_url;
+use crate::clock::Clock;
 use crate::limiter::Limiter;
 
 /// Inputs and orders that may wait between network and driver.
 const CHANNEL: usize = 1024;
 const BURST: u64 = 256 << 10;
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// How to run.
 #[derive(Debug)]
@@ -54,7 +58,7 @@ pub(crate) struct Running {
     pub(crate) info: RunInfo,
     stop: CancellationToken,
     tasks: tokio::task::JoinSet<()>,
-    _lock: super::directory::Lock,
+    _lock: Lock,
 }
 
 impl Running {
@@ -71,7 +75,7 @@ pub(crate) async fn start(
     options: Options,
     stop: CancellationToken,
 ) -> Result<Running, CliError> {
-    let Some(lock) = directory.lock()? else {
+    let Some(lock) = lock(&directory).await? else {
         let pid =
             directory.run_info().map_or_else(|| "another process".to_owned(), |info| format!("process {}", info.pid));
         return Err(CliError::Refused(format!("{} is served by {pid} already", directory.path().display())));
@@ -129,6 +133,17 @@ pub(crate) async fn start(
     let info = RunInfo { pid: std::process::id(), http: http.to_string(), listen, peer };
     directory.write_run_info(&info)?;
     Ok(Running { info, stop, tasks, _lock: lock })
+}
+
+/// Takes the directory's lock. A verb that looks whether the directory is served holds it for an instant.
+async fn lock(directory: &Directory) -> anyhow::Result<Option<Lock>> {
+    for _ in 0..LOCK_TRIES {
+        if let Some(lock) = directory.lock()? {
+            return Ok(Some(lock));
+        }
+        tokio::time::sleep(LOCK_PAUSE).await;
+    }
+    Ok(None)
 }
 
 fn origins(options: &Options, http: SocketAddr) -> Result<Vec<Text<512>>, CliError> {

@@ -11,8 +11,9 @@ use upswarm_protocol::coordinator_state::CoordinatorState;
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::{DocHash, PublicKey};
 
-use super::directory::{self, Clock, Directory, replace};
+use super::directory::{Directory, replace};
 use super::keys::{self, KeyUse, Passphrase};
+use crate::clock;
 
 const ROOT_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 const ROOT_KEYS: usize = 3;
@@ -61,7 +62,7 @@ pub(crate) fn init(data_dir: &Path, offline: Option<(&Path, &Passphrase)>) -> an
     let path = keys::file(&directory.keys(), KeyUse::Report, 1);
     keys::write(&path, KeyUse::Report, PublicKey(report_key), &report, None)?;
 
-    let issued = directory::wall();
+    let issued = clock::wall();
     let root = Root {
         version: 1,
         issued,
@@ -82,7 +83,7 @@ pub(crate) fn init(data_dir: &Path, offline: Option<(&Path, &Passphrase)>) -> an
     replace(&directory.root(1), &bytes, 0o644).context("writing the root of trust")?;
 
     let mut loaded = directory.load(Vec::new())?;
-    let now = Clock::start().now();
+    let now = clock::Clock::start().now();
     let mut state = CoordinatorState::new(loaded.setup, now)?;
     directory.settle(&mut state, &mut loaded.fleet, now)?;
     Ok(Made { root: DocHash::of(&bytes), offline_keys })
@@ -137,7 +138,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         init(dir.path(), None).unwrap();
         let directory = Directory::existing(dir.path()).unwrap();
-        let clock = Clock::start();
+        let clock = clock::Clock::start();
         let mut versions = Vec::new();
         for origin in ["http://a/", "http://b/", "http://b/"] {
             let mut loaded = directory.load(vec![Text::new(origin).unwrap()]).unwrap();
@@ -152,5 +153,39 @@ mod tests {
         assert!(error.to_string().contains("catalog"), "{error}");
         std::fs::remove_file(directory.root(1)).unwrap();
         assert!(directory.load(Vec::new()).is_err());
+    }
+
+    #[test]
+    fn a_stop_after_any_write_loses_no_version() {
+        let dir = tempfile::tempdir().unwrap();
+        init(dir.path(), None).unwrap();
+        let directory = Directory::existing(dir.path()).unwrap();
+        let clock = clock::Clock::start();
+        let mut last = 0;
+        for run in 0..6 {
+            let origin = Text::new(format!("http://origin-{run}")).unwrap();
+            let mut loaded = directory.load(vec![origin]).unwrap();
+            let mut state = CoordinatorState::new(loaded.setup, clock.now()).unwrap();
+            assert!(state.index_version() > last, "run {run}");
+            // As many writes as the run's number, and one that was cut off: then the power goes.
+            let mut writes = 0;
+            while let Some(output) = state.poll_output() {
+                let upswarm_protocol::coordinator_state::Output::Persist { record, .. } = output else { continue };
+                let is_catalog = matches!(record, upswarm_protocol::coordinator_state::Record::Catalog(_));
+                let change = directory.change(record, &mut loaded.fleet);
+                if writes < run {
+                    directory.apply(std::slice::from_ref(&change)).unwrap();
+                    last = if is_catalog { state.index_version() } else { last };
+                } else if let directory::Change::Put(path, bytes) = change {
+                    let name = format!(".new-{}", path.file_name().unwrap().display());
+                    std::fs::write(path.with_file_name(name), &bytes[..bytes.len() / 2]).unwrap();
+                    break;
+                }
+                writes += 1;
+            }
+        }
+        assert!(last >= 4, "the later runs got as far as the catalog");
+        let indexes = std::fs::read_dir(dir.path().join("doc")).unwrap().count();
+        assert!(indexes <= 3, "{indexes} files: old indexes are removed");
     }
 }

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use upswarm_protocol::catalog::ExitMeaning;
+use upswarm_protocol::catalog::{ExitMeaning, PackageKind};
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::node_state::InstallOutcome;
+use upswarm_protocol::version;
 
 use super::detect::{Verdict, query};
 use super::exec::Session;
@@ -21,12 +22,11 @@ const ENV: [(&str, &str); 3] = [
     ("DEBCONF_NONINTERACTIVE_SEEN", "true"),
     ("APT_LISTCHANGES_FRONTEND", "none"),
 ];
-const APT: [&str; 8] = [
+const APT: [&str; 7] = [
     "-y",
     "--no-install-recommends",
     "-oDpkg::Options::=--force-confdef",
     "-oDpkg::Options::=--force-confold",
-    "-oDPkg::Lock::Timeout=600",
     "-oDpkg::Use-Pty=0",
     // The verified copies can be read by this user alone.
     "-oAPT::Sandbox::User=root",
@@ -53,7 +53,7 @@ pub(super) fn install(job: &Job<'_>, timeout_s: u32) -> Result<InstallOutcome, T
             if let Some(early) = mend(&mut session, timeout_s)? {
                 return Ok(finish(session, early, timeout_s, start));
             }
-            (apt, strings(APT.iter().copied().chain(["install", "--"])))
+            (apt, strings(APT.iter().copied().chain([&*lock_timeout(timeout_s), "install", "--"])))
         }
         (root, _) => {
             let root = root.map(|root| format!("--root={}", root.display()));
@@ -77,7 +77,7 @@ pub(super) fn remove(job: &Job<'_>, packages: &[Text<255>], timeout_s: u32) -> R
             if let Some(early) = mend(&mut session, timeout_s)? {
                 return Ok(finish(session, early, timeout_s, start));
             }
-            (apt, strings(APT.iter().copied().chain(["remove", "--"])))
+            (apt, strings(APT.iter().copied().chain([&*lock_timeout(timeout_s), "remove", "--"])))
         }
         (root, _) => {
             let root = root.map(|root| format!("--root={}", root.display()));
@@ -87,7 +87,7 @@ pub(super) fn remove(job: &Job<'_>, packages: &[Text<255>], timeout_s: u32) -> R
     let before = args.len();
     for name in packages {
         // In another root dpkg itself says which are not there, without failing.
-        if job.root.is_some() || installed(name, None).map_err(Trouble::retry)? {
+        if installed(name, None, job.root).map_err(Trouble::retry)? {
             args.push(name.as_str().into());
         }
     }
@@ -99,7 +99,7 @@ pub(super) fn remove(job: &Job<'_>, packages: &[Text<255>], timeout_s: u32) -> R
 }
 
 /// Whether a package is installed, at this version or a later one.
-pub(super) fn installed(name: &str, version: Option<&str>) -> Verdict {
+pub(super) fn installed(name: &str, version: Option<&str>, root: Option<&Path>) -> Verdict {
     if !is_package_name(name) {
         return Err(format!("{name:?} is no name of a Debian package"));
     }
@@ -107,7 +107,10 @@ pub(super) fn installed(name: &str, version: Option<&str>) -> Verdict {
         return Err(format!("{bad:?} is no version of a Debian package"));
     }
     let query_tool = find("dpkg-query").ok_or("this machine has no dpkg-query to ask for Debian packages")?;
-    let (code, output) = query(&query_tool, &["-W", "-f", "${db:Status-Status}\t${Version}\n", name])?;
+    let database = root.map(|root| format!("--admindir={}", root.join("var/lib/dpkg").display()));
+    let args: Vec<&str> =
+        database.as_deref().into_iter().chain(["-W", "-f", "${db:Status-Status}\t${Version}\n", name]).collect();
+    let (code, output) = query(&query_tool, &args)?;
     match code {
         0 => {}
         1 => return Ok(false),
@@ -117,12 +120,8 @@ pub(super) fn installed(name: &str, version: Option<&str>) -> Verdict {
     for line in output.lines() {
         let Some(found) = line.strip_prefix("installed\t") else { continue };
         let Some(wanted) = version else { return Ok(true) };
-        match query(&dpkg().map_err(|trouble| trouble.reason)?, &["--compare-versions", found, "ge", wanted])? {
-            (0, _) => return Ok(true),
-            (1, _) => {}
-            (code, output) => {
-                return Err(format!("dpkg cannot compare {found:?} with {wanted:?} ({code}): {}", output.trim()));
-            }
+        if version::compare(PackageKind::Deb, found, wanted).is_ge() {
+            return Ok(true);
         }
     }
     Ok(false)
@@ -156,6 +155,7 @@ fn finish(mut session: Session<'_>, ended: Ended, timeout_s: u32, start: SystemT
         "Unable to lock",
         "frontend lock",
         "Failed to fetch",
+        "Unable to fetch",
         "Temporary failure",
         "No space left on device",
         "enough free space",
@@ -168,6 +168,11 @@ fn finish(mut session: Session<'_>, ended: Ended, timeout_s: u32, start: SystemT
         _ if retry => ExitMeaning::Retry,
         _ => ExitMeaning::Failure,
     })
+}
+
+/// Waits for another package manager, but leaves time for the work itself.
+fn lock_timeout(timeout_s: u32) -> String {
+    format!("-oDPkg::Lock::Timeout={}", (timeout_s / 2).min(600))
 }
 
 fn dpkg() -> Result<PathBuf, Trouble> {
@@ -210,6 +215,5 @@ mod tests {
         for bad in ["", "$(id)", "1 ge 0", "-1", "1;2"] {
             assert!(installed("dpkg", Some(bad)).is_err(), "{bad}");
         }
-        assert!(Path::new("/var/lib/dpkg").exists());
     }
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -28,12 +28,13 @@ pub(super) type Verdict = Result<bool, String>;
 
 /// Evaluates the release's platform, applicability and detection rules on this machine. Blocks, for minutes at worst. Whatever
 /// cannot be told (no right to read a file, a package database that does not answer) is [`Detection::Unknown`] with the reason.
-pub(crate) fn detect(release: &Release) -> Detection {
+/// Files and packages are looked for below `root`, if there is one; commands run as ever.
+pub(crate) fn detect(release: &Release, root: Option<&Path>) -> Detection {
     if let Err(why) = platform(&release.platform) {
         return Detection::NotApplicable(why);
     }
     for condition in &release.applicability {
-        match applies(condition) {
+        match applies(condition, root) {
             Ok(None) => {}
             Ok(Some(why)) => return Detection::NotApplicable(why),
             Err(why) => return Detection::Unknown(why),
@@ -44,7 +45,7 @@ pub(crate) fn detect(release: &Release) -> Detection {
     }
     let mut unknown = None;
     for rule in &release.detect {
-        match holds(rule) {
+        match holds(rule, root) {
             Ok(true) => {}
             // All must hold: one that does not is enough, whatever the others would say.
             Ok(false) => return Detection::Absent,
@@ -80,10 +81,10 @@ fn platform(wanted: &Platform) -> Result<(), String> {
 }
 
 /// `None` when the condition holds, else why not.
-fn applies(condition: &Applicability) -> Result<Option<String>, String> {
+fn applies(condition: &Applicability, root: Option<&Path>) -> Result<Option<String>, String> {
     let unless = |holds: bool, why: String| Ok((!holds).then_some(why));
     match condition {
-        Applicability::FileExists { path } => unless(exists(path)?, format!("{path} does not exist")),
+        Applicability::FileExists { path } => unless(exists(path, root)?, format!("{path} does not exist")),
         Applicability::Fact { name, value } => {
             let found = fact(name)?;
             unless(found == value.as_str(), format!("{name} is {found:?}, not {:?}", value.as_str()))
@@ -93,24 +94,24 @@ fn applies(condition: &Applicability) -> Result<Option<String>, String> {
                 // A machine without the database has no such package.
                 PackageKind::Deb if find("dpkg-query").is_none() => false,
                 PackageKind::Rpm if find("rpm").is_none() => false,
-                _ => has_package(*kind, name, None)?,
+                _ => has_package(*kind, name, None, root)?,
             };
             unless(found, format!("the package {name} is not installed"))
         }
     }
 }
 
-fn holds(rule: &Detect) -> Verdict {
+fn holds(rule: &Detect, root: Option<&Path>) -> Verdict {
     match rule {
-        Detect::FileExists { path } => exists(path),
+        Detect::FileExists { path } => exists(path, root),
         Detect::FileHash { path, blake3: wanted } => {
-            let Some(file) = open(path)? else { return Ok(false) };
+            let Some(file) = open(path, root)? else { return Ok(false) };
             let mut hasher = blake3::Hasher::new();
             hasher.update_reader(file).map_err(|error| format!("{path} cannot be read: {error}"))?;
             Ok(hasher.finalize().as_bytes() == wanted)
         }
         Detect::FileContains { path, text } => {
-            let Some(file) = open(path)? else { return Ok(false) };
+            let Some(file) = open(path, root)? else { return Ok(false) };
             let mut bytes = Vec::new();
             let read = file.take(MAX_CONTAINS + 1).read_to_end(&mut bytes);
             read.map_err(|error| format!("{path} cannot be read: {error}"))?;
@@ -133,26 +134,26 @@ fn holds(rule: &Detect) -> Verdict {
                 Err(error) => Err(format!("{} cannot be run: {error}", path.display())),
             }
         }
-        Detect::Package { kind, name, version } => has_package(*kind, name, Some(version)),
+        Detect::Package { kind, name, version } => has_package(*kind, name, Some(version), root),
     }
 }
 
 /// Whether a package is installed, at this version or a later one.
-fn has_package(kind: PackageKind, name: &str, version: Option<&str>) -> Verdict {
+fn has_package(kind: PackageKind, name: &str, version: Option<&str>, root: Option<&Path>) -> Verdict {
     match kind {
-        PackageKind::Deb => deb::installed(name, version),
-        PackageKind::Rpm => rpm::installed(name, version),
+        PackageKind::Deb => deb::installed(name, version, root),
+        PackageKind::Rpm => rpm::installed(name, version, root),
         PackageKind::Flatpak | PackageKind::Snap => {
             Err(format!("whether the {kind:?} package {name} is installed cannot be told; use a command rule"))
         }
     }
 }
 
-fn exists(path: &str) -> Verdict {
+fn exists(path: &str, root: Option<&Path>) -> Verdict {
     if !path.starts_with('/') {
         return Err(format!("a rule names {path:?}, which is not an absolute path"));
     }
-    match fs::metadata(path) {
+    match fs::metadata(below(root, path)) {
         Ok(_) => Ok(true),
         Err(error) if is_absence(&error) => Ok(false),
         Err(error) => Err(format!("{path} cannot be looked at: {error}")),
@@ -160,13 +161,13 @@ fn exists(path: &str) -> Verdict {
 }
 
 /// A plain file, or `None` if there is none.
-fn open(path: &str) -> Result<Option<fs::File>, String> {
+fn open(path: &str, root: Option<&Path>) -> Result<Option<fs::File>, String> {
     if !path.starts_with('/') {
         return Err(format!("a rule names {path:?}, which is not an absolute path"));
     }
     // A pipe must not hold detection up.
     let nonblock = OFlags::NONBLOCK.bits().cast_signed();
-    let file = match OpenOptions::new().read(true).custom_flags(nonblock).open(path) {
+    let file = match OpenOptions::new().read(true).custom_flags(nonblock).open(below(root, path)) {
         Ok(file) => file,
         Err(error) if is_absence(&error) => return Ok(None),
         Err(error) => return Err(format!("{path} cannot be read: {error}")),
@@ -175,9 +176,21 @@ fn open(path: &str) -> Result<Option<fs::File>, String> {
     Ok(found.is_file().then_some(file))
 }
 
+/// Where an absolute path lies below another root.
+fn below(root: Option<&Path>, path: &str) -> PathBuf {
+    root.map_or_else(|| PathBuf::from(path), |root| root.join(path.trim_start_matches('/')))
+}
+
 fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
         || error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error())
+}
+
+/// The operating system's name for people.
+pub(crate) fn os_name() -> String {
+    let text = OS_RELEASE.iter().find_map(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+    let name = os_release_value(&text, "PRETTY_NAME");
+    if name.is_empty() { std::env::consts::OS.into() } else { name }
 }
 
 /// The value of a fact about this machine; empty when the machine does not say.

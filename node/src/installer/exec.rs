@@ -25,9 +25,6 @@ pub(super) fn run(
     exit_codes: &[ExitRule],
     timeout_s: u32,
 ) -> Result<InstallOutcome, Trouble> {
-    if job.root.is_some() {
-        return Err(Trouble::failed("an exec recipe cannot run in another root directory"));
-    }
     let argv: Vec<Vec<Piece<'_>>> = argv.iter().map(|arg| pieces(arg)).collect::<Result<_, _>>()?;
     let mut used: Vec<usize> = Vec::new();
     for piece in argv.iter().flatten() {
@@ -51,7 +48,10 @@ pub(super) fn run(
         return Err(Trouble::failed(reason));
     }
     let mut session = Session::start(job)?;
-    let ended = session.run(program, argv.collect(), &[], timeout_s, true)?;
+    // A program cannot be held to a directory from outside; it is told, and a trial's recipe keeps to it.
+    let root = job.root.map(|root| root.to_string_lossy());
+    let env: Vec<(&str, &str)> = root.iter().map(|root| ("UPSWARM_ROOT", &**root)).collect();
+    let ended = session.run(program, argv.collect(), &env, timeout_s, true)?;
     Ok(session.finish(ended, timeout_s, |code| meaning(exit_codes, code)))
 }
 

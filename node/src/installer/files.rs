@@ -13,12 +13,13 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use upswarm_protocol::catalog::FilePlacement;
+use rustix::fs::FileType;
+use upswarm_protocol::catalog::{FilePlacement, Recipe};
 use upswarm_protocol::ids::ReleaseId;
 use upswarm_protocol::node_state::InstallOutcome;
 
 use super::manifest::{Backups, Entry, Manifest, remove_tree};
-use super::place::{Kind, Place, duplicate, hash_at, locate};
+use super::place::{Kind, Place, duplicate, hash_at, locate, locate_or_make};
 use super::{Job, Trouble, payload, random_name};
 
 /// A placement that a crash had cut short, undone.
@@ -65,7 +66,7 @@ pub(super) fn place(job: &Job<'_>, files: &[FilePlacement]) -> Result<InstallOut
     if let Some(file) = files.iter().find(|file| file.mode > 0o7777) {
         return Err(Trouble::failed(format!("{:o} is no mode for {:?}", file.mode, file.path)));
     }
-    let places: Vec<Place> = files.iter().map(|file| locate(root, &file.path)).collect::<Result<_, _>>()?;
+    let places: Vec<Place> = files.iter().map(|file| locate_or_make(root, &file.path)).collect::<Result<_, _>>()?;
 
     let backups = Backups::open(job.state_dir)?;
     let pending = backups.pending(job.id);
@@ -122,7 +123,11 @@ pub(super) fn remove<'a>(job: &Job<'_>, paths: impl Iterator<Item = &'a str>) ->
         if !of_another {
             match entry {
                 Some(entry) => put_back(&place, entry, &open_dir(&backup)?)?,
-                None => place.unlink(&place.name)?,
+                // Without a backup (it was used up, or grew too old) what is there may be what came back before.
+                None if placed_here(job, path).is_none_or(|placed| found == Some(placed)) => {
+                    place.unlink(&place.name)?
+                }
+                None => {}
             }
         }
         places.push((place, path.to_owned()));
@@ -137,6 +142,13 @@ pub(super) fn remove<'a>(job: &Job<'_>, paths: impl Iterator<Item = &'a str>) ->
         }
     }
     Ok(InstallOutcome::Done { restart: false, code: None })
+}
+
+/// The BLAKE3 in hex of what the release's own `files` recipe puts at this path, if it does.
+fn placed_here(job: &Job<'_>, path: &str) -> Option<String> {
+    let Recipe::Files { files } = &job.release.install else { return None };
+    let file = files.iter().find(|file| file.path.as_str() == path)?;
+    job.release.payloads.get(usize::from(file.payload)).map(|payload| payload.id.to_string())
 }
 
 /// Step 1.
@@ -226,10 +238,17 @@ fn is_as_before(place: &Place, entry: &Entry, backup: &OwnedFd) -> Result<bool, 
     let cannot = |error: std::io::Error| Trouble::io("cannot compare the backup of", &place.path, error);
     let kept = rustix::fs::statat(backup, before, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
         .map_err(|error| cannot(error.into()))?;
-    let found = place.stat()?;
-    let same = found.is_some_and(|found| (found.st_dev, found.st_ino) == (kept.st_dev, kept.st_ino));
+    let Some(found) = place.stat()? else { return Ok(false) };
+    if (found.st_dev, found.st_ino) == (kept.st_dev, kept.st_ino) {
+        return Ok(true);
+    }
+    let kinds = [found, kept].map(|stat| FileType::from_raw_mode(stat.st_mode));
+    if kinds == [FileType::Symlink; 2] {
+        let read = |dir, name| rustix::fs::readlinkat(dir, name, Vec::new()).map_err(|error| cannot(error.into()));
+        return Ok(read(&place.dir, place.name.as_os_str())? == read(backup, OsStr::new(before))?);
+    }
     let equal = || Ok(place.hash()? == hash_at(backup, OsStr::new(before)).map_err(cannot)?);
-    if same { Ok(true) } else { equal() }
+    if kinds == [FileType::RegularFile; 2] { equal() } else { Ok(false) }
 }
 
 /// Makes a place hold again what it held before; the backup stays.
@@ -255,3 +274,6 @@ fn aside(entry: &Entry) -> String {
 fn open_dir(path: &Path) -> Result<OwnedFd, Trouble> {
     File::open(path).map(OwnedFd::from).map_err(|error| Trouble::io("cannot open", path, error))
 }
+
+#[cfg(test)]
+mod tests;

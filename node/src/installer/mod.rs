@@ -11,8 +11,6 @@
 //! ```
 //! STATE's parents must be writable by this user only: that is the admin's to arrange.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "the driver is to use it"))]
-
 mod deb;
 mod detect;
 mod exec;
@@ -24,6 +22,8 @@ mod place;
 mod program;
 mod rpm;
 
+#[cfg(test)]
+mod fixture;
 #[cfg(test)]
 mod tests;
 
@@ -37,8 +37,8 @@ use upswarm_protocol::catalog::{Action, Recipe, Release};
 use upswarm_protocol::ids::ReleaseId;
 use upswarm_protocol::node_state::InstallOutcome;
 
-pub(crate) use detect::detect;
-pub(crate) use files::{Recovered, recover};
+pub(crate) use detect::{detect, os_name};
+pub(crate) use files::recover;
 
 /// One install or uninstall.
 #[derive(Debug)]
@@ -53,7 +53,8 @@ pub(crate) struct Job<'a> {
     pub(crate) payloads: Vec<PathBuf>,
     /// Where copies, logs and backups go; made if it is not there.
     pub(crate) state_dir: &'a Path,
-    /// Install packages and files below this directory instead of `/` (an image, a test). Programs cannot be run there.
+    /// Install packages and files below this directory instead of `/` (an image, a trial). Programs run as ever, with the
+    /// directory in `UPSWARM_ROOT`.
     pub(crate) root: Option<&'a Path>,
     /// Set when the node is about to end. A running `exec` recipe is ended then; package managers are left to finish.
     pub(crate) cancel: &'a AtomicBool,

@@ -47,6 +47,15 @@ pub(super) fn components(path: &str) -> Result<Vec<&str>, Trouble> {
 
 /// The place that an absolute path names below `root`. Its directory must exist.
 pub(super) fn locate(root: &Path, path: &str) -> Result<Place, Trouble> {
+    walk(root, path, false)
+}
+
+/// The same, with directories that are missing made on the way, open to everyone to read.
+pub(super) fn locate_or_make(root: &Path, path: &str) -> Result<Place, Trouble> {
+    walk(root, path, true)
+}
+
+fn walk(root: &Path, path: &str, make: bool) -> Result<Place, Trouble> {
     let mut ahead: Vec<OsString> = components(path)?.into_iter().rev().map(OsString::from).collect();
     // The first element of the path comes last; so the name in the directory comes first.
     let name = ahead.remove(0);
@@ -67,7 +76,15 @@ pub(super) fn locate(root: &Path, path: &str) -> Result<Place, Trouble> {
             _ => {}
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let found = rustix::fs::openat(here, &step, flags, Mode::empty()).map_err(cannot)?;
+        let found = match rustix::fs::openat(here, &step, flags, Mode::empty()) {
+            Err(Errno::NOENT) if make => {
+                rustix::fs::mkdirat(here, &step, Mode::from_raw_mode(0o755)).map_err(cannot)?;
+                rustix::fs::fsync(here).map_err(cannot)?;
+                rustix::fs::openat(here, &step, flags, Mode::empty())
+            }
+            found => found,
+        };
+        let found = found.map_err(cannot)?;
         let stat = rustix::fs::fstat(&found).map_err(cannot)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {

@@ -1,11 +1,12 @@
 //! RPM packages: through dnf where it is installed, which checks dependencies, else through rpm.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use upswarm_protocol::catalog::ExitMeaning;
+use upswarm_protocol::catalog::{ExitMeaning, PackageKind};
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::node_state::InstallOutcome;
+use upswarm_protocol::version;
 
 use super::detect::{Verdict, query};
 use super::exec::Session;
@@ -41,7 +42,7 @@ pub(super) fn remove(job: &Job<'_>, packages: &[Text<255>], timeout_s: u32) -> R
     let mut args = root_args(job.root, &["-e"]);
     let before = args.len();
     for name in packages {
-        if job.root.is_some() || installed(name, None).map_err(Trouble::retry)? {
+        if installed(name, None, job.root).map_err(Trouble::retry)? {
             args.push(name.as_str().into());
         }
     }
@@ -54,7 +55,7 @@ pub(super) fn remove(job: &Job<'_>, packages: &[Text<255>], timeout_s: u32) -> R
 }
 
 /// Whether a package is installed, at this version or a later one.
-pub(super) fn installed(name: &str, version: Option<&str>) -> Verdict {
+pub(super) fn installed(name: &str, version: Option<&str>, root: Option<&Path>) -> Verdict {
     if !is_package_name(name) {
         return Err(format!("{name:?} is no name of an RPM package"));
     }
@@ -63,7 +64,9 @@ pub(super) fn installed(name: &str, version: Option<&str>) -> Verdict {
     }
     let rpm = find("rpm").ok_or("this machine has no rpm to ask for RPM packages")?;
     let format = "installed\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\n";
-    let (code, output) = query(&rpm, &["-q", "--qf", format, name])?;
+    let root = root.map(|root| format!("--root={}", root.display()));
+    let args: Vec<&str> = root.as_deref().into_iter().chain(["-q", "--qf", format, name]).collect();
+    let (code, output) = query(&rpm, &args)?;
     let found: Vec<&str> = output.lines().filter_map(|line| line.strip_prefix("installed\t")).collect();
     if found.is_empty() {
         let absent = code != 0 && output.contains("is not installed");
@@ -77,23 +80,11 @@ pub(super) fn installed(name: &str, version: Option<&str>) -> Verdict {
         if !is_version(found) {
             return Err(format!("{name} is installed at the unreadable version {found:?}"));
         }
-        if at_least(&rpm, found, wanted)? {
+        if version::compare(PackageKind::Rpm, found, wanted).is_ge() {
             return Ok(true);
         }
     }
     Ok(false)
-}
-
-/// Compares versions as rpm does. Both hold only characters that mean nothing to rpm's macros or Lua.
-fn at_least(rpm: &std::path::Path, found: &str, wanted: &str) -> Verdict {
-    let epoch = |version: &str| if version.contains(':') { version.to_owned() } else { format!("0:{version}") };
-    let script = format!("%{{lua:print(rpm.vercmp(\"{}\", \"{}\"))}}", epoch(found), epoch(wanted));
-    let (code, output) = query(rpm, &["--eval", &script])?;
-    match (code, output.trim()) {
-        (0, "0" | "1") => Ok(true),
-        (0, "-1") => Ok(false),
-        _ => Err(format!("rpm cannot compare versions (is it older than 4.16?): {}", output.trim())),
-    }
 }
 
 fn finish(mut session: Session<'_>, ended: Ended, timeout_s: u32) -> InstallOutcome {
@@ -118,7 +109,7 @@ fn rpm() -> Result<PathBuf, Trouble> {
     find("rpm").ok_or_else(|| Trouble::failed("this machine has neither dnf nor rpm"))
 }
 
-fn root_args(root: Option<&std::path::Path>, args: &[&str]) -> Vec<OsString> {
+fn root_args(root: Option<&Path>, args: &[&str]) -> Vec<OsString> {
     let root = root.map(|root| format!("--root={}", root.display()).into());
     root.into_iter().chain(args.iter().map(OsString::from)).collect()
 }

@@ -83,8 +83,14 @@ impl Bench {
         }
         stored.devices = devices.into_values().collect();
         stored.invites = invites.into_values().collect();
-        let setup =
-            Setup { device: device(ME), root: root(), root_hash: DocHash([1; 32]), online: key(ONLINE), origins: vec![], stored };
+        let setup = Setup {
+            device: device(ME),
+            root: root(),
+            root_hash: DocHash([1; 32]),
+            online: key(ONLINE),
+            origins: vec![],
+            stored,
+        };
         let state = CoordinatorState::new(setup, now).unwrap();
         let mut bench = Self { state, now, written: vec![], durable, outputs: vec![], requests: 0 };
         bench.drain();
@@ -580,10 +586,14 @@ fn documents_go_to_members_and_payloads_to_nobody() {
     assert!(matches!(ask(&mut bench, device(20), 2, chunks), Output::Deny { status: BlockStatus::Refused, .. }));
     let unknown = BlockWhat::Doc(DocHash([8; 32]));
     assert!(matches!(ask(&mut bench, device(20), 3, unknown), Output::Deny { status: BlockStatus::NotHeld, .. }));
-    let served = (10..100).filter(|serve| matches!(ask(&mut bench, device(20), *serve, doc), Output::Serve { .. })).count();
+    let served =
+        (10..100).filter(|serve| matches!(ask(&mut bench, device(20), *serve, doc), Output::Serve { .. })).count();
     assert_eq!(served, 8, "slots of one peer");
     bench.input(Input::Served { serve: 10 });
-    assert!(matches!(ask(&mut bench, device(20), 200, BlockWhat::Root(1)), Output::Serve { what: ServeWhat::Root(1), .. }));
+    assert!(matches!(
+        ask(&mut bench, device(20), 200, BlockWhat::Root(1)),
+        Output::Serve { what: ServeWhat::Root(1), .. }
+    ));
 }
 
 #[test]

@@ -222,9 +222,10 @@ impl Assembly {
         dropped.into_iter().map(|(hash, entry, reason)| (hash, entry.kind, reason)).collect()
     }
 
-    /// Fills the releases and approvals of `catalog`. With `floors`, an approval below its floor is left out. Returns what was left out, with the reason, in an order that is the
+    /// Fills the releases and approvals of `catalog`. With `floors`, an approval below its floor is left out. What is left out is
+    /// refused for good. Returns what was left out, with the reason, in an order that is the
     /// same on every machine.
-    pub(super) fn fill(&self, catalog: &mut Catalog, floors: Option<&Floors>) -> Vec<(DocHash, Kind, String)> {
+    pub(super) fn fill(&mut self, catalog: &mut Catalog, floors: Option<&Floors>) -> Vec<(DocHash, Kind, String)> {
         let mut left_out = Vec::new();
         catalog.releases.clear();
         catalog.approvals.clear();
@@ -252,6 +253,11 @@ impl Assembly {
                         catalog.approvals.insert(key, known.clone());
                     }
                 }
+            }
+        }
+        for (hash, ..) in &left_out {
+            if let Some((entry, _)) = self.loaded.remove(hash) {
+                self.refused.insert(*hash, entry);
             }
         }
         left_out

@@ -28,6 +28,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::catalog::{Certificate, DocEntry, Head, Index, Root};
+use crate::codec::{Bounded, Text};
 use crate::envelope::{Envelope, Kind, Role};
 use crate::ids::{DocHash, PublicKey};
 use crate::time::Wall;
@@ -97,7 +98,7 @@ pub struct Refusal {
     pub hash: DocHash,
     /// What it should have been.
     pub kind: Kind,
-    /// Why.
+    /// Why, in at most 200 bytes.
     pub reason: String,
 }
 
@@ -109,9 +110,9 @@ pub struct Evidence {
     /// The version that both claim (of the root, of the index).
     pub version: u64,
     /// The envelope that counts: the one that came first.
-    pub first: crate::codec::Bounded<u8, { Kind::Root.cap() }>,
+    pub first: Bounded<u8, { Kind::Root.cap() }>,
     /// The other one.
-    pub second: crate::codec::Bounded<u8, { Kind::Root.cap() }>,
+    pub second: Bounded<u8, { Kind::Root.cap() }>,
 }
 
 /// The pinned root and everything that is believed because of it.
@@ -474,16 +475,16 @@ impl Trust {
 
     /// Swaps the catalog if the documents of the newest index are all there.
     fn activate(&mut self) {
-        let complete = |set: &&Assembly| set.is_complete();
+        let complete = |set: &&mut Assembly| set.is_complete();
         let active = self.catalog.index;
-        let left_out = if let Some(newest) = self.newest.as_ref().filter(complete) {
+        let left_out = if let Some(newest) = self.newest.as_mut().filter(complete) {
             if self.older.is_none() && active == Some(newest.label) {
                 return;
             }
             self.older = None;
             newest.fill(&mut self.catalog, Some(&self.floors))
-        } else if let Some(older) = self.older.as_ref().filter(complete).filter(|older| active != Some(older.label)) {
-            // It was in use before, and the newest index still has a veto over each of its documents (`may_install`).
+        } else if let Some(older) = self.older.as_mut().filter(complete).filter(|older| active != Some(older.label)) {
+            // It was in use before; `may_install` asks the newest index and the floors again about each document.
             older.fill(&mut self.catalog, None)
         } else {
             return;
@@ -566,7 +567,7 @@ impl Trust {
             _ => false,
         });
         if !known && self.evidence.len() < MAX_EVIDENCE {
-            let keep = |bytes: &[u8]| crate::codec::Bounded::truncated(bytes.to_vec());
+            let keep = |bytes: &[u8]| Bounded::truncated(bytes.to_vec());
             self.evidence.push(Evidence { kind, version, first: keep(first), second: keep(second) });
             let what = if kind == Kind::Root { "roots" } else { "indexes" };
             self.alarm(format!(
@@ -586,6 +587,7 @@ impl Trust {
     fn note_refusal(&mut self, hash: DocHash, kind: Kind, reason: String) {
         if self.refusals.len() < MAX_REFUSALS {
             self.alarm(format!("the {kind:?} {} that the index names was refused: {reason}", hash.short()));
+            let reason = Text::<200>::lossy(&reason).to_string();
             self.refusals.push(Refusal { hash, kind, reason });
         }
     }

@@ -29,7 +29,8 @@ pub enum Blocked {
     ReleaseExpired(Wall),
     /// The approval has expired at this time.
     ApprovalExpired(Wall),
-    /// The newest index no longer names the release or the approval; what replaces them is on its way.
+    /// The newest index no longer names the release or the approval, or a later approval is known; the catalog that says
+    /// so is on its way.
     Withdrawn,
     /// The admin has stopped it.
     Held(Hold),
@@ -82,11 +83,13 @@ impl Trust {
         if approved.approval.action == Action::None {
             return Err(Blocked::Declined);
         }
-        // A stop by the newest index counts before its documents are there: a hold, or a document it no longer names.
+        // A stop by the newest index counts before its documents are there: a hold, a document that it no longer names, an
+        // approval of which a later version has been seen.
         if let Some(hold) = catalog.hold(release, group) {
             return Err(Blocked::Held(hold));
         }
-        if !self.newest_names(&known.hash) || !self.newest_names(&approved.hash) {
+        let replaced = approved.approval.version < self.floors.of(&(*group, *release));
+        if replaced || !self.newest_names(&known.hash) || !self.newest_names(&approved.hash) {
             return Err(Blocked::Withdrawn);
         }
         unexpired(known.release.expires, Blocked::ReleaseExpired)?;

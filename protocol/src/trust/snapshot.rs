@@ -7,18 +7,18 @@
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::DocEntry;
-use crate::codec::{self, Bounded};
+use crate::codec::{self, Bounded, Text};
 use crate::envelope::Kind;
 use crate::ids::{DocHash, GroupId, ReleaseId};
 use crate::time::Wall;
 
 use super::catalog::{Assembly, Floor, Floors, Label};
 use super::verify::{open_head, open_index, open_own_root};
-use super::{Evidence, MAX_EVIDENCE, Trust, TrustError};
+use super::{Evidence, MAX_EVIDENCE, MAX_REFUSALS, Refusal, Trust, TrustError};
 
-/// The most bytes of a snapshot: an index of 4 MiB, the list of the one before it, approval versions, evidence. A fleet with
-/// a hundred releases takes some 20 KiB.
-pub const MAX_SNAPSHOT: usize = 11 << 20;
+/// The most bytes of a snapshot: an index of 4 MiB, the list of the one before it, what was refused, approval versions,
+/// evidence. A fleet with a hundred releases takes some 20 KiB.
+pub const MAX_SNAPSHOT: usize = 14 << 20;
 
 const MAGIC: [u8; 8] = *b"UPTS\x01\0\0\0";
 const HEADER: usize = 40;
@@ -31,6 +31,10 @@ struct Fields {
     index: Option<Bounded<u8, { Kind::Index.cap() }>>,
     /// The index in use, when that is not the newest: only what it names, for its bytes are not needed any more.
     older: Option<(Label, Bounded<DocEntry, 65536>)>,
+    /// Documents of the newest index that were refused: without them it would be incomplete after a restart.
+    refused: Bounded<DocHash, 65536>,
+    /// The reasons, as far as they are remembered.
+    refusals: Bounded<(DocHash, Kind, Text<200>), MAX_REFUSALS>,
     floors: Bounded<(GroupId, ReleaseId, Floor), { Floors::MAX }>,
     root_issued: Wall,
     online_issued: Wall,
@@ -38,16 +42,18 @@ struct Fields {
 }
 
 impl Trust {
-    /// Root, head, index, the versions that only grow, and evidence, at most [`MAX_SNAPSHOT`] bytes. The documents are not in
-    /// it: the caller keeps them by hash, and offers them again after [`Trust::restore`]. Refusals and alarms are not either.
+    /// Root, head, index, the versions that only grow, refusals and evidence, at most [`MAX_SNAPSHOT`] bytes. The documents are
+    /// not in it: the caller keeps them by hash, and offers them again after [`Trust::restore`]. Alarms are not either.
     pub fn snapshot(&self) -> Vec<u8> {
         let older = self.older.as_ref().map(|set| {
+            // Not what was refused: it must not come back by a restart.
             let loaded = set.loaded.values().map(|(entry, _)| entry);
-            let entries = loaded.chain(set.missing.values()).chain(set.refused.values()).copied();
-            let mut entries: Vec<_> = entries.collect();
+            let mut entries: Vec<_> = loaded.chain(set.missing.values()).copied().collect();
             entries.sort_unstable_by_key(|entry| entry.hash);
             (set.label, Bounded::truncated(entries))
         });
+        let refused = self.newest.iter().flat_map(|set| set.refused.keys()).copied().collect();
+        let reason = |refusal: &Refusal| (refusal.hash, refusal.kind, Text::lossy(&refusal.reason));
         let floors = self.floors.0.iter().map(|((group, release), floor)| (*group, *release, *floor)).collect();
         let fields = Fields {
             root: Bounded::truncated(self.root_bytes.clone()),
@@ -55,6 +61,8 @@ impl Trust {
             head: self.head_bytes().map(|bytes| Bounded::truncated(bytes.to_vec())),
             index: self.index_bytes.clone().map(Bounded::truncated),
             older,
+            refused: Bounded::truncated(refused),
+            refusals: Bounded::truncated(self.refusals.iter().map(reason).collect()),
             floors: Bounded::truncated(floors),
             root_issued: self.root_issued,
             online_issued: self.online_issued,
@@ -99,6 +107,15 @@ impl Trust {
             trust.take_index(&index, DocHash::of(&bytes));
             trust.index_bytes = Some(bytes.into_vec());
         }
+        if let Some(newest) = &mut trust.newest {
+            for hash in &fields.refused {
+                if let Some(entry) = newest.missing.remove(hash) {
+                    newest.refused.insert(*hash, entry);
+                }
+            }
+        }
+        let refusal = |(hash, kind, reason): (_, _, Text<200>)| Refusal { hash, kind, reason: reason.to_string() };
+        trust.refusals = fields.refusals.into_vec().into_iter().map(refusal).collect();
         trust.older = fields.older.map(|(label, entries)| Assembly::new(label, &entries));
         trust.activate();
         Ok(trust)

@@ -1,1 +1,263 @@
+//! The bytes of every wire and disk format. A change here is a change of the format: bump its version.
 
+use upswarm_protocol::catalog::*;
+use upswarm_protocol::chunk::{ChunkList, ChunkSizes};
+use upswarm_protocol::codec;
+use upswarm_protocol::envelope::{self, Kind, Role};
+use upswarm_protocol::ids::*;
+use upswarm_protocol::report::*;
+use upswarm_protocol::wire::*;
+
+use crate::common::*;
+
+/// Compares with what was pinned: hex, or for longer bytes `length:BLAKE3`.
+fn pinned(what: &str, bytes: &[u8], expected: &str) {
+    let found = if bytes.len() <= 260 { hex::encode(bytes) } else { format!("{}:{}", bytes.len(), DocHash::of(bytes)) };
+    assert!(found == expected, "the format of {what} has changed: bump its version.\nnow: {found}\nwas: {expected}");
+}
+
+pub(crate) fn beacon() -> Beacon {
+    Beacon {
+        certificate: list(vec![1, 2, 3]),
+        issued: NOW,
+        addresses: list(vec![text("/ip4/10.0.0.7/tcp/4001")]),
+        wan_weight: 8,
+        leaving: false,
+    }
+}
+
+pub(crate) fn lease() -> Lease {
+    Lease {
+        device: DeviceId([5; 32]),
+        site: SITE,
+        seq: 9,
+        payload: PayloadId([6; 32]),
+        extents: list(vec![1, 7]),
+        progress: 4096,
+    }
+}
+
+pub(crate) fn report() -> Report {
+    Report {
+        device: DeviceId([5; 32]),
+        seq: 3,
+        issued: NOW,
+        site: SITE,
+        role: NodeRole::Cache,
+        label: text("pc-1"),
+        agent: text("0.1.0"),
+        os: text("Debian"),
+        index_version: 4,
+        addresses: list(vec![text("/ip4/10.0.0.7/tcp/4001")]),
+        bytes: BytesBySource { origin: 1, cache: 2, lan_peer: 3, local_reuse: 4 },
+        alarms: list(vec![text("a")]),
+        deployments: list(vec![DeploymentReport {
+            release: ReleaseId([8; 32]),
+            group: GROUP,
+            approval_version: 2,
+            action: Action::Install,
+            state: DeploymentState::Failed,
+            sub_state: SubState::Retrying,
+            code: Some(-1),
+            reason: text("no"),
+            since: NOW,
+            done: 1,
+            total: 2,
+        }]),
+    }
+}
+
+/// A release that uses every part of the format.
+fn full_release() -> Release {
+    let patch = Patch { base: PayloadId([3; 32]), payload: 1, encoding: text("zstd") };
+    let mut release = release("org.example.tool", 7);
+    let first =
+        Payload { urls: list(vec![text("https://v.example/t")]), patches: list(vec![patch]), ..payload("tool") };
+    release.payloads = list(vec![first, payload("tool.patch")]);
+    release.applicability = list(vec![
+        Applicability::HasPackage { kind: PackageKind::Rpm, name: text("tool") },
+        Applicability::Fact { name: text("os.id"), value: text("debian") },
+        Applicability::FileExists { path: text("/opt") },
+    ]);
+    release.detect = list(vec![
+        Detect::FileHash { path: text("/opt/tool"), blake3: [9; 32] },
+        Detect::FileContains { path: text("/opt/v"), text: text("7") },
+        Detect::FileExists { path: text("/opt/x") },
+        Detect::Command { argv: list(vec![text("/opt/tool"), text("-V")]), exit_code: 0, timeout_s: 5 },
+        Detect::Package { kind: PackageKind::Snap, name: text("tool"), version: text("7") },
+    ]);
+    release.install = Recipe::Exec {
+        argv: list(vec![text("{payload}")]),
+        exit_codes: list(vec![ExitRule { code: 3010, meaning: ExitMeaning::RestartRequired }]),
+        timeout_s: 600,
+    };
+    release.depends = list(vec![ReleaseId([1; 32])]);
+    release.supersedes = list(vec![ReleaseId([2; 32])]);
+    release
+}
+
+fn full_approval() -> Approval {
+    let mut approval = approval(GROUP, ReleaseId([8; 32]), 2);
+    approval.schedule = Schedule {
+        available_from: Some(NOW),
+        deadline: Some(NOW + DAY),
+        grace_s: 60,
+        windows: list(vec![Window { days: Weekdays::ALL, start: 1320, end: 300 }]),
+        active_hours: Some(ActiveHours { days: Weekdays(0x1f), start: 480, end: 1080 }),
+        deferral: Deferral { max_times: 3, max_total_s: 86_400 },
+        jitter_s: 600,
+        expedite: false,
+    };
+    approval.rings = RingPlan { rings: list(vec![Ring { up_to: 500, delay_s: 0 }]), stop_above: 1000 };
+    approval
+}
+
+#[test]
+fn envelope_and_catalog() {
+    let world = World::new();
+    let small = envelope::seal(Kind::Head, Role::Online, b"body", &[&key(7)]).unwrap();
+    pinned("the envelope", &small, ENVELOPE);
+    let body = |kind: Kind, value: &dyn Fn(usize) -> Vec<u8>| value(kind.cap());
+    let root = body(Kind::Root, &|cap| codec::encode(&world.root, cap).unwrap());
+    pinned("the root", &root, ROOT);
+    pinned("the release", &codec::encode(&full_release(), Kind::Release.cap()).unwrap(), RELEASE);
+    for (at, (recipe, expected)) in recipes().into_iter().zip(RECIPES).enumerate() {
+        pinned(&format!("recipe {at}"), &codec::encode(&recipe, 4096).unwrap(), expected);
+    }
+    pinned("the approval", &codec::encode(&full_approval(), Kind::Approval.cap()).unwrap(), APPROVAL);
+    let mut index = index(4, &world.simple(1).documents);
+    index.revoked_devices = list(vec![DeviceId([5; 32])]);
+    index.holds = list(vec![
+        Hold::Everything,
+        Hold::Group(GROUP),
+        Hold::Release(ReleaseId([8; 32])),
+        Hold::Approval(GROUP, ReleaseId([8; 32])),
+    ]);
+    pinned("the index", &codec::encode(&index, Kind::Index.cap()).unwrap(), INDEX);
+    pinned("the head", &codec::encode(&world.head(4, b"index"), Kind::Head.cap()).unwrap(), HEAD);
+    let certificate = codec::encode(&certificate(&key(50)), Kind::Certificate.cap()).unwrap();
+    pinned("the certificate", &certificate, CERTIFICATE);
+    let signed = [world.root_doc(), world.simple(1).head, world.simple(1).index].concat();
+    pinned("signed documents", &signed, SIGNED);
+}
+
+fn recipes() -> Vec<Recipe> {
+    vec![
+        Recipe::Files { files: list(vec![FilePlacement { payload: 1, path: text("/a"), mode: 0o644 }]) },
+        Recipe::RemoveFiles { paths: list(vec![text("/a")]) },
+        Recipe::Deb { timeout_s: 1 },
+        Recipe::RemoveDeb { packages: list(vec![text("a")]), timeout_s: 1 },
+        Recipe::Rpm { timeout_s: 1 },
+        Recipe::RemoveRpm { packages: list(vec![text("a")]), timeout_s: 1 },
+    ]
+}
+
+#[test]
+fn chunk_list() {
+    let pieces = [(ChunkId([1; 32]), 65_536), (ChunkId([2; 32]), 70_000)];
+    let bytes = ChunkList::new(ChunkSizes::default(), pieces).unwrap().to_bytes();
+    pinned("the chunk list", &bytes, CHUNK_LIST);
+}
+
+#[test]
+fn what_devices_sign() {
+    pinned("the beacon", &codec::encode(&beacon(), Kind::Beacon.cap()).unwrap(), BEACON);
+    pinned("the lease", &codec::encode(&lease(), Kind::Lease.cap()).unwrap(), LEASE);
+    pinned("the report", &codec::encode(&report(), Kind::Report.cap()).unwrap(), REPORT);
+}
+
+#[test]
+fn control_frames() {
+    let payload = PayloadId([6; 32]);
+    let frames = [
+        Message::Hello { version: VERSION, certificate: list(vec![1]), head: list(vec![2]), root_version: 3 },
+        Message::Enrol { version: VERSION, secret: [4; 32], role: NodeRole::Coordinator, label: text("pc") },
+        Message::Enrolled {
+            certificate: list(vec![1]),
+            head: list(vec![]),
+            origins: list(vec![text("o")]),
+            peers: list(vec![text("p")]),
+        },
+        Message::Refused { reason: text("no") },
+        Message::Renew,
+        Message::Renewed { certificate: list(vec![1]) },
+        Message::Head(list(vec![2])),
+        Message::Catalog { index: DocHash([7; 32]) },
+        Message::Members(list(vec![list(vec![1]), list(vec![2])])),
+        Message::Peers(list(vec![text("p")])),
+        Message::Holding { payload, bits: list(vec![0xff, 1]) },
+        Message::Have { payload, chunks: list(vec![1, 2]) },
+        Message::Forget { payload },
+        Message::Relay { device: DeviceId([5; 32]), seq: 1, sealed: list(vec![9]) },
+        Message::RelayAck { device: DeviceId([5; 32]), seq: 1 },
+    ];
+    assert_eq!(frames.len(), FRAMES.len());
+    for (frame, expected) in frames.iter().zip(FRAMES) {
+        let bytes = frame.encode().unwrap();
+        pinned(&format!("{frame:?}"), &bytes, expected);
+        assert_eq!(Message::decode(&bytes).unwrap(), *frame);
+    }
+}
+
+#[test]
+fn block_frames() {
+    let chunks = BlockWhat::Chunks { payload: PayloadId([6; 32]), first: 2, count: 3 };
+    let whats = [chunks, BlockWhat::Doc(DocHash([7; 32])), BlockWhat::Root(5)];
+    for (what, expected) in whats.into_iter().zip(BLOCKS) {
+        pinned(&format!("{what:?}"), &BlockRequest { request: 1, what }.to_bytes(), expected);
+    }
+    let answer = BlockAnswer { request: 1, status: BlockStatus::NotHeld, len: 7 };
+    pinned("the block answer", &answer.to_bytes(), "010000000207000000");
+}
+
+#[test]
+fn snapshot() {
+    let world = World::new();
+    let mut trust = world.trust();
+    world.simple(1).offer_to(&mut trust);
+    pinned("the snapshot", &trust.snapshot(), SNAPSHOT);
+}
+
+const ENVELOPE: &str = "555053310504000004000000626f647901ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c19787cd9eb971d6aafa3286e6f1d3678f2e247f834bc347c097709385c6afbc1a833f3e9cd6d4f2ce94f55a241eefbbb6c50fe303d10f0d7d1274a71e6441409";
+const ROOT: &str = "471:ceb465c57b0036821d3341ca641c46e3fa094aee1a5815907609d9d004871a3d";
+const RELEASE: &str = "916:87ba4a1072e5282515efc125e393cc38cfc109ad77f353708e59e7ce6f98a1e7";
+const RECIPES: [&str; 6] = [
+    "010000000100000000000000010002000000000000002f61a4010000",
+    "02000000010000000000000002000000000000002f61",
+    "0300000001000000",
+    "04000000010000000000000001000000000000006101000000",
+    "0500000001000000",
+    "06000000010000000000000001000000000000006101000000",
+];
+const APPROVAL: &str = "11111111111111111111111111111111080808080808080808080808080808080808080808080808080808080808080802000000000000000000000080612518a30100000018dbb2a30100000100505c18a30100000100ac821da30100003c00000001000000000000007f28052c01011fe0013804038051010058020000000100000000000000f40100000000e80302000000000000006f6b";
+const INDEX: &str = "332:82f00ce77ea7ff25c771a749f45b8363c0505e2b67350ce0759ea35862df5e11";
+const HEAD: &str = "01000000000000000400000000000000aaa6dc8a27328ce8cb8fc0d7a46c2774d23a9db2b642477ca4b420102d359c450500000080612518a30100000064cf27a3010000";
+const CERTIFICATE: &str = "5e212c0980e4b39fc09721134aa02109374edfd260c0d3d03cb501c8d65457a93333333333333333333333333333333301000000000000001111111111111111111111111111111100000000040000000000000070632d3100f43513a3010000004cb2e2a4010000";
+const SIGNED: &str = "1150:a0df21a440aa3c28140b30e1016e6575bdcdaef7d6e447ed917b30b6ff02b359";
+const CHUNK_LIST: &str = "5550434c01000000000001000000040000001000701102000000000002000000010101010101010101010101010101010101010101010101010101010101010100000100020202020202020202020202020202020202020202020202020202020202020270110100";
+const BEACON: &str = "030000000000000001020300505c18a3010000010000000000000016000000000000002f6970342f31302e302e302e372f7463702f343030310800";
+const LEASE: &str = "05050505050505050505050505050505050505050505050505050505050505053333333333333333333333333333333309000000000000000606060606060606060606060606060606060606060606060606060606060606020000000000000001000000070000000010000000000000";
+const REPORT: &str = "317:4d9372d2dce8749a836e1ff0bc6c77f9c567bbfaab5c65466a3e16921b8cefe8";
+const FRAMES: [&str; 15] = [
+    "0000000001000100000000000000010100000000000000020300000000000000",
+    "01000000010004040404040404040404040404040404040404040404040404040404040404040200000002000000000000007063",
+    "020000000100000000000000010000000000000000010000000000000001000000000000006f0100000000000000010000000000000070",
+    "0300000002000000000000006e6f",
+    "04000000",
+    "05000000010000000000000001",
+    "06000000010000000000000002",
+    "070000000707070707070707070707070707070707070707070707070707070707070707",
+    "080000000200000000000000010000000000000001010000000000000002",
+    "090000000100000000000000010000000000000070",
+    "0a00000006060606060606060606060606060606060606060606060606060606060606060200000000000000ff01",
+    "0b000000060606060606060606060606060606060606060606060606060606060606060602000000000000000100000002000000",
+    "0c0000000606060606060606060606060606060606060606060606060606060606060606",
+    "0d00000005050505050505050505050505050505050505050505050505050505050505050100000000000000010000000000000009",
+    "0e00000005050505050505050505050505050505050505050505050505050505050505050100000000000000",
+];
+const BLOCKS: [&str; 3] = [
+    "010000000006060606060606060606060606060606060606060606060606060606060606060200000003000000",
+    "010000000107070707070707070707070707070707070707070707070707070707070707070000000000000000",
+    "010000000200000000000000000000000000000000000000000000000000000000000000000500000000000000",
+];
+const SNAPSHOT: &str = "1330:3e4f0ac656a017fbc98ebed3428f9da37a75a1e8d3f97989eddd19aa8de9cbf0";

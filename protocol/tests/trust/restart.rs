@@ -77,6 +77,69 @@ fn approval_versions_survive_a_restart() {
 }
 
 #[test]
+fn one_refused_document_does_not_leave_an_offline_machine_without_its_catalog() {
+    let world = World::new();
+    let mut documents = world.simple(1).documents;
+    documents.push(publish(&release("org.example.evil", 1), &[&key(99)]));
+    let edition = world.edition(1, documents);
+    let mut trust = world.trust();
+    edition.offer_to(&mut trust);
+    let mut again = Trust::restore(&trust.snapshot(), NOW).unwrap();
+    for kept in &edition.documents[..2] {
+        again.offer_document(kept.bytes.clone(), NOW).unwrap();
+    }
+    assert_eq!((again.catalog(), again.refusals()), (trust.catalog(), trust.refusals()));
+    assert_eq!(again.wanted(), Wanted::Nothing);
+    assert_eq!(again.may_install(&edition.documents[0].release, &GROUP, NOW), Ok(()));
+}
+
+/// The online keys name an approval that was replaced, and then keep the next catalog from ever being complete.
+#[test]
+fn a_refused_approval_does_not_come_back_by_a_restart() {
+    let world = World::new();
+    let product = world.publish(&release("org.example.tool", 1));
+    let [one, two] = [1, 2].map(|version| world.approve(&approval(GROUP, product.release, version)));
+    let never = world.publish(&release("org.example.never", 1));
+    let mut trust = world.trust();
+    world.edition(1, vec![product.clone(), two]).offer_to(&mut trust);
+    let replay = world.edition(2, vec![product.clone(), one.clone()]);
+    replay.offer_to(&mut trust);
+    let stuck = world.edition(3, vec![product.clone(), one, never]);
+    trust.offer_head(&stuck.head, NOW).unwrap();
+    trust.offer_index(stuck.index, NOW).unwrap();
+    let mut again = Trust::restore(&trust.snapshot(), NOW).unwrap();
+    replay.offer_documents(&mut again);
+    for trust in [&trust, &again] {
+        assert_eq!(trust.catalog().index_version(), 2);
+        assert_eq!(trust.may_install(&product.release, &GROUP, NOW), Err(Blocked::NotApproved));
+    }
+}
+
+#[test]
+fn an_approval_is_not_acted_on_once_a_later_one_has_been_seen() {
+    let world = World::new();
+    let product = world.publish(&release("org.example.tool", 1));
+    let [one, two] = [1, 2].map(|version| world.approve(&approval(GROUP, product.release, version)));
+    let never = world.publish(&release("org.example.never", 1));
+    let mut trust = world.trust();
+    world.edition(1, vec![product.clone(), one.clone()]).offer_to(&mut trust);
+    for (version, named) in [(2, two.clone()), (3, one.clone())] {
+        assert_eq!(trust.may_install(&product.release, &GROUP, NOW).is_ok(), version == 2);
+        let stuck = world.edition(version, vec![product.clone(), named, never.clone()]);
+        trust.offer_head(&stuck.head, NOW).unwrap();
+        trust.offer_index(stuck.index.clone(), NOW).unwrap();
+        let _ = trust.offer_document(two.bytes.clone(), NOW);
+    }
+    assert_eq!(trust.catalog().index_version(), 1);
+    assert_eq!(trust.may_install(&product.release, &GROUP, NOW), Err(Blocked::Withdrawn));
+    let mut again = Trust::restore(&trust.snapshot(), NOW).unwrap();
+    for kept in [product.clone(), one] {
+        again.offer_document(kept.bytes, NOW).unwrap();
+    }
+    assert_eq!(again.may_install(&product.release, &GROUP, NOW), Err(Blocked::Withdrawn));
+}
+
+#[test]
 fn a_damaged_snapshot_is_not_believed() {
     let world = World::new();
     let mut trust = world.trust();

@@ -1,0 +1,1 @@
+//! Two and three hosts on loopback.
