@@ -214,7 +214,10 @@ impl<'lab> Coordinator<'lab> {
             for node in nodes {
                 let state = match status.deployment(&node.label, release) {
                     Some(found) => format!("{}/{} {}", found.state, found.sub_state, found.reason),
-                    None => "not heard of it".to_owned(),
+                    None => {
+                        let index = status.device(&node.label).map_or(0, |device| device.index_version);
+                        format!("not heard of it (index {index})")
+                    }
                 };
                 *states.entry(state).or_default() += 1;
             }
