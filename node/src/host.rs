@@ -1,203 +1,228 @@
-//! The network: the only part that names libp2p.
+//! Peers: the only module that names libp2p.
 //!
-//! One task owns the swarm (TCP with Noise and Yamux, QUIC, mDNS, identify, ping, gossipsub). Two protocols of our own run
-//! on long-lived streams beside it: *control* frames, one stream per pair of peers, and *blocks*, one stream per asker.
+//! One task owns the swarm: TCP with Noise and Yamux first, QUIC second. Between two machines stand one *control* stream of
+//! small ordered frames, one *block* stream per direction of asking, and gossip. [`Host`] takes the driver's wishes,
+//! [`HostEvent`] is what it hears.
 //!
-//! Nothing here can hold up the driver, and the driver cannot hold up the swarm: calls of [`Host`] never wait, the swarm's
-//! task always takes commands even while its events wait to be fetched, and a stream's task that waits for the driver
-//! holds back only its own peer. So a full queue in one direction never waits for a full queue in the other.
+//! **No deadlock.** Commands and events are bounded channels, and the driver may await both in one loop. The host's task
+//! never awaits the driver: it takes commands in every state, and keeps events that the driver has no room for in a short
+//! queue of its own. While that queue is full it reads neither the swarm nor the streams' tasks, so a slow driver slows the
+//! peers down (their streams fill up) and costs no memory.
+//!
+//! **Every dial ends** in [`HostEvent::PeerUp`] with its address or in [`HostEvent::DialFailed`], and every `PeerUp` in one
+//! [`HostEvent::PeerDown`].
 
-mod addresses;
-mod blocks;
+mod address;
+mod block;
 mod control;
+mod mux;
+mod streams;
 mod swarm;
+mod task;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use anyhow::Context as _;
-use libp2p::Multiaddr;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::ids::DeviceId;
 use upswarm_protocol::node_state::{FetchError, Verdict};
 use upswarm_protocol::wire::{BlockStatus, BlockWhat, Topic};
 
-pub(crate) use addresses::{check_multiaddr, is_loopback, useful, with_peer};
+pub(crate) use address::{device_of_multiaddr, peer_id_text};
 
-use blocks::{Asker, Serves};
-use control::Outgoing;
+/// Commands on their way. Small: a command is taken as soon as the task runs.
+const COMMANDS: usize = 64;
+/// Events on their way to the driver.
+const EVENTS: usize = 64;
 
-/// Events that wait for the driver.
-const MAX_EVENTS: usize = 256;
-/// Commands that wait for the swarm, which takes them at once.
-const MAX_COMMANDS: usize = 8192;
-
-/// How to take part in the network.
-#[derive(Debug, Clone)]
+/// What a host needs to know to start.
+#[derive(Clone)]
 pub(crate) struct HostConfig {
-    /// Ed25519 seed: the device's key.
-    seed: [u8; 32],
-    /// Multiaddrs to listen on.
-    listen: Vec<String>,
-    /// Whether to look for peers by multicast DNS.
-    mdns: bool,
+    /// The seed of the device's Ed25519 key.
+    pub(crate) key: [u8; 32],
+    /// Multiaddrs to listen on, such as `/ip4/0.0.0.0/tcp/7400`; port 0 lets the system choose. None: only dial.
+    pub(crate) listen: Vec<String>,
+    /// Look for peers on the LAN by multicast, and be found.
+    pub(crate) mdns: bool,
+    /// Speak QUIC too; `listen` then may hold `/udp/<port>/quic-v1` addresses.
+    pub(crate) quic: bool,
+    /// Connections at any time, in both directions together.
+    pub(crate) max_connections: u32,
+    /// What peers are told about the program, such as `upswarm/0.1.0`.
+    pub(crate) agent: String,
 }
 
-impl HostConfig {
-    /// A host with this key that listens there.
-    pub(crate) fn new(seed: [u8; 32], listen: Vec<String>, mdns: bool) -> Self {
-        Self { seed, listen, mdns }
-    }
-}
-
-/// What the network tells the driver.
+/// What the driver hears. Lists and texts are bounded; bytes are not checked beyond their length.
 #[derive(Debug)]
 pub(crate) enum HostEvent {
-    /// Control frames can flow to and from this peer, whose key is proven.
-    PeerUp { peer: DeviceId, dialled: Option<Text<512>> },
-    /// The peer is gone; once per `PeerUp`.
-    PeerDown { peer: DeviceId },
-    /// An address did not lead to a connection.
-    DialFailed { address: Text<512>, reason: String },
-    /// A control frame.
-    Frame { peer: DeviceId, bytes: Vec<u8> },
-    /// A gossip message, which waits for [`Host::verdict`].
-    Gossip { id: u64, from: DeviceId, topic: Topic, bytes: Vec<u8> },
-    /// A peer asks for bytes; wants [`Host::answer`].
-    BlockRequested { peer: DeviceId, serve: u64, what: BlockWhat },
-    /// A request has been answered, or its asker is gone.
-    Served { serve: u64, bytes: u64 },
-    /// Multicast DNS found an address.
-    Hint { address: Text<512> },
-    /// All addresses on which this host listens now.
-    Listening { addresses: Vec<Text<128>> },
+    /// A control stream stands, frames can flow.
+    PeerUp {
+        /// The peer, proved by the connection's handshake.
+        peer: DeviceId,
+        /// The address given to [`Host::dial`], when this side dialled.
+        dialled: Option<Text<512>>,
+    },
+    /// It no longer stands. Follows each `PeerUp` once.
+    PeerDown {
+        /// The peer.
+        peer: DeviceId,
+    },
+    /// A dial did not lead to a control stream of its own: not reached, another peer than the address named, already
+    /// connected.
+    DialFailed {
+        /// As given to [`Host::dial`].
+        address: Text<512>,
+        /// For logs.
+        reason: String,
+    },
+    /// A control frame, in the order of sending.
+    Frame {
+        /// From whom.
+        peer: DeviceId,
+        /// At most [`upswarm_protocol::wire::MAX_FRAME`] bytes.
+        bytes: Vec<u8>,
+    },
+    /// A gossip message, passed on only after [`Host::verdict`].
+    Gossip {
+        /// Names it for the verdict.
+        id: u64,
+        /// The neighbour it came from, not its author.
+        from: DeviceId,
+        /// Its topic.
+        topic: Topic,
+        /// At most [`upswarm_protocol::wire::MAX_GOSSIP`] bytes.
+        bytes: Vec<u8>,
+    },
+    /// A peer asks for bytes: answer with [`Host::answer`].
+    BlockRequested {
+        /// Who asks.
+        peer: DeviceId,
+        /// Names the request.
+        serve: u64,
+        /// What it asks for.
+        what: BlockWhat,
+    },
+    /// A request is over: its bytes are sent, or its peer is gone (answered or not). Follows each `BlockRequested` once,
+    /// except those that were answered with a status.
+    Served {
+        /// Which.
+        serve: u64,
+        /// Bytes of the answer that were handed to the connection.
+        bytes: u64,
+    },
+    /// An address seen by mDNS, with its `/p2p/` suffix; anyone on the LAN can make one up.
+    Hint {
+        /// The address.
+        address: Text<512>,
+    },
+    /// Where this host listens now, all of it, best first, each with its `/p2p/` suffix.
+    Listening {
+        /// Multiaddrs.
+        addresses: Vec<Text<128>>,
+    },
 }
 
-#[derive(Debug)]
+/// What the driver asks of the task.
 enum Command {
-    Dial(Text<512>),
-    Disconnect(DeviceId),
+    Dial(String),
+    Disconnect { peer: DeviceId, reason: String },
+    Send { peer: DeviceId, frame: Vec<u8> },
     Subscribe(Topic),
-    Publish(Topic, Vec<u8>),
-    Verdict(u64, DeviceId, Verdict),
+    Publish { topic: Topic, bytes: Vec<u8> },
+    Verdict { id: u64, from: DeviceId, verdict: Verdict },
+    Fetch { peer: DeviceId, job: block::Job },
+    Answer { serve: u64, answer: Result<Bytes, BlockStatus> },
+    Stop(oneshot::Sender<()>),
 }
 
-/// What stream tasks and the handle share.
-struct Shared {
-    commands: mpsc::Sender<Command>,
-    events: mpsc::Sender<HostEvent>,
-    control: libp2p_stream::Control,
-    peers: Mutex<BTreeMap<DeviceId, Outgoing>>,
-    askers: Mutex<BTreeMap<DeviceId, Asker>>,
-    serves: Mutex<Serves>,
-    stop: CancellationToken,
-}
-
-/// A handle on the network. Clones share it.
+/// A handle to the host's task, which ends when the last handle is dropped. Calls return as soon as the task has the
+/// command; what became of it comes as a [`HostEvent`]. After [`Host::stop`] they do nothing.
 #[derive(Clone)]
-pub(crate) struct Host(Arc<Shared>);
+pub(crate) struct Host {
+    local: DeviceId,
+    commands: mpsc::Sender<Command>,
+}
 
 impl Host {
-    /// Starts the network; returns when every listener stands. Fails for an address that cannot be listened on.
+    /// Listens on every address of the config and starts the task. The first event is [`HostEvent::Listening`].
     pub(crate) async fn start(config: HostConfig) -> anyhow::Result<(Self, mpsc::Receiver<HostEvent>)> {
-        let (events, receiver) = mpsc::channel(MAX_EVENTS);
-        let (commands, taken) = mpsc::channel(MAX_COMMANDS);
-        let mut swarm = swarm::build(&config)?;
-        for text in &config.listen {
-            let address: Multiaddr = addresses::parse(text)?;
-            swarm.listen_on(address).with_context(|| {
-                format!(
-                    "cannot listen on {text}; is the port in use by another program, or the address not this machine's?"
-                )
-            })?;
-        }
-        let shared = Arc::new(Shared {
-            commands,
-            events,
-            control: swarm.behaviour().streams.new_control(),
-            peers: Mutex::default(),
-            askers: Mutex::default(),
-            serves: Mutex::default(),
-            stop: CancellationToken::new(),
-        });
-        control::accept(&shared)?;
-        blocks::accept(&shared)?;
-        swarm::run(swarm, shared.clone(), taken);
-        Ok((Self(shared), receiver))
+        let (commands, commands_rx) = mpsc::channel(COMMANDS);
+        let (events, events_rx) = mpsc::channel(EVENTS);
+        let task = task::Task::listen(&config, commands_rx, events).await?;
+        let local = task.local();
+        tokio::spawn(task.run());
+        Ok((Self { local, commands }, events_rx))
     }
 
-    /// Connects to an address. A failure is told by [`HostEvent::DialFailed`].
-    pub(crate) fn dial(&self, address: Text<512>) {
-        self.command(Command::Dial(address));
+    /// This device.
+    pub(crate) fn local(&self) -> DeviceId {
+        self.local
     }
 
-    /// Ends every connection to a peer, after frames that were sent before.
-    pub(crate) fn disconnect(&self, peer: DeviceId) {
-        match lock(&self.0.peers).remove(&peer) {
-            Some(outgoing) => outgoing.finish(),
-            None => self.command(Command::Disconnect(peer)),
-        }
+    /// Connects to a multiaddr. With a `/p2p/` suffix only that peer will do.
+    pub(crate) async fn dial(&self, address: String) {
+        self.command(Command::Dial(address)).await;
     }
 
-    /// Sends a control frame. A peer that does not take its frames is disconnected.
-    pub(crate) fn send(&self, peer: DeviceId, frame: Vec<u8>) {
-        let sent = lock(&self.0.peers).get(&peer).is_none_or(|outgoing| outgoing.send(frame));
-        if !sent {
-            tracing::info!(peer = %peer.short(), "disconnecting: it does not take its messages");
-            lock(&self.0.peers).remove(&peer);
-            self.command(Command::Disconnect(peer));
-        }
+    /// Ends the connection to a peer, after the frames that were sent before this call (two seconds at most).
+    pub(crate) async fn disconnect(&self, peer: DeviceId, reason: String) {
+        self.command(Command::Disconnect { peer, reason }).await;
+    }
+
+    /// Sends a control frame of at most [`upswarm_protocol::wire::MAX_FRAME`] bytes. A peer that lets too many of them
+    /// pile up is disconnected; one that is not connected gets nothing.
+    pub(crate) async fn send(&self, peer: DeviceId, frame: Vec<u8>) {
+        self.command(Command::Send { peer, frame }).await;
     }
 
     /// Takes part in a topic.
-    pub(crate) fn subscribe(&self, topic: Topic) {
-        self.command(Command::Subscribe(topic));
+    pub(crate) async fn subscribe(&self, topic: Topic) {
+        self.command(Command::Subscribe(topic)).await;
     }
 
-    /// Gossips a message. Without anybody to hear it, it is lost.
-    pub(crate) fn publish(&self, topic: Topic, bytes: Vec<u8>) {
-        self.command(Command::Publish(topic, bytes));
+    /// Gossips at most [`upswarm_protocol::wire::MAX_GOSSIP`] bytes to whoever takes part in the topic.
+    pub(crate) async fn publish(&self, topic: Topic, bytes: Vec<u8>) {
+        self.command(Command::Publish { topic, bytes }).await;
     }
 
-    /// Says what becomes of a gossip message.
-    pub(crate) fn verdict(&self, id: u64, from: DeviceId, verdict: Verdict) {
-        self.command(Command::Verdict(id, from, verdict));
+    /// Says what to do with [`HostEvent::Gossip`]. Without a verdict a message is dropped.
+    pub(crate) async fn verdict(&self, id: u64, from: DeviceId, verdict: Verdict) {
+        self.command(Command::Verdict { id, from, verdict }).await;
     }
 
-    /// Asks a peer for a run of chunks or a document, of at most `limit` bytes. Several may be under way. Dropping the future
-    /// forgets the answer.
+    /// Asks a connected peer for one block or document of at most `limit` bytes. Many calls may be under way at once; they
+    /// share one stream. Dropping the future forgets the answer.
+    ///
+    /// `Status` is the peer's own refusal, `Wrong` a longer answer or a broken protocol, `Unreachable` everything else: no
+    /// connection, a reset, or no byte of any answer for [`block::STALL`].
     pub(crate) async fn fetch_block(
         &self,
         peer: DeviceId,
         what: BlockWhat,
         limit: usize,
     ) -> Result<Vec<u8>, FetchError> {
-        blocks::fetch(&self.0, peer, what, limit).await
+        let (reply, answer) = oneshot::channel();
+        self.command(Command::Fetch { peer, job: block::Job { what, limit, reply } }).await;
+        answer.await.unwrap_or_else(|_| Err(FetchError::Unreachable("the connection ended".into())))
     }
 
-    /// Answers [`HostEvent::BlockRequested`]. An asker that is gone is no error.
-    pub(crate) fn answer(&self, serve: u64, answer: Result<Vec<u8>, BlockStatus>) {
-        lock(&self.0.serves).answer(serve, answer);
+    /// Answers [`HostEvent::BlockRequested`], with the bytes or with a status. One whose peer is gone is forgotten.
+    pub(crate) async fn answer(&self, serve: u64, answer: Result<Bytes, BlockStatus>) {
+        self.command(Command::Answer { serve, answer }).await;
     }
 
-    /// Ends the network. What was sent just before may still go out.
-    pub(crate) async fn shutdown(&self) {
-        self.0.stop.cancel();
-        self.0.commands.closed().await;
+    /// Ends every connection after what was sent before this call, and the task. Takes two seconds at most.
+    pub(crate) async fn stop(&self) {
+        let (done, stopped) = oneshot::channel();
+        self.command(Command::Stop(done)).await;
+        // An error means that the task had ended already.
+        let _ = stopped.await;
     }
 
-    fn command(&self, command: Command) {
-        if let Err(error) = self.0.commands.try_send(command) {
-            tracing::warn!("the network part is behind; dropped: {error}");
+    async fn command(&self, command: Command) {
+        if self.commands.send(command).await.is_err() {
+            tracing::debug!("the host has stopped; a command to it is dropped");
         }
     }
-}
-
-/// A lock that a panicking task left is used all the same: every change under it is a single step.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -137,6 +137,13 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
 }
 
+/// A runtime for an office machine, which should be felt by nobody: one thread, so that messages do not wake a second core for
+/// every step on their way; hashing and disk have threads of their own.
+pub(crate) fn quiet_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    Ok(builder.enable_all().max_blocking_threads(8).build()?)
+}
+
 /// Completes when the user or the system asks the program to stop.
 pub(crate) fn asked_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};

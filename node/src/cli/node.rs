@@ -14,7 +14,7 @@ use upswarm_protocol::trust::Trust;
 use upswarm_protocol::wire::{self, BlockWhat, Message};
 
 use super::token::JoinToken;
-use super::{CliError, Common, runtime};
+use super::{CliError, Common, quiet_runtime, runtime};
 use crate::clock;
 use crate::config::{Config, Coordinator, NodeDir, Size};
 use crate::driver::{self, BUILD_TIME};
@@ -101,7 +101,7 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
             let dir = NodeDir::new(&args.data_dir);
             let config = Config::read(&dir.config()).map_err(|error| CliError::Refused(format!("{error:#}")))?;
             be_quiet();
-            runtime()?.block_on(async {
+            quiet_runtime()?.block_on(async {
                 driver::run(&dir, config, super::asked_to_stop()?).await?;
                 Ok(())
             })

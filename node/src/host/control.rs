@@ -1,178 +1,177 @@
-//! Control frames: one stream per pair of peers, opened by the one with the lower key; length-prefixed frames both ways.
+//! The control stream: frames of `length u32 LE | bytes`, in order, both ways.
 //!
-//! The stream is the peer: `PeerUp` when it stands, `PeerDown` when it ends, and with it end the connections.
+//! The dialler opens it; the acceptor's first byte says whether this is the one that the two machines will use
+//! ([`GO`]) or not ([`NO`]). So both sides agree on one stream before the first frame, and none is lost when both dial at
+//! once.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
-use libp2p::{PeerId, Stream, StreamProtocol};
+use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use libp2p::swarm::ConnectionId;
 use tokio::sync::mpsc;
-use upswarm_protocol::codec::Text;
-use upswarm_protocol::ids::DeviceId;
 use upswarm_protocol::wire::MAX_FRAME;
 
-use super::addresses::device_id;
-use super::{Command, HostEvent, Shared, lock};
+use super::streams::Held;
+use super::task::FromTask;
 
-const PROTOCOL: StreamProtocol = StreamProtocol::new("/upswarm/control/1");
-/// Frames and bytes that wait for a slow peer; beyond, it is disconnected.
-const MAX_FRAMES: usize = 512;
-const MAX_BYTES: usize = 8 << 20;
-/// Tries to open the stream: an inbound stream may be dropped silently when its accepter is busy.
-const TRIES: u32 = 5;
-/// Frames sent just before a disconnect have this long to leave.
-const FAREWELL: Duration = Duration::from_secs(2);
+const GO: u8 = 1;
+const NO: u8 = 0;
+/// Time for the acceptor's first byte. Its host may be busy, its disk is not involved.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Time for the peer to read the last frames after this side is done. It closes when it has read them.
+const LINGER: Duration = Duration::from_secs(2);
+/// Frames that wait for a slow peer.
+const MAX_QUEUED: usize = 256;
+/// Bytes that wait for a slow peer.
+const MAX_QUEUED_BYTES: usize = 4 << 20;
 
-/// Where frames for a connected peer go.
-#[derive(Debug, Clone)]
+/// Who opened the stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Dialler,
+    Acceptor,
+}
+
+/// Frames on their way to one peer. When it is dropped, the stream closes after what is queued.
 pub(super) struct Outgoing {
-    frames: mpsc::Sender<Option<Vec<u8>>>,
+    frames: mpsc::Sender<Vec<u8>>,
     bytes: Arc<AtomicUsize>,
 }
 
+/// The stream's end of [`Outgoing`].
+pub(super) struct Queue {
+    frames: mpsc::Receiver<Vec<u8>>,
+    bytes: Arc<AtomicUsize>,
+}
+
+/// An empty queue.
+pub(super) fn queue() -> (Outgoing, Queue) {
+    let (tx, rx) = mpsc::channel(MAX_QUEUED);
+    let bytes = Arc::new(AtomicUsize::new(0));
+    (Outgoing { frames: tx, bytes: bytes.clone() }, Queue { frames: rx, bytes })
+}
+
 impl Outgoing {
-    /// Queues a frame; `false` when the peer is too far behind.
-    pub(super) fn send(&self, frame: Vec<u8>) -> bool {
+    /// Queues a frame; false when the peer has let too much pile up.
+    pub(super) fn push(&self, frame: Vec<u8>) -> bool {
         let len = frame.len();
-        if self.bytes.fetch_add(len, Ordering::Relaxed) + len > MAX_BYTES {
+        if self.bytes.fetch_add(len, Ordering::Relaxed) + len > MAX_QUEUED_BYTES {
             return false;
         }
-        self.frames.try_send(Some(frame)).is_ok()
-    }
-
-    /// Lets what is queued leave, and ends the connection.
-    pub(super) fn finish(&self) {
-        let _ = self.frames.try_send(None);
+        // A closed queue is a stream that has just ended, of which the task will hear.
+        !matches!(self.frames.try_send(frame), Err(mpsc::error::TrySendError::Full(_)))
     }
 }
 
-/// Takes in streams of peers with lower keys.
-pub(super) fn accept(shared: &Arc<Shared>) -> anyhow::Result<()> {
-    let mut incoming = shared.control.clone().accept(PROTOCOL)?;
-    let shared = shared.clone();
-    tokio::spawn(async move {
-        while let Some((peer, stream)) = incoming.next().await {
-            if let Some(device) = device_id(&peer) {
-                tokio::spawn(hold(shared.clone(), device, stream, None));
-            }
-        }
-    });
-    Ok(())
+/// Runs one control stream to its end: tells [`FromTask::ControlUp`] (dialler), each frame, and [`FromTask::ControlEnded`].
+pub(super) async fn run(held: Held, side: Side, queue: Queue, connection: ConnectionId, out: mpsc::Sender<FromTask>) {
+    let reason = converse(held, side, queue, connection, &out).await;
+    // The host's task is gone only when everything ends.
+    let _ = out.send(FromTask::ControlEnded { connection, reason }).await;
 }
 
-/// A connection stands: opens the control stream if that is this side's part.
-pub(super) fn connected(shared: &Arc<Shared>, device: DeviceId, peer: PeerId, me: &PeerId, dialled: Option<Text<512>>) {
-    let opens = device_id(me).is_some_and(|me| me < device);
-    if !opens {
-        if let Some(address) = dialled {
-            lock(&shared.serves).dialled(device, address);
-        }
-        return;
-    }
-    if lock(&shared.peers).contains_key(&device) {
-        return;
-    }
-    let shared = shared.clone();
-    tokio::spawn(async move {
-        let mut control = shared.control.clone();
-        for attempt in 0..TRIES {
-            match control.open_stream(peer, PROTOCOL).await {
-                Ok(stream) => return hold(shared, device, stream, dialled).await,
-                Err(error) => tracing::debug!(%peer, attempt, "no control stream: {error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(50 << attempt)).await;
-        }
-        let _ = shared.commands.send(Command::Disconnect(device)).await;
-    });
-}
-
-/// Lives as long as the peer does.
-async fn hold(shared: Arc<Shared>, device: DeviceId, stream: Stream, dialled: Option<Text<512>>) {
-    let (frames, queue) = mpsc::channel(MAX_FRAMES);
-    let outgoing = Outgoing { frames, bytes: Arc::default() };
-    let bytes = outgoing.bytes.clone();
-    {
-        // The second of two streams, from two connections made at once, is of no use.
-        let mut peers = lock(&shared.peers);
-        if peers.contains_key(&device) {
-            return;
-        }
-        peers.insert(device, outgoing.clone());
-    }
-    let dialled = dialled.or_else(|| lock(&shared.serves).take_dialled(&device));
-    if shared.events.send(HostEvent::PeerUp { peer: device, dialled }).await.is_err() {
-        return;
-    }
-    let (reader, writer) = stream.split();
-    let stop = shared.stop.clone();
-    let cause = tokio::select! {
-        result = read(&shared, device, reader) => result,
-        result = write(writer, queue, &bytes) => result,
-        () = stop.cancelled() => Ok(()),
+/// Tells the dialler that another stream is used.
+pub(super) async fn refuse(mut held: Held) {
+    let farewell = async {
+        held.stream.write_all(&[NO]).await?;
+        held.stream.close().await
     };
-    if let Err(error) = cause {
-        tracing::debug!(peer = %device.short(), "control stream ended: {error}");
-    }
-    lock(&shared.peers).remove(&device);
-    lock(&shared.askers).remove(&device);
-    let _ = shared.commands.send(Command::Disconnect(device)).await;
-    let _ = shared.events.send(HostEvent::PeerDown { peer: device }).await;
+    // Whatever happens here, the dialler finds the stream closed.
+    let _ = tokio::time::timeout(LINGER, farewell).await;
 }
 
-async fn read(shared: &Shared, peer: DeviceId, reader: impl futures::AsyncRead + Unpin) -> io::Result<()> {
-    let mut reader = futures::io::BufReader::with_capacity(8 << 10, reader);
+/// The reason for the end.
+async fn converse(
+    mut held: Held,
+    side: Side,
+    queue: Queue,
+    connection: ConnectionId,
+    out: &mpsc::Sender<FromTask>,
+) -> String {
+    match side {
+        Side::Acceptor => {
+            if let Err(error) = send_go(&mut held).await {
+                return error.to_string();
+            }
+        }
+        Side::Dialler => {
+            let mut answer = [NO];
+            match tokio::time::timeout(ANSWER, held.stream.read_exact(&mut answer)).await {
+                Err(_) => return "no answer on the control stream".into(),
+                Ok(Err(error)) => return format!("no answer on the control stream: {error}"),
+                Ok(Ok(())) if answer != [GO] => return "the peer uses another connection".into(),
+                Ok(Ok(())) => {
+                    if out.send(FromTask::ControlUp { connection }).await.is_err() {
+                        return "stopping".into();
+                    }
+                }
+            }
+        }
+    }
+    let (read, write) = held.stream.split();
+    let reading = read_frames(read, connection, out);
+    let writing = write_frames(write, queue);
+    tokio::pin!(reading, writing);
+    tokio::select! {
+        reason = &mut reading => reason,
+        written = &mut writing => match written {
+            Err(error) => error.to_string(),
+            // Closing before the peer has read everything could reset the connection under its hands.
+            Ok(()) => match tokio::time::timeout(LINGER, reading).await {
+                Ok(_) | Err(_) => "closed by this side".into(),
+            },
+        },
+    }
+}
+
+async fn send_go(held: &mut Held) -> io::Result<()> {
+    held.stream.write_all(&[GO]).await?;
+    held.stream.flush().await
+}
+
+async fn read_frames(
+    mut stream: impl AsyncRead + Unpin,
+    connection: ConnectionId,
+    out: &mpsc::Sender<FromTask>,
+) -> String {
     loop {
         let mut len = [0; 4];
-        reader.read_exact(&mut len).await?;
+        if let Err(error) = stream.read_exact(&mut len).await {
+            return match error.kind() {
+                io::ErrorKind::UnexpectedEof => "closed by the peer".into(),
+                _ => error.to_string(),
+            };
+        }
         let len = u32::from_le_bytes(len) as usize;
         if len > MAX_FRAME {
-            return Err(io::Error::other(format!("a frame of {len} bytes, more than {MAX_FRAME}")));
+            return format!("the peer sent a frame of {len} bytes, more than the {MAX_FRAME} that are allowed");
         }
         let mut bytes = vec![0; len];
-        reader.read_exact(&mut bytes).await?;
-        // A driver that is behind holds back this peer alone.
-        if shared.events.send(HostEvent::Frame { peer, bytes }).await.is_err() {
-            return Ok(());
+        if let Err(error) = stream.read_exact(&mut bytes).await {
+            return format!("inside a frame: {error}");
+        }
+        if out.send(FromTask::Frame { connection, bytes }).await.is_err() {
+            return "stopping".into();
         }
     }
 }
 
-async fn write(
-    mut writer: impl futures::AsyncWrite + Unpin,
-    mut queue: mpsc::Receiver<Option<Vec<u8>>>,
-    waiting: &AtomicUsize,
-) -> io::Result<()> {
-    let mut batch = Vec::new();
-    let mut frames = Vec::new();
-    loop {
-        if queue.recv_many(&mut frames, 32).await == 0 {
-            return Ok(());
+async fn write_frames(mut stream: impl AsyncWrite + Unpin, mut queue: Queue) -> io::Result<()> {
+    let mut buffer = Vec::new();
+    while let Some(frame) = queue.frames.recv().await {
+        // One write, one packet.
+        buffer.clear();
+        buffer.extend_from_slice(&(frame.len() as u32).to_le_bytes());
+        buffer.extend_from_slice(&frame);
+        stream.write_all(&buffer).await?;
+        stream.flush().await?;
+        queue.bytes.fetch_sub(frame.len(), Ordering::Relaxed);
+        if buffer.capacity() > 4 << 10 {
+            buffer = Vec::new(); // Long frames are rare; do not keep their memory per peer.
         }
-        let mut last = false;
-        for frame in frames.drain(..) {
-            match frame {
-                Some(frame) => {
-                    batch.extend_from_slice(&(frame.len() as u32).to_le_bytes());
-                    batch.extend_from_slice(&frame);
-                    waiting.fetch_sub(frame.len(), Ordering::Relaxed);
-                }
-                None => last = true,
-            }
-        }
-        if last {
-            let farewell = async {
-                writer.write_all(&batch).await?;
-                writer.close().await
-            };
-            return tokio::time::timeout(FAREWELL, farewell).await.unwrap_or(Ok(()));
-        }
-        writer.write_all(&batch).await?;
-        writer.flush().await?;
-        batch.clear();
-        // One large burst must not keep its memory for ever.
-        batch.shrink_to(64 << 10);
     }
+    stream.close().await
 }
