@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,7 @@ use upswarm_protocol::catalog::{Action, Release};
 use upswarm_protocol::chunk::ChunkList;
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::envelope::{self, Kind, Role};
-use upswarm_protocol::ids::{DeviceId, DocHash, PayloadId, ReleaseId};
+use upswarm_protocol::ids::{DocHash, PayloadId, ReleaseId};
 use upswarm_protocol::node_state::{
     Detection, FetchError, FetchFrom, FetchId, Input, InstallOutcome, NodeConfig, NodeState, Output, Record, Restored,
     ServeWhat, StoreError,
@@ -31,11 +32,11 @@ use upswarm_protocol::wire::{BlockStatus, BlockWhat};
 
 use crate::clock::Clock;
 use crate::config::{Config, NodeDir, RunInfo};
-use crate::host::{Host, HostConfig, HostEvent};
+use crate::host::{Host, HostConfig, HostEvent, is_loopback, useful};
 use crate::journal::Journal;
 use crate::limiter::Limiter;
 use crate::origin::OriginClient;
-use crate::{host, installer, keys, seal};
+use crate::{installer, keys, seal};
 
 /// Batches of inputs that wait for the loop; a task that finds it full waits.
 const MAX_BATCHES: usize = 256;
@@ -116,10 +117,10 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
     };
     let node_config = node_config(&config, &key)?;
     // On loopback alone there is nobody to find, and multicast would leave it.
-    let mdns = config.mdns && !config.listen.iter().all(|address| host::is_loopback(address));
+    let mdns = config.mdns && !config.listen.iter().all(|address| is_loopback(address));
     let (label, listen) = (node_config.label.clone(), config.listen.clone());
     let state = NodeState::new(node_config, restored, clock.now())?;
-    let host_config = HostConfig::new(key.to_bytes(), listen, mdns);
+    let host_config = HostConfig::of_node(key.to_bytes(), listen, mdns);
     let (host, mut events) = Host::start(host_config).await?;
     info!(device = %state.device(), %label, site = %state.certificate().site.short(), "node started");
     let (done, mut finished) = mpsc::channel(MAX_BATCHES);
@@ -152,7 +153,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
     let mut scrub = tokio::time::interval_at((Instant::now() + SCRUB_EVERY).into(), SCRUB_EVERY);
     let run_info = dir.run_info();
     tokio::pin!(stop);
-    driver.drain();
+    driver.drain().await;
     loop {
         let due = driver.state.poll_timeout().map_or_else(|| clock.now().mono + FLUSH_EVERY, |(at, _)| at);
         tokio::select! {
@@ -174,17 +175,17 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
             }
             () = tokio::time::sleep_until(clock.at(due).into()) => {
                 driver.state.handle_timeout(clock.now());
-                driver.drain();
+                driver.drain().await;
             }
             _ = flush.tick() => driver.flush(),
             _ = scrub.tick() => driver.scrub(),
             () = &mut stop => break,
         }
-        driver.take_inputs();
+        driver.take_inputs().await;
     }
     driver.ending.store(true, Ordering::Relaxed);
     driver.inputs.push_back(Input::Shutdown);
-    driver.take_inputs();
+    driver.take_inputs().await;
     for write in core::mem::take(&mut driver.writes) {
         if journal_in.send(write).await.is_err() {
             break;
@@ -194,7 +195,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
     let store = driver.store.clone();
     drop(finished);
     tokio::task::spawn_blocking(move || store.flush()).await??;
-    driver.host.shutdown().await;
+    driver.host.stop().await;
     let _ = journal_thread.join();
     let _ = std::fs::remove_file(&run_info);
     info!("node stopped");
@@ -202,11 +203,11 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
 }
 
 impl Driver {
-    fn take_inputs(&mut self) {
+    async fn take_inputs(&mut self) {
         while let Some(input) = self.inputs.pop_front() {
             self.note(&input);
             self.state.handle_input(input, self.clock.now());
-            self.drain();
+            self.drain().await;
         }
     }
 
@@ -249,34 +250,35 @@ impl Driver {
             HostEvent::BlockRequested { peer, serve, what } => Input::BlockRequested { peer, serve, what },
             HostEvent::Served { serve, bytes } => Input::Served { serve, bytes },
             HostEvent::Hint { address } => Input::Hint { address },
-            HostEvent::Listening { addresses } => {
-                Input::Listening { addresses: announced(&addresses, self.state.device()) }
-            }
+            HostEvent::Listening { addresses } => Input::Listening { addresses: useful(&addresses).cloned().collect() },
         });
     }
 
-    fn drain(&mut self) {
+    async fn drain(&mut self) {
         while let Some(output) = self.state.poll_output() {
-            self.act(output);
+            self.act(output).await;
         }
     }
 
-    fn act(&mut self, output: Output) {
+    /// The host takes commands in every state, so waiting for it here cannot hold up the loop for long.
+    async fn act(&mut self, output: Output) {
         match output {
-            Output::Dial { address } => self.host.dial(address),
+            Output::Dial { address } => self.host.dial(address.to_string()).await,
             Output::Disconnect { peer, reason } => {
                 info!(peer = %peer.short(), "disconnecting: {reason}");
-                self.host.disconnect(peer);
+                self.host.disconnect(peer, reason).await;
             }
-            Output::Send { peer, frame } => self.host.send(peer, frame),
-            Output::Subscribe(topic) => self.host.subscribe(topic),
-            Output::Publish { topic, bytes } => self.host.publish(topic, bytes),
-            Output::GossipVerdict { id, from, verdict } => self.host.verdict(id, from, verdict),
-            Output::Serve { serve, what: ServeWhat::Bytes(bytes) } => self.host.answer(serve, Ok(bytes.to_vec())),
+            Output::Send { peer, frame } => self.host.send(peer, frame).await,
+            Output::Subscribe(topic) => self.host.subscribe(topic).await,
+            Output::Publish { topic, bytes } => self.host.publish(topic, bytes).await,
+            Output::GossipVerdict { id, from, verdict } => self.host.verdict(id, from, verdict).await,
+            Output::Serve { serve, what: ServeWhat::Bytes(bytes) } => {
+                self.host.answer(serve, Ok(Bytes::from_owner(Shared(bytes)))).await;
+            }
             Output::Serve { serve, what: ServeWhat::Chunks { payload, first, count, len } } => {
                 self.serve(serve, payload, first, count, len);
             }
-            Output::Deny { serve, status } => self.host.answer(serve, Err(status)),
+            Output::Deny { serve, status } => self.host.answer(serve, Err(status)).await,
             Output::Fetch { fetch, from, payload, first, count } => self.fetch(fetch, from, payload, first, count),
             Output::FetchDoc { fetch, from, what, limit } => self.fetch_doc(fetch, from, what, limit),
             Output::Cancel { fetch } => {
@@ -389,18 +391,24 @@ impl Driver {
 
     fn serve(&mut self, serve: u64, payload: PayloadId, first: u32, count: u32, len: u32) {
         let (host, store, limiter) = (self.host.clone(), self.store.clone(), self.lan_up.clone());
+        let done = self.done.clone();
         tokio::spawn(async move {
             limiter.acquire(u64::from(len)).await;
             let read = tokio::task::spawn_blocking(move || store.read(payload, first, count)).await;
             let answer = match read {
-                Ok(Ok(bytes)) => Ok(bytes),
+                Ok(Ok(bytes)) => Ok(bytes.into()),
                 Ok(Err(error)) => {
                     warn!("a chunk cannot be read: {error}");
                     Err(BlockStatus::NotHeld)
                 }
                 Err(_) => Err(BlockStatus::NotHeld),
             };
-            host.answer(serve, answer);
+            let failed = answer.is_err();
+            host.answer(serve, answer).await;
+            if failed {
+                // The host tells of answers with bytes only, and the slot must be free again.
+                let _ = done.send(vec![Input::Served { serve, bytes: 0 }]).await;
+            }
         });
     }
 
@@ -646,14 +654,18 @@ fn limiter(rate: Option<crate::config::Rate>) -> Limiter {
     }
 }
 
-/// Addresses as others are told: with this device's id, and without loopback unless there is nothing else.
-fn announced(addresses: &[Text<128>], device: DeviceId) -> Vec<Text<128>> {
-    host::useful(addresses).filter_map(|address| Text::new(host::with_peer(address, device)).ok()).collect()
+/// A document that many requests are answered with, without a copy for each.
+struct Shared(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 fn write_run_info(path: &std::path::Path, state: &NodeState, addresses: &[Text<128>]) -> anyhow::Result<()> {
     let device = state.device();
-    let listen = addresses.iter().map(|address| host::with_peer(address, device)).collect();
+    let listen = useful(addresses).map(|address| address.to_string()).collect();
     let info = RunInfo { pid: std::process::id(), device, listen };
     let temporary = path.with_extension("new");
     std::fs::write(&temporary, serde_json::to_vec(&info)?)

@@ -29,7 +29,7 @@ use upswarm_protocol::ids::DeviceId;
 use upswarm_protocol::node_state::{FetchError, Verdict};
 use upswarm_protocol::wire::{BlockStatus, BlockWhat, Topic};
 
-pub(crate) use address::{device_of_multiaddr, peer_id_text};
+pub(crate) use address::{check_multiaddr, is_loopback, peer_id_text, useful};
 
 /// Commands on their way. Small: a command is taken as soon as the task runs.
 const COMMANDS: usize = 64;
@@ -51,6 +51,20 @@ pub(crate) struct HostConfig {
     pub(crate) max_connections: u32,
     /// What peers are told about the program, such as `upswarm/0.1.0`.
     pub(crate) agent: String,
+}
+
+impl HostConfig {
+    /// A node's host: TCP, and QUIC where it listens on it.
+    pub(crate) fn of_node(key: [u8; 32], listen: Vec<String>, mdns: bool) -> Self {
+        Self {
+            key,
+            listen,
+            mdns,
+            quic: true,
+            max_connections: 96,
+            agent: concat!("upswarm/", env!("CARGO_PKG_VERSION")).into(),
+        }
+    }
 }
 
 /// What the driver hears. Lists and texts are bounded; bytes are not checked beyond their length.

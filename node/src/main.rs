@@ -8,6 +8,7 @@ mod demo;
 mod driver;
 mod host;
 mod installer;
+mod inventory;
 mod journal;
 mod keys;
 mod limiter;

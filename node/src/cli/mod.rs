@@ -7,6 +7,7 @@ mod export;
 mod node;
 mod progress;
 mod publish;
+mod scan;
 mod status;
 pub(crate) mod token;
 pub(crate) mod units;
@@ -78,6 +79,8 @@ enum Verb {
     Approve(approve::Args),
     /// Show every device with its deployments.
     Status(status::Args),
+    /// Show what is installed on this machine.
+    Scan(scan::Args),
     /// Write a static origin that any web server can serve.
     Export(export::Args),
     /// Run a whole site on this machine and watch an update reach it.
@@ -121,6 +124,7 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Publish(args) => publish::run(args, common),
         Verb::Approve(args) => approve::run(args, common),
         Verb::Status(args) => status::run(args, common),
+        Verb::Scan(args) => scan::run(args, common),
         Verb::Export(args) => export::run(args, common),
         Verb::Demo(args) => demo::run(args, common),
     }

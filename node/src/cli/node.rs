@@ -132,9 +132,9 @@ async fn join(args: &JoinArgs) -> Result<Certificate, CliError> {
     let journal = Journal::open(&dir.journal()).with_context(|| format!("cannot open {}", dir.journal().display()))?;
     let config = configure(args, &token)?;
     let key = keys::create_device_key(&dir.key())?;
-    let (host, mut events) = Host::start(HostConfig::new(key.to_bytes(), Vec::new(), false)).await?;
+    let (host, mut events) = Host::start(HostConfig::of_node(key.to_bytes(), Vec::new(), false)).await?;
     let outcome = tokio::time::timeout(JOIN_WITHIN, enrol(&host, &mut events, &token, args, &config)).await;
-    host.shutdown().await;
+    host.stop().await;
     let Ok(outcome) = outcome else {
         let addresses: Vec<_> = token.addresses.iter().map(|address| address.to_string()).collect();
         return Err(CliError::Failed(anyhow!(
@@ -201,7 +201,7 @@ async fn enrol(
     let coordinator = token.coordinator;
     let mut reasons = Vec::new();
     for address in &token.addresses {
-        host.dial(address.clone());
+        host.dial(address.to_string()).await;
     }
     let role = if args.role == RoleArg::Cache { NodeRole::Cache } else { NodeRole::Node };
     let ended = || CliError::Failed(anyhow!("the network part ended unexpectedly"));
@@ -214,9 +214,9 @@ async fn enrol(
                     role,
                     label: config.label_or_host(),
                 };
-                host.send(coordinator, enrol.encode().context("cannot encode the enrolment")?);
+                host.send(coordinator, enrol.encode().context("cannot encode the enrolment")?).await;
             }
-            HostEvent::PeerUp { peer, .. } => host.disconnect(peer),
+            HostEvent::PeerUp { peer, .. } => host.disconnect(peer, "not the coordinator".into()).await,
             HostEvent::Frame { peer, bytes } if peer == coordinator => match Message::decode(&bytes) {
                 Ok(Message::Enrolled { certificate, origins, .. }) => {
                     let origins = origins.iter().map(|origin| origin.to_string()).collect();

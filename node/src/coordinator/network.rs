@@ -1,116 +1,105 @@
-//! The libp2p face of the coordinator: carries what peers say to the driver, and the driver's orders to peers.
+//! The libp2p face: passes what the host hears to the driver, and what the core wants to the host.
 
-use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use anyhow::Result;
-use tokio::sync::mpsc;
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use upswarm_protocol::codec::Text;
 use upswarm_protocol::coordinator_state::{Input, Output, ServeWhat};
-use upswarm_protocol::ids::DeviceId;
 use upswarm_protocol::wire::BlockStatus;
 
 use super::directory::Directory;
-use crate::host::{self, Host, HostConfig, HostEvent};
+use crate::host::{Host, HostConfig, HostEvent, peer_id_text, useful};
 
-/// Inputs that wait for the driver; beyond, the network is left alone until it has caught up. Orders are always taken, so the
-/// two never wait for each other.
-const MAX_WAITING: usize = 64;
+const MAX_CONNECTIONS: u32 = 4096;
+/// Documents that are read from disk at once.
+const READS: usize = 8;
 
-/// The coordinator's network.
-pub(crate) struct Network {
+/// A host that listens and is not yet listened to.
+pub(super) struct Network {
     host: Host,
     events: mpsc::Receiver<HostEvent>,
-    addresses: Vec<String>,
-    device: DeviceId,
     directory: Directory,
+    addresses: Vec<String>,
 }
 
 impl Network {
-    /// Starts listening; returns when the addresses are known.
-    pub(crate) async fn start(identity: &[u8; 32], listen: &[String], directory: Directory) -> Result<Self> {
-        let (host, mut events) = Host::start(HostConfig::new(*identity, listen.to_vec(), false)).await?;
-        let device = DeviceId(ed25519_dalek::SigningKey::from_bytes(identity).verifying_key().to_bytes());
-        let mut addresses = Vec::new();
-        while addresses.len() < listen.len() {
-            match events.recv().await {
-                Some(HostEvent::Listening { addresses: now }) => {
-                    addresses = now.iter().map(|address| host::with_peer(address, device)).collect();
-                }
-                Some(_) => {}
-                None => anyhow::bail!("the network part ended while it started"),
-            }
-        }
-        Ok(Self { host, events, addresses, device, directory })
+    /// Listens on every address.
+    pub(super) async fn start(key: &[u8; 32], listen: &[String], directory: Directory) -> anyhow::Result<Self> {
+        let config = HostConfig {
+            key: *key,
+            listen: listen.to_vec(),
+            // A coordinator has no site: machines know it from their token.
+            mdns: false,
+            quic: listen.iter().any(|address| address.contains("/quic-v1")),
+            max_connections: MAX_CONNECTIONS,
+            agent: format!("upswarm/{}", env!("CARGO_PKG_VERSION")),
+        };
+        let (host, mut events) =
+            Host::start(config).await.context("cannot listen for machines; give another address with --listen")?;
+        let Some(HostEvent::Listening { addresses }) = events.recv().await else {
+            bail!("the network ended before it listened");
+        };
+        let addresses = addresses.iter().map(|address| address.as_str().to_owned()).collect();
+        Ok(Self { host, events, directory, addresses })
     }
 
-    /// Where it listens, with the peer id.
-    pub(crate) fn addresses(&self) -> Vec<String> {
+    /// Where it listens, with `/p2p/<peer>`.
+    pub(super) fn addresses(&self) -> Vec<String> {
         self.addresses.clone()
     }
 
-    /// The peer id.
-    pub(crate) fn peer(&self) -> String {
-        host::with_peer("", self.device).trim_start_matches("/p2p/").to_owned()
+    /// Its peer id.
+    pub(super) fn peer(&self) -> String {
+        peer_id_text(self.host.local())
     }
 
-    /// Runs until `stop`.
-    pub(crate) async fn run(
+    /// Passes events and orders until `stop`, then says what was ordered and leaves.
+    pub(super) async fn run(
         mut self,
         inputs: mpsc::Sender<Input>,
         mut orders: mpsc::Receiver<Output>,
         stop: CancellationToken,
     ) {
-        let mut waiting: VecDeque<Input> = VecDeque::new();
+        let mut reads = JoinSet::new();
+        let slots = Arc::new(Semaphore::new(READS));
         loop {
+            // Room first, so that an event never waits in here while orders must be taken.
+            let heard = async {
+                let room = inputs.reserve().await;
+                (room, self.events.recv().await)
+            };
             tokio::select! {
                 () = stop.cancelled() => break,
                 order = orders.recv() => match order {
-                    Some(order) => self.order(order),
+                    Some(Output::Serve { serve, what }) => {
+                        let path = path_of(&self.directory, what);
+                        reads.spawn(serve_document(self.host.clone(), inputs.clone(), slots.clone(), serve, path));
+                    }
+                    Some(order) => obey(&self.host, order).await,
                     None => break,
                 },
-                permit = inputs.reserve(), if !waiting.is_empty() => match (permit, waiting.pop_front()) {
-                    (Ok(permit), Some(input)) => permit.send(input),
+                heard = heard => match heard {
+                    (Ok(room), Some(event)) => {
+                        if let Some(input) = input(event) {
+                            room.send(input);
+                        }
+                    }
                     _ => break,
                 },
-                event = self.events.recv(), if waiting.len() < MAX_WAITING => match event {
-                    Some(event) => waiting.extend(input(event)),
-                    None => break,
-                },
+                Some(_) = reads.join_next() => {}
             }
         }
-        self.host.shutdown().await;
+        self.host.stop().await;
     }
+}
 
-    fn order(&self, order: Output) {
-        match order {
-            Output::Disconnect { peer, reason } => {
-                tracing::info!(peer = %peer.short(), "disconnecting: {reason}");
-                self.host.disconnect(peer);
-            }
-            Output::Send { peer, frame } => self.host.send(peer, frame),
-            Output::Subscribe(topic) => self.host.subscribe(topic),
-            Output::Publish { topic, bytes } => self.host.publish(topic, bytes),
-            Output::GossipVerdict { id, from, verdict } => self.host.verdict(id, from, verdict),
-            Output::Deny { serve, status } => self.host.answer(serve, Err(status)),
-            Output::Serve { serve, what } => {
-                let path = match what {
-                    ServeWhat::Doc(hash) => self.directory.doc(&hash),
-                    ServeWhat::Root(version) => self.directory.root(version),
-                };
-                let host = self.host.clone();
-                tokio::spawn(async move {
-                    let read = tokio::fs::read(&path).await;
-                    if let Err(error) = &read {
-                        tracing::warn!(path = %path.display(), "a document cannot be read: {error}");
-                    }
-                    host.answer(serve, read.map_err(|_| BlockStatus::NotHeld));
-                });
-            }
-            // The driver keeps the others to itself.
-            other => tracing::error!("an order that the network does not know: {other:?}"),
-        }
-    }
+/// The addresses that machines elsewhere can use.
+pub(super) fn reachable(addresses: &[String]) -> Vec<String> {
+    useful(addresses).cloned().collect()
 }
 
 fn input(event: HostEvent) -> Option<Input> {
@@ -121,12 +110,62 @@ fn input(event: HostEvent) -> Option<Input> {
         HostEvent::Gossip { id, from, topic, bytes } => Input::Gossip { id, from, topic, bytes },
         HostEvent::BlockRequested { peer, serve, what } => Input::BlockRequested { peer, serve, what },
         HostEvent::Served { serve, .. } => Input::Served { serve },
+        // It dials nobody, and its listeners were given by the admin.
         HostEvent::DialFailed { .. } | HostEvent::Hint { .. } | HostEvent::Listening { .. } => return None,
     })
 }
 
-/// Addresses that mean something to another machine: loopback only when there is nothing else.
-pub(crate) fn reachable(addresses: &[String]) -> Vec<String> {
-    let texts: Vec<Text<512>> = addresses.iter().map(|address| Text::lossy(address)).collect();
-    host::useful(&texts).map(|address| address.to_string()).collect()
+async fn obey(host: &Host, order: Output) {
+    match order {
+        Output::Disconnect { peer, reason } => {
+            tracing::info!(%peer, reason, "a peer is left");
+            host.disconnect(peer, reason).await;
+        }
+        Output::Send { peer, frame } => host.send(peer, frame).await,
+        Output::Subscribe(topic) => host.subscribe(topic).await,
+        Output::Publish { topic, bytes } => host.publish(topic, bytes).await,
+        Output::GossipVerdict { id, from, verdict } => host.verdict(id, from, verdict).await,
+        Output::Deny { serve, status } => host.answer(serve, Err(status)).await,
+        // The driver keeps these to itself.
+        Output::Serve { .. }
+        | Output::OpenReport { .. }
+        | Output::Answer { .. }
+        | Output::Persist { .. }
+        | Output::DropDocument(_)
+        | Output::Alarm(_) => {}
+    }
+}
+
+fn path_of(directory: &Directory, what: ServeWhat) -> PathBuf {
+    match what {
+        ServeWhat::Doc(hash) => directory.doc(&hash),
+        ServeWhat::Root(version) => directory.root(version),
+    }
+}
+
+async fn serve_document(host: Host, inputs: mpsc::Sender<Input>, slots: Arc<Semaphore>, serve: u64, path: PathBuf) {
+    let Ok(_slot) = slots.acquire().await else { return };
+    match tokio::fs::read(&path).await {
+        Ok(bytes) => host.answer(serve, Ok(Bytes::from(bytes))).await,
+        Err(error) => {
+            // Named by the core and not yet, or no longer, on disk.
+            tracing::debug!(path = %path.display(), %error, "a document cannot be served");
+            host.answer(serve, Err(BlockStatus::NotHeld)).await;
+            // The host tells nothing of an answer without bytes; the driver having ended is no matter here.
+            let _ = inputs.send(Input::Served { serve }).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_name_loopback_only_when_there_is_nothing_else() {
+        let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let both = texts(&["/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.1/tcp/1", "/ip6/::1/tcp/1"]);
+        assert_eq!(reachable(&both), texts(&["/ip4/10.0.0.1/tcp/1"]));
+        assert_eq!(reachable(&both[..1]), both[..1]);
+    }
 }

@@ -42,6 +42,7 @@ pub(crate) struct Options {
 
 /// Runs until interrupted. Everything that was accepted is on disk when it returns.
 pub(crate) async fn run(directory: Directory, options: Options) -> Result<(), CliError> {
+    raise_descriptor_limit();
     // Before anything slow, so that an early signal ends it too.
     let stop = stop_on_signals()?;
     let running = start(directory, options, stop.clone()).await?;
@@ -160,6 +161,16 @@ fn origins(options: &Options, http: SocketAddr) -> Result<Vec<Text<512>>, CliErr
         )));
     }
     Ok(vec![origin_url(&format!("http://{http}"))?])
+}
+
+/// Connections and files need more descriptors than the 1024 that many systems give at first.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 fn stop_on_signals() -> anyhow::Result<CancellationToken> {

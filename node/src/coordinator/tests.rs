@@ -1,17 +1,28 @@
 //! A whole coordinator on 127.0.0.1, with real sockets and a real data directory.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use ed25519_dalek::SigningKey;
 use reqwest::{Method, StatusCode};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use upswarm_protocol::ids::PayloadId;
+use upswarm_protocol::catalog::NodeRole;
+use upswarm_protocol::codec::{Bounded, Text};
+use upswarm_protocol::envelope::{self, Kind, Role};
+use upswarm_protocol::ids::{DeviceId, DocHash, PayloadId, SiteId};
+use upswarm_protocol::report::{BytesBySource, Report};
+use upswarm_protocol::time::Wall;
+use upswarm_protocol::wire::{self, BlockWhat, Message};
 
 use super::client::Client;
 use super::directory::Directory;
+use super::requests::InviteRequest;
 use super::run::{self, Options, Running};
-use super::setup;
+use super::{keys, setup};
 use crate::cli::token::JoinToken;
 use crate::cli::{self, CliError};
+use crate::host::{Host, HostConfig, HostEvent};
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -305,13 +316,8 @@ async fn bad_input_gets_one_clear_error() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_are_made_with_and_without_a_running_coordinator() {
     let mut bench = Bench::start().await;
-    let request = super::requests::InviteRequest {
-        group: "office".into(),
-        site: "berlin".into(),
-        ttl_s: 60,
-        uses: 2,
-        addresses: Vec::new(),
-    };
+    let request =
+        InviteRequest { group: "office".into(), site: "berlin".into(), ttl_s: 60, uses: 2, addresses: Vec::new() };
     let online = bench.client().invite(&request).await.unwrap();
     let token = JoinToken::parse(&online.token).unwrap();
     assert!(!token.addresses.is_empty());
@@ -367,5 +373,150 @@ async fn offline_keys_sign_with_their_passphrase_only() {
     assert!(reason.contains("--keys-dir"), "{reason}");
     let moved = moved.display().to_string();
     bench.verb(&["publish", &file, "--passphrase-file", &right, "--keys-dir", &moved]).await.unwrap();
+    bench.stop().await;
+}
+
+/// An office machine as far as the coordinator can tell.
+struct Machine {
+    key: SigningKey,
+    host: Host,
+    events: mpsc::Receiver<HostEvent>,
+    coordinator: DeviceId,
+}
+
+impl Machine {
+    async fn connect(token: &JoinToken) -> Self {
+        let key = keys::generate().unwrap();
+        let config = HostConfig {
+            key: key.to_bytes(),
+            listen: Vec::new(),
+            mdns: false,
+            quic: false,
+            max_connections: 8,
+            agent: "test".to_owned(),
+        };
+        let (host, events) = Host::start(config).await.unwrap();
+        host.dial(token.addresses[0].as_str().to_owned()).await;
+        let mut machine = Self { key, host, events, coordinator: token.coordinator };
+        machine.until(|event| matches!(event, HostEvent::PeerUp { .. }).then_some(())).await;
+        machine
+    }
+
+    async fn until<T>(&mut self, wanted: impl Fn(&HostEvent) -> Option<T>) -> T {
+        let wait = async {
+            loop {
+                let event = self.events.recv().await.expect("the host goes on");
+                if let Some(found) = wanted(&event) {
+                    return found;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), wait).await.expect("nothing came in 30 seconds")
+    }
+
+    async fn say(&self, message: &Message) {
+        self.host.send(self.coordinator, message.encode().unwrap()).await;
+    }
+
+    async fn hear<T>(&mut self, wanted: impl Fn(Message) -> Option<T>) -> T {
+        let heard = |event: &HostEvent| match event {
+            HostEvent::Frame { bytes, .. } => wanted(Message::decode(bytes).unwrap()),
+            _ => None,
+        };
+        self.until(heard).await
+    }
+
+    fn device(&self) -> DeviceId {
+        DeviceId(self.key.verifying_key().to_bytes())
+    }
+
+    fn report(&self, seq: u64, to: &[u8; 32]) -> Message {
+        let report = Report {
+            device: self.device(),
+            seq,
+            issued: Wall(1),
+            site: SiteId::default(),
+            role: NodeRole::Node,
+            label: Text::lossy("pc7"),
+            agent: Text::lossy("test"),
+            os: Text::lossy("linux"),
+            index_version: 2,
+            addresses: Bounded::default(),
+            bytes: BytesBySource { origin: 7, ..BytesBySource::default() },
+            alarms: Bounded::new(vec![Text::lossy("smoke")]).unwrap(),
+            deployments: Bounded::default(),
+        };
+        let bytes = envelope::sign(Kind::Report, Role::Device, &report, &[&self.key]).unwrap();
+        Message::Relay { device: self.device(), seq, sealed: Bounded::new(crate::seal::seal(to, &bytes)).unwrap() }
+    }
+}
+
+fn enrol(token: &JoinToken) -> Message {
+    let label = Text::lossy("pc7");
+    Message::Enrol { version: wire::VERSION, secret: token.secret, role: NodeRole::Node, label }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_joins_hears_of_a_release_and_reports() {
+    let mut bench = Bench::start().await;
+    let request =
+        InviteRequest { group: "office".into(), site: "berlin".into(), ttl_s: 600, uses: 1, addresses: Vec::new() };
+    let token = JoinToken::parse(&bench.client().invite(&request).await.unwrap().token).unwrap();
+    let mut machine = Machine::connect(&token).await;
+    machine.say(&enrol(&token)).await;
+    let origins = machine
+        .hear(|message| match message {
+            Message::Enrolled { origins, head, .. } if !head.is_empty() => Some(origins),
+            _ => None,
+        })
+        .await;
+    assert_eq!(origins[0].as_str(), bench.url(""));
+    let status = bench.client().status().await.unwrap();
+    let row = &status["devices"][0];
+    assert_eq!((&row["device"], &row["site"]), (&machine.device().to_string().into(), &"berlin".into()));
+    assert!(row["last_seen_s"].is_null(), "enrolled and not yet heard of");
+
+    // The pinned root comes from the origin and over the block stream.
+    let root = machine.host.fetch_block(token.coordinator, BlockWhat::Doc(token.root), Kind::Root.cap()).await.unwrap();
+    assert_eq!(DocHash::of(&root), token.root);
+    let served = bench.http.get(bench.url(&format!("/doc/{}", token.root))).send().await.unwrap();
+    assert_eq!(served.bytes().await.unwrap(), root);
+
+    bench.write("tool.bin", b"tool");
+    let file = bench.write("tool.toml", RELEASE.as_bytes());
+    bench.verb(&["publish", &file]).await.unwrap();
+    let head = machine
+        .hear(|message| match message {
+            Message::Head(head) => Some(head),
+            _ => None,
+        })
+        .await;
+    assert_eq!(bench.http.get(bench.url("/head")).send().await.unwrap().bytes().await.unwrap(), *head);
+
+    let (root, _) = Directory::new(&bench.data()).newest_root().unwrap();
+    machine.say(&machine.report(1, &root.report_key)).await;
+    let device = machine.device();
+    machine.hear(|message| (message == Message::RelayAck { device, seq: 1 }).then_some(())).await;
+    bench.stop().await;
+    bench.run().await;
+    let status = bench.client().status().await.unwrap();
+    let row = &status["devices"][0];
+    assert_eq!((&row["label"], &row["bytes"]["origin"]), (&"pc7".into(), &7.into()), "after a restart");
+    assert_eq!(row["alarms"][0], "smoke");
+
+    // The token is spent: another machine is told so.
+    let addresses = bench.running.as_ref().unwrap().info.listen.iter().map(|address| Text::lossy(address)).collect();
+    let token = JoinToken { addresses: Bounded::new(addresses).unwrap(), ..token };
+    let mut late = Machine::connect(&token).await;
+    late.say(&enrol(&token)).await;
+    let reason = late
+        .hear(|message| match message {
+            Message::Refused { reason } => Some(reason.as_str().to_owned()),
+            _ => None,
+        })
+        .await;
+    assert!(reason.contains("spent"), "{reason}");
+    late.host.stop().await;
+    machine.host.stop().await;
     bench.stop().await;
 }

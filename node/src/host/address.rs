@@ -1,5 +1,8 @@
 //! Names and addresses: a device's key as a libp2p PeerId, and multiaddrs as texts.
 
+use std::ops::Deref;
+
+use anyhow::Context as _;
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 use upswarm_protocol::codec::Text;
@@ -16,6 +19,25 @@ const MAX_ADVERTISED: usize = 32;
 pub(crate) fn peer_id_text(device: DeviceId) -> String {
     // The prefix is the text's only other input, so this cannot fail; a key that is no curve point is found at dialling.
     peer_id(device).map(|peer| peer.to_base58()).unwrap_or_default()
+}
+
+/// Fails for a text that is not a multiaddr.
+pub(crate) fn check_multiaddr(text: &str) -> anyhow::Result<()> {
+    let parsed: Result<Multiaddr, _> = text.parse();
+    parsed.map(drop).with_context(|| {
+        format!("{text:?} is not a multiaddr; they look like /ip4/192.0.2.7/tcp/4410 or /dns4/host.example/tcp/4410")
+    })
+}
+
+/// Whether an address leads back to this machine.
+pub(crate) fn is_loopback(address: &str) -> bool {
+    address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/")
+}
+
+/// The addresses that mean something to another machine: loopback only when there is nothing else.
+pub(crate) fn useful<T: Deref<Target = str>>(addresses: &[T]) -> impl Iterator<Item = &T> {
+    let only_loopback = addresses.iter().all(|address| is_loopback(address));
+    addresses.iter().filter(move |address| only_loopback || !is_loopback(address))
 }
 
 /// The device that an address with a `/p2p/` suffix names; `None` without one or for another kind of key.

@@ -206,14 +206,13 @@ fn fact(name: &str) -> Result<String, String> {
         "os.id" => os_release("ID"),
         "os.version_id" => os_release("VERSION_ID"),
         "os.version_codename" => os_release("VERSION_CODENAME"),
-        other => Err(format!(
-            "no fact is called {other:?}; there are os.type, os.arch, os.kernel, os.id, os.version_id and os.version_codename"
-        )),
+        other => crate::inventory::fact(other)
+            .ok_or_else(|| format!("this machine has no fact {other:?}; `upswarm scan` lists the facts that it has")),
     }
 }
 
 /// A value of os-release(5): the last assignment counts, quotes and backslashes as in a shell.
-fn os_release_value(text: &str, key: &str) -> String {
+pub(crate) fn os_release_value(text: &str, key: &str) -> String {
     let assigned = |line: &'_ str| line.trim().strip_prefix(key)?.strip_prefix('=').map(str::to_owned);
     let raw = text.lines().filter_map(assigned).next_back().unwrap_or_default();
     let inner = ['"', '\''].iter().find_map(|quote| raw.strip_prefix(*quote)?.strip_suffix(*quote));

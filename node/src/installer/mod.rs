@@ -19,7 +19,7 @@ mod log;
 mod manifest;
 mod payload;
 mod place;
-mod program;
+pub(crate) mod program;
 mod rpm;
 
 #[cfg(test)]
@@ -37,7 +37,7 @@ use upswarm_protocol::catalog::{Action, Recipe, Release};
 use upswarm_protocol::ids::ReleaseId;
 use upswarm_protocol::node_state::InstallOutcome;
 
-pub(crate) use detect::{detect, os_name};
+pub(crate) use detect::{detect, os_name, os_release_value};
 pub(crate) use files::recover;
 
 /// One install or uninstall.

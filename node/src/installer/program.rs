@@ -17,23 +17,26 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How often an ending program is looked for while it prints nothing.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// What takes a program's output, piece by piece.
+pub(crate) type Output<'a> = &'a mut (dyn FnMut(&[u8]) + Send);
+
 /// A program to run.
-pub(super) struct Program<'a> {
+pub(crate) struct Program<'a> {
     /// Absolute path.
-    pub(super) path: &'a Path,
+    pub(crate) path: &'a Path,
     /// Arguments, without the program's name.
-    pub(super) args: Vec<OsString>,
+    pub(crate) args: Vec<OsString>,
     /// Variables beside `PATH`, `LANG` and `HOME`.
-    pub(super) env: &'a [(&'a str, &'a str)],
+    pub(crate) env: &'a [(&'a str, &'a str)],
     /// After this its process group is asked to end (TERM), 5 s later made to (KILL).
-    pub(super) timeout: Duration,
+    pub(crate) timeout: Duration,
     /// Ends it early when set.
-    pub(super) cancel: Option<&'a AtomicBool>,
+    pub(crate) cancel: Option<&'a AtomicBool>,
 }
 
 /// How a program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(crate) enum Ended {
     Code(i32),
     Signal(i32),
     TimedOut,
@@ -43,25 +46,38 @@ pub(super) enum Ended {
 impl Program<'_> {
     /// Runs it at idle CPU and disk priority, in `/`, with no input, in a process group of its own, and hands over what it
     /// prints (standard output and error in one stream). Programs that it leaves behind in the background go on.
-    pub(super) fn run(&self, output: &mut (dyn FnMut(&[u8]) + Send)) -> io::Result<Ended> {
+    pub(crate) fn run(&self, output: Output<'_>) -> io::Result<Ended> {
+        self.run_lowered(output, None)
+    }
+
+    /// As [`Program::run`], with standard error apart from the output.
+    pub(crate) fn run_apart(&self, output: Output<'_>, errors: Output<'_>) -> io::Result<Ended> {
+        self.run_lowered(output, Some(errors))
+    }
+
+    fn run_lowered(&self, output: Output<'_>, errors: Option<Output<'_>>) -> io::Result<Ended> {
         // On Linux priorities belong to threads, and children inherit them: so a thread of its own is lowered.
         std::thread::scope(|scope| {
             let supervisor = std::thread::Builder::new().name("installer".into()).spawn_scoped(scope, || {
                 lower_priority();
-                self.supervise(output)
+                self.supervise(output, errors)
             })?;
             supervisor.join().unwrap_or_else(|_| Err(io::Error::other("the supervising thread failed")))
         })
     }
 
-    fn supervise(&self, output: &mut (dyn FnMut(&[u8]) + Send)) -> io::Result<Ended> {
-        let (mut child, mut pipe) = self.spawn()?;
+    fn supervise(&self, output: Output<'_>, errors: Option<Output<'_>>) -> io::Result<Ended> {
+        let (mut child, mut pipe, error_pipe) = self.spawn(errors.is_some())?;
+        let mut errors = error_pipe.zip(errors);
         let group = Pid::from_child(&child);
         let deadline = Instant::now().checked_add(self.timeout);
         let mut ending: Option<(Ended, Instant)> = None;
         let mut open = true;
         loop {
             open = open && drain(&mut pipe, output);
+            if let Some((error_pipe, errors)) = &mut errors {
+                drain(error_pipe, *errors);
+            }
             let now = Instant::now();
             // Not reaped yet: until then the group's number cannot become somebody else's.
             let exited =
@@ -90,6 +106,9 @@ impl Program<'_> {
         if open {
             drain(&mut pipe, output);
         }
+        if let Some((mut error_pipe, errors)) = errors {
+            drain(&mut error_pipe, errors);
+        }
         Ok(match (ending, status.code(), status.signal()) {
             (Some((ended, _)), ..) => ended,
             (None, Some(code), _) => Ended::Code(code),
@@ -97,10 +116,14 @@ impl Program<'_> {
         })
     }
 
-    fn spawn(&self) -> io::Result<(Child, PipeReader)> {
+    fn spawn(&self, apart: bool) -> io::Result<(Child, PipeReader, Option<PipeReader>)> {
         let mut patience = 100;
         loop {
             let (pipe, writer) = io::pipe()?;
+            let (error_pipe, error_writer) = match apart {
+                true => io::pipe().map(|(pipe, writer)| (Some(pipe), writer))?,
+                false => (None, writer.try_clone()?),
+            };
             let mut command = Command::new(self.path);
             command
                 .args(&self.args)
@@ -110,8 +133,8 @@ impl Program<'_> {
                 .current_dir("/")
                 .process_group(0)
                 .stdin(Stdio::null())
-                .stdout(writer.try_clone()?)
-                .stderr(writer);
+                .stdout(writer)
+                .stderr(error_writer);
             match command.spawn() {
                 // A child of another thread holds our finished file open for writing until it has called exec.
                 Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && patience > 0 => {
@@ -120,8 +143,10 @@ impl Program<'_> {
                 }
                 Err(error) => return Err(error),
                 Ok(child) => {
-                    rustix::io::ioctl_fionbio(&pipe, true)?;
-                    return Ok((child, pipe));
+                    for pipe in [Some(&pipe), error_pipe.as_ref()].into_iter().flatten() {
+                        rustix::io::ioctl_fionbio(pipe, true)?;
+                    }
+                    return Ok((child, pipe, error_pipe));
                 }
             }
         }
@@ -129,12 +154,12 @@ impl Program<'_> {
 }
 
 /// The absolute path of a system program, if it is installed.
-pub(super) fn find(name: &str) -> Option<PathBuf> {
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
     PATH.split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.is_file())
 }
 
 /// Hands over what is there; false when no more can come. At most 1 MiB at a time, so that a flood cannot hide a deadline.
-fn drain(pipe: &mut PipeReader, output: &mut (dyn FnMut(&[u8]) + Send)) -> bool {
+fn drain(pipe: &mut PipeReader, output: Output<'_>) -> bool {
     let mut buffer = [0; 16 << 10];
     for _ in 0..64 {
         match pipe.read(&mut buffer) {

@@ -129,24 +129,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_compare_as_rpm_does() {
-        let Some(rpm) = find("rpm") else {
+    fn odd_names_and_versions_never_reach_rpm() {
+        if find("rpm").is_none() {
             eprintln!("SKIPPED: this machine has no rpm");
             return;
-        };
-        for (found, wanted, holds) in [
-            ("0:1.0-1", "1.0-1", true),
-            ("1:1.0-1", "2.0-1", true),
-            ("0:1.9", "1.10", false),
-            ("0:1.0~rc1", "1.0", false),
-            ("0:1.0^git1", "1.0", true),
-        ] {
-            assert_eq!(at_least(&rpm, found, wanted), Ok(holds), "{found} >= {wanted}");
         }
-        assert_eq!(installed("no-such-package-here", None), Ok(false));
+        assert_eq!(installed("no-such-package-here", None, None), Ok(false));
         for bad in ["\")) os.execute(\"id", "%{lua:x}", "1}", "", "-e", "1 2"] {
-            assert!(installed("rpm", Some(bad)).is_err(), "{bad}");
-            assert!(installed(bad, None).is_err(), "{bad}");
+            assert!(installed("rpm", Some(bad), None).is_err(), "{bad}");
+            assert!(installed(bad, None, None).is_err(), "{bad}");
         }
     }
 }

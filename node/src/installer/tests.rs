@@ -385,6 +385,8 @@ fn a_release_concerns_some_machines_only() {
     for (condition, expected) in [
         (fact("os.arch", std::env::consts::ARCH), Some(true)),
         (fact("os.type", "plan9"), Some(false)),
+        (fact("platform.os", std::env::consts::OS), Some(true)),
+        (fact("platform.arch", "pdp11"), Some(false)),
         (fact("os.id", "no-such-distribution"), Some(false)),
         (fact("no.such.fact", "x"), None),
         (Applicability::FileExists { path: text("/etc") }, Some(true)),

@@ -26,9 +26,9 @@ const MAX_OPENING: usize = 256;
 const MAX_OPENING_PER_PEER: usize = 16;
 /// Peers that brought the same report and are told when it is stored.
 const MAX_BEARERS: usize = 8;
-/// Documents that are being sent, in all and to one peer.
-const MAX_SERVING: usize = 512;
-const MAX_SERVING_PER_PEER: usize = 8;
+/// Documents that are being sent, in all and to one peer. Each may have the size of a chunk list.
+const MAX_SERVING: usize = 64;
+const MAX_SERVING_PER_PEER: usize = 4;
 /// Addresses given to a newcomer.
 const MAX_HINTS: usize = 16;
 /// Peers of a site that are told of a newcomer's address.

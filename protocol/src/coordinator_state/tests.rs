@@ -588,7 +588,7 @@ fn documents_go_to_members_and_payloads_to_nobody() {
     assert!(matches!(ask(&mut bench, device(20), 3, unknown), Output::Deny { status: BlockStatus::NotHeld, .. }));
     let served =
         (10..100).filter(|serve| matches!(ask(&mut bench, device(20), *serve, doc), Output::Serve { .. })).count();
-    assert_eq!(served, 8, "slots of one peer");
+    assert_eq!(served, 4, "slots of one peer");
     bench.input(Input::Served { serve: 10 });
     assert!(matches!(
         ask(&mut bench, device(20), 200, BlockWhat::Root(1)),

@@ -1,0 +1,200 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+use upswarm_protocol::catalog::PackageKind;
+use upswarm_protocol::time::Wall;
+
+use super::{CliError, Common};
+use crate::inventory::{KINDS, Scan, cyclonedx, scan, uptime_s};
+
+const EXAMPLE: &str = "\
+EXAMPLE:
+  upswarm scan
+  upswarm scan --kind deb,flatpak --json
+  upswarm scan --root /mnt/image --cyclonedx > image.cdx.json";
+
+/// Show what is installed on this machine, and facts about it. Needs no node and no coordinator.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub(crate) struct Args {
+    /// Scan the system below this directory instead of the running one.
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Print a CycloneDX 1.6 bill of materials as JSON.
+    #[arg(long, conflicts_with = "json")]
+    cyclonedx: bool,
+    /// Look only for packages of these kinds.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "KIND")]
+    kind: Vec<Kind>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Kind {
+    Deb,
+    Rpm,
+    Flatpak,
+    Snap,
+}
+
+pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
+    if let Some(root) = args.root.as_ref().filter(|root| !root.is_dir()) {
+        return Err(CliError::Refused(format!("{} is no directory; name one with --root", root.display())));
+    }
+    let kinds: Vec<PackageKind> = args.kind.iter().map(|kind| kind.package()).collect();
+    let live = args.root.is_none();
+    let scan = &scan(args.root.as_deref(), if kinds.is_empty() { &KINDS } else { &kinds });
+    if args.cyclonedx {
+        for notice in &scan.notices {
+            eprintln!("upswarm: {notice}");
+        }
+        let made = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let made = Wall(u64::try_from(made.as_millis()).unwrap_or(u64::MAX));
+        let bom = cyclonedx::bom(scan, cyclonedx::serial(scan), made);
+        let bom = serde_json::to_value(&bom).map_err(|error| CliError::Failed(error.into()))?;
+        Common { json: true }.print(&bom, "");
+        return Ok(());
+    }
+    let uptime = if live { uptime_s() } else { None };
+    common.print(&to_json(scan, uptime), &text(scan, uptime));
+    Ok(())
+}
+
+impl Kind {
+    fn package(self) -> PackageKind {
+        match self {
+            Kind::Deb => PackageKind::Deb,
+            Kind::Rpm => PackageKind::Rpm,
+            Kind::Flatpak => PackageKind::Flatpak,
+            Kind::Snap => PackageKind::Snap,
+        }
+    }
+}
+
+fn to_json(scan: &Scan, uptime: Option<u64>) -> serde_json::Value {
+    let inventory = &scan.inventory;
+    let packages = inventory.packages().iter().flat_map(|(key, versions)| {
+        versions.iter().map(|version| {
+            json!({
+                "kind": word(key.kind),
+                "name": key.name.as_str(),
+                "version": version.as_str(),
+                "arch": key.arch.as_str(),
+                "source": scan.sources.get(key).unwrap_or(&key.name).as_str(),
+                "purl": inventory.purl(key, version),
+            })
+        })
+    });
+    let facts: BTreeMap<&str, &str> =
+        inventory.facts().iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    json!({
+        "digest": inventory.digest().to_string(),
+        "packages": packages.collect::<Vec<_>>(),
+        "facts": facts,
+        "pending_restart": inventory.pending_restart,
+        "uptime_s": uptime,
+        "notices": scan.notices,
+    })
+}
+
+/// A table of the packages, then the facts, then what could not be read.
+fn text(scan: &Scan, uptime: Option<u64>) -> String {
+    let inventory = &scan.inventory;
+    let head = ["KIND", "NAME", "VERSION", "ARCH", "PURL"].map(str::to_owned);
+    let rows = inventory.packages().iter().flat_map(|(key, versions)| {
+        versions.iter().map(|version| {
+            [
+                word(key.kind).to_owned(),
+                key.name.to_string(),
+                version.to_string(),
+                key.arch.to_string(),
+                inventory.purl(key, version),
+            ]
+        })
+    });
+    let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
+    let mut facts: Vec<[String; 2]> =
+        inventory.facts().iter().map(|(name, value)| [name.to_string(), value.to_string()]).collect();
+    let restart = if inventory.pending_restart { "yes" } else { "no" };
+    facts.push(["restart pending".into(), restart.into()]);
+    facts.extend(uptime.map(|seconds| ["uptime".into(), format!("{seconds} s")]));
+    let mut text = table(&rows);
+    text.push('\n');
+    text.push_str(&table(&facts));
+    let count = rows.len() - 1;
+    text.push_str(&format!("\npackages: {count}\n"));
+    for notice in &scan.notices {
+        text.push_str(&format!("NOTICE: {notice}\n"));
+    }
+    text.trim_end().to_owned()
+}
+
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: Vec<usize> =
+        (0..N).map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        let line: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        text.push_str(line.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn word(kind: PackageKind) -> &'static str {
+    match kind {
+        PackageKind::Deb => "deb",
+        PackageKind::Rpm => "rpm",
+        PackageKind::Flatpak => "flatpak",
+        PackageKind::Snap => "snap",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::super::{Cli, Verb};
+    use super::*;
+
+    #[test]
+    fn the_verb_is_understood() {
+        let parsed = Cli::try_parse_from(["upswarm", "scan", "--kind", "deb,snap", "--json"]).expect("a good call");
+        assert!(parsed.common.json);
+        let Verb::Scan(args) = parsed.verb else { panic!("another verb") };
+        assert!(matches!(*args.kind, [Kind::Deb, Kind::Snap]));
+        for bad in [&["--cyclonedx", "--json"][..], &["--kind", "msi"], &["--root"]] {
+            let call = ["upswarm", "scan"].iter().chain(bad);
+            assert!(Cli::try_parse_from(call).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn text_and_json_show_packages_facts_and_notices() {
+        let root = tempfile::tempdir().expect("a directory");
+        for (path, text) in [
+            (
+                "var/lib/dpkg/status",
+                "Package: zlib1g\nStatus: install ok installed\nVersion: 1:1.2\nSource: zlib\n\nX\n",
+            ),
+            ("etc/os-release", "ID=debian\nVERSION_ID=12\n"),
+        ] {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
+            std::fs::write(path, text).expect("a file");
+        }
+        let scan = scan(Some(root.path()), &KINDS);
+        let text = text(&scan, Some(7));
+        for wanted in
+            ["deb   zlib1g  1:1.2", "pkg:deb/debian/zlib1g@1:1.2?distro=debian-12", "os.id", "uptime", "NOTICE: "]
+        {
+            assert!(text.contains(wanted), "{wanted} is missing in\n{text}");
+        }
+        let json = to_json(&scan, None);
+        assert_eq!(json["packages"][0]["source"], "zlib");
+        assert_eq!(json["packages"][0]["purl"], "pkg:deb/debian/zlib1g@1:1.2?distro=debian-12");
+        assert_eq!(json["facts"]["os.version"], "12");
+        assert_eq!((&json["pending_restart"], json["notices"].as_array().map(Vec::len)), (&false.into(), Some(1)));
+    }
+}
