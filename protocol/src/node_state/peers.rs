@@ -204,6 +204,13 @@ impl NodeState {
                 if let Some(p) = self.peers.connected.get_mut(&peer) {
                     p.catalog = Some(index);
                 }
+                // Gossip may be lost. Of two neighbours with different catalogs one has missed a head: it is told, or tells.
+                if self.trust.head().is_some_and(|head| head.index_hash != index)
+                    && let Some(head) = self.trust.head_bytes()
+                {
+                    let head = Message::Head(Sealed::truncated(head.to_vec()));
+                    self.send(peer, &head);
+                }
                 self.fetch_documents(now);
             }
             (_, Message::Members(beacons)) => {
@@ -339,7 +346,8 @@ impl NodeState {
                 }
                 Verdict::Ignore
             }
-            Ok(HeadNews::Same) => Verdict::Ignore,
+            // Told directly before it was gossiped: it may be new to those behind this node.
+            Ok(HeadNews::Same) => Verdict::Accept,
             Err(error) => {
                 if let Some(peer) = peer {
                     self.alarm(format!("peer {} offers a head that is refused: {error}", peer.short()), now);
