@@ -7,6 +7,7 @@ mod driver;
 mod host;
 mod installer;
 mod journal;
+mod limiter;
 mod origin;
 mod release_file;
 mod seal;

@@ -1,1 +1,381 @@
-//! (being written)
+//! The HTTP client for origins: runs of chunks by byte range, and documents.
+//!
+//! An origin is not trusted. What is read stops at the bytes asked for; what is answered must be the answer to the question
+//! (status, range, total length); whether the bytes are good is for whoever hashes them.
+
+#![cfg_attr(not(test), expect(dead_code, reason = "the driver is to use it"))]
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, RANGE};
+use reqwest::{Client, Response, StatusCode, Url, redirect};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use upswarm_protocol::chunk::Chunk;
+use upswarm_protocol::node_state::FetchError;
+
+use crate::limiter::Limiter;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_REDIRECTS: usize = 5;
+/// The most bytes of a reason that are passed on.
+const MAX_REASON: usize = 400;
+
+/// How long a source may be silent or slow.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// Without a byte for this long, the source counts as gone.
+    silence: Duration,
+    /// Over this time a source must bring at least `floor` bytes: one that drips is as good as gone.
+    window: Duration,
+    floor: u64,
+}
+
+const PATIENCE: Patience =
+    Patience { silence: Duration::from_secs(20), window: Duration::from_secs(60), floor: 16 << 10 };
+
+/// Fetches from origins. Clones share connections and the rate limit.
+#[derive(Debug, Clone)]
+pub(crate) struct OriginClient {
+    pooled: Client,
+    /// Never reuses a connection: for the second try, when a pooled one may be dead without having said so.
+    fresh: Client,
+    limiter: Limiter,
+    patience: Patience,
+}
+
+/// Why one try at one URL ended.
+#[derive(Debug)]
+enum Cause {
+    /// May do better on a new connection.
+    Broken(String),
+    /// May do better later, but not at once.
+    Unreachable(String),
+    /// Answers another question than the one asked.
+    Wrong(String),
+    /// Nobody wants the bytes any more.
+    Canceled,
+}
+
+impl OriginClient {
+    /// A client whose body bytes go through `limiter`. Needs rustls' process-wide provider. Proxies named in the environment
+    /// are not used. Fails when the system's TLS roots cannot be loaded.
+    pub(crate) fn new(limiter: Limiter) -> anyhow::Result<Self> {
+        let builder = || {
+            Client::builder()
+                .user_agent(concat!("upswarm/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(CONNECT_TIMEOUT)
+                .no_proxy()
+                .referer(false)
+                .redirect(redirect::Policy::custom(follow))
+        };
+        let pooled = builder().pool_idle_timeout(Duration::from_secs(30)).pool_max_idle_per_host(4).build();
+        let fresh = builder().pool_max_idle_per_host(0).build();
+        let cause = "no HTTP client for origins (are TLS root certificates installed, for example ca-certificates?)";
+        Ok(Self { pooled: pooled.context(cause)?, fresh: fresh.context(cause)?, limiter, patience: PATIENCE })
+    }
+
+    /// Fetches adjacent `chunks` of a payload of `total_len` bytes, trying `urls` in order, and sends each chunk's bytes with
+    /// its position in `chunks` as soon as it is complete, in order, each once; the bytes are not hashed here.
+    ///
+    /// A stream that breaks goes on from the last complete chunk: on the same URL as long as that brings chunks, then on the
+    /// next. Returns the payload bytes that crossed the network, good or not, with
+    /// [`FetchError::Unreachable`] when a source may do better later, [`FetchError::Wrong`] when all of them answer wrongly,
+    /// [`FetchError::Canceled`] when the receiver is gone. Dropping the future ends the fetch.
+    pub(crate) async fn fetch_chunks(
+        &self,
+        urls: &[String],
+        total_len: u64,
+        chunks: &[Chunk],
+        sink: &mpsc::Sender<(usize, Vec<u8>)>,
+    ) -> (u64, Result<(), FetchError>) {
+        let adjacent = chunks.windows(2).all(|pair| pair[0].offset + u64::from(pair[0].len) == pair[1].offset);
+        let inside = chunks.last().is_none_or(|last| last.offset.saturating_add(u64::from(last.len)) <= total_len);
+        if !adjacent || !inside {
+            return (
+                0,
+                Err(FetchError::Wrong("the chunks asked for do not follow each other inside the payload".into())),
+            );
+        }
+        let mut run = Run { total_len, chunks, done: 0, bytes: 0, sink };
+        let mut causes = Vec::new();
+        for url in urls {
+            let mut retried = false;
+            loop {
+                let before = run.done;
+                let client = if retried { &self.fresh } else { &self.pooled };
+                let cause = match self.fetch_from(client, url, &mut run).await {
+                    Ok(()) => return (run.bytes, Ok(())),
+                    Err(cause) => cause,
+                };
+                let again = matches!(cause, Cause::Broken(_)) && (!retried || run.done > before);
+                if !again {
+                    causes.push((url, cause));
+                    break;
+                }
+                retried = true;
+            }
+            if matches!(causes.last(), Some((_, Cause::Canceled))) {
+                break;
+            }
+        }
+        (run.bytes, if run.done == chunks.len() { Ok(()) } else { Err(sum_up(&causes)) })
+    }
+
+    /// Fetches a document of at most `limit` bytes, trying `urls` in order. The bytes are untrusted. Errors as in
+    /// [`OriginClient::fetch_chunks`].
+    pub(crate) async fn fetch_document(&self, urls: &[String], limit: usize) -> Result<Vec<u8>, FetchError> {
+        let mut causes = Vec::new();
+        for url in urls {
+            match self.document_from(url, limit).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(cause) => causes.push((url, cause)),
+            }
+        }
+        Err(sum_up(&causes))
+    }
+
+    async fn fetch_from(&self, client: &Client, url: &str, run: &mut Run<'_>) -> Result<(), Cause> {
+        let Some(wanted) = run.missing() else { return Ok(()) };
+        let (start, end) = wanted;
+        let mut response = self.get(client, url, Some(wanted)).await?;
+        check_range(&response, start, end, run.total_len)?;
+        let mut chunk = run.next_buffer();
+        let mut pace = Pace::new(self.patience);
+        loop {
+            let Some(bytes) = pace.next_bytes(&mut response).await? else {
+                return Err(Cause::Broken("the body ended early".into()));
+            };
+            // More than the range asked for is neither counted nor kept: the connection ends with this response.
+            let left = end - run.position(&chunk);
+            let mut bytes = &bytes[..bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
+            run.bytes += bytes.len() as u64;
+            pace.pausing(self.limiter.acquire(bytes.len() as u64)).await;
+            while !bytes.is_empty() {
+                let want = run.chunks[run.done].len as usize;
+                let (now, rest) = bytes.split_at(bytes.len().min(want - chunk.len()));
+                chunk.extend_from_slice(now);
+                bytes = rest;
+                if chunk.len() == want {
+                    let complete = (run.done, std::mem::take(&mut chunk));
+                    pace.pausing(run.sink.send(complete)).await.map_err(|_| Cause::Canceled)?;
+                    run.done += 1;
+                    if run.done == run.chunks.len() {
+                        return Ok(());
+                    }
+                    chunk = run.next_buffer();
+                }
+            }
+        }
+    }
+
+    async fn document_from(&self, url: &str, limit: usize) -> Result<Vec<u8>, Cause> {
+        let too_long = || Cause::Wrong(format!("the document is longer than the {limit} bytes that are allowed"));
+        let mut response = self.get(&self.pooled, url, None).await?;
+        if response.status() != StatusCode::OK {
+            return Err(Cause::Wrong(format!("unexpected status {}", response.status())));
+        }
+        check_plain(response.headers())?;
+        if content_length(response.headers())?.is_some_and(|len| len > limit as u64) {
+            return Err(too_long());
+        }
+        let mut document = Vec::new();
+        let mut pace = Pace::new(self.patience);
+        while let Some(bytes) = pace.next_bytes(&mut response).await? {
+            if document.len() + bytes.len() > limit {
+                return Err(too_long());
+            }
+            pace.pausing(self.limiter.acquire(bytes.len() as u64)).await;
+            document.extend_from_slice(&bytes);
+        }
+        Ok(document)
+    }
+
+    /// Sends a request and sorts its status; a range is half open and not empty.
+    async fn get(&self, client: &Client, url: &str, range: Option<(u64, u64)>) -> Result<Response, Cause> {
+        let parsed = Url::parse(url).map_err(|error| Cause::Wrong(format!("not a URL: {error}")))?;
+        if !matches!(parsed.scheme(), "http" | "https") {
+            return Err(Cause::Wrong("neither http:// nor https://".into()));
+        }
+        let mut request = client.get(parsed).header(ACCEPT_ENCODING, "identity");
+        if let Some((start, end)) = range {
+            request = request.header(RANGE, format!("bytes={start}-{}", end - 1));
+        }
+        let response = match timeout(self.patience.silence, request.send()).await {
+            Err(_) => return Err(Cause::Unreachable(format!("no answer for {:?}", self.patience.silence))),
+            Ok(Err(error)) if error.is_redirect() => return Err(Cause::Wrong(chain(&error))),
+            Ok(Err(error)) if error.is_connect() || error.is_timeout() => {
+                return Err(Cause::Unreachable(chain(&error)));
+            }
+            Ok(Err(error)) => return Err(Cause::Broken(chain(&error))),
+            Ok(Ok(response)) => response,
+        };
+        let status = response.status();
+        if status.is_success() {
+            Ok(response)
+        } else if status.is_server_error()
+            || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
+        {
+            Err(Cause::Unreachable(format!("status {status}")))
+        } else {
+            Err(Cause::Wrong(format!("status {status}")))
+        }
+    }
+}
+
+/// What is left of a fetch of chunks.
+struct Run<'a> {
+    total_len: u64,
+    chunks: &'a [Chunk],
+    /// Chunks sent to `sink`.
+    done: usize,
+    /// Payload bytes received.
+    bytes: u64,
+    sink: &'a mpsc::Sender<(usize, Vec<u8>)>,
+}
+
+impl Run<'_> {
+    /// First byte wanted, and the one after the last.
+    fn missing(&self) -> Option<(u64, u64)> {
+        let (first, last) = (self.chunks.get(self.done)?, self.chunks.last()?);
+        Some((first.offset, last.offset + u64::from(last.len)))
+    }
+
+    fn position(&self, chunk: &[u8]) -> u64 {
+        self.chunks[self.done].offset + chunk.len() as u64
+    }
+
+    fn next_buffer(&self) -> Vec<u8> {
+        Vec::with_capacity(self.chunks[self.done].len as usize)
+    }
+}
+
+/// Watches that a body keeps coming. Time spent on waiting for this side does not count against the source.
+struct Pace {
+    patience: Patience,
+    window_start: Instant,
+    window_bytes: u64,
+}
+
+impl Pace {
+    fn new(patience: Patience) -> Self {
+        Self { patience, window_start: Instant::now(), window_bytes: 0 }
+    }
+
+    async fn next_bytes(&mut self, response: &mut Response) -> Result<Option<bytes::Bytes>, Cause> {
+        let bytes = match timeout(self.patience.silence, response.chunk()).await {
+            Err(_) => return Err(Cause::Unreachable(format!("no byte for {:?}", self.patience.silence))),
+            Ok(Err(error)) => return Err(Cause::Broken(chain(&error))),
+            Ok(Ok(bytes)) => bytes,
+        };
+        self.window_bytes += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        if self.window_start.elapsed() > self.patience.window {
+            if self.window_bytes < self.patience.floor {
+                return Err(Cause::Unreachable(format!(
+                    "only {} bytes in {:?}",
+                    self.window_bytes, self.patience.window
+                )));
+            }
+            (self.window_start, self.window_bytes) = (Instant::now(), 0);
+        }
+        Ok(bytes)
+    }
+
+    async fn pausing<T>(&mut self, wait: impl Future<Output = T>) -> T {
+        let start = Instant::now();
+        let result = wait.await;
+        self.window_start += start.elapsed();
+        result
+    }
+}
+
+fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    let downgrade = attempt.url().scheme() != "https"
+        && attempt.previous().last().is_some_and(|previous| previous.scheme() == "https");
+    if attempt.previous().len() > MAX_REDIRECTS {
+        attempt.error(format!("more than {MAX_REDIRECTS} redirects"))
+    } else if downgrade {
+        attempt.error("a redirect from https to an unencrypted URL")
+    } else {
+        attempt.follow()
+    }
+}
+
+/// The response brings exactly the bytes `start..end` of a file of `total` bytes (RFC 9110, sections 14.4 and 15.3.7).
+fn check_range(response: &Response, start: u64, end: u64, total: u64) -> Result<(), Cause> {
+    let headers = response.headers();
+    check_plain(headers)?;
+    match response.status() {
+        StatusCode::PARTIAL_CONTENT => {
+            let found = headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or("nothing");
+            let expected = format!("bytes {start}-{}/{total}", end - 1);
+            if !found.eq_ignore_ascii_case(&expected) {
+                let found: String = found.chars().take(80).collect();
+                return Err(Cause::Wrong(format!("serves {found:?} where {expected:?} was asked for")));
+            }
+        }
+        StatusCode::OK if (start, end) == (0, total) => {}
+        StatusCode::OK => return Err(Cause::Wrong("does not serve ranges".into())),
+        status => return Err(Cause::Wrong(format!("unexpected status {status}"))),
+    }
+    match content_length(headers)? {
+        Some(len) if len != end - start => {
+            Err(Cause::Wrong(format!("serves {len} bytes where {} were asked for", end - start)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_plain(headers: &HeaderMap) -> Result<(), Cause> {
+    match headers.get(CONTENT_ENCODING) {
+        Some(encoding) if encoding != "identity" => {
+            Err(Cause::Wrong(format!("serves the encoding {encoding:?}, which was not asked for")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Cause> {
+    let Some(value) = headers.get(CONTENT_LENGTH) else { return Ok(None) };
+    let len = value.to_str().ok().and_then(|text| text.parse().ok());
+    len.map(Some).ok_or_else(|| Cause::Wrong("an unreadable Content-Length".into()))
+}
+
+/// An error with its causes. reqwest's own text repeats the URL, which the caller names.
+fn chain(error: &reqwest::Error) -> String {
+    let mut text = String::new();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = if text.is_empty() { cause.to_string() } else { format!("{text}: {cause}") };
+        source = cause.source();
+    }
+    if text.is_empty() { error.to_string() } else { text }
+}
+
+fn sum_up(causes: &[(&String, Cause)]) -> FetchError {
+    if causes.iter().any(|(_, cause)| matches!(cause, Cause::Canceled)) {
+        return FetchError::Canceled;
+    }
+    if causes.is_empty() {
+        return FetchError::Wrong("no origin is known for it; add one to the coordinator's configuration".into());
+    }
+    let later = causes.iter().any(|(_, cause)| matches!(cause, Cause::Broken(_) | Cause::Unreachable(_)));
+    let reasons: Vec<String> = causes
+        .iter()
+        .map(|(url, cause)| match cause {
+            Cause::Broken(why) | Cause::Unreachable(why) | Cause::Wrong(why) => format!("{url}: {why}"),
+            Cause::Canceled => format!("{url}: canceled"),
+        })
+        .collect();
+    let mut reason = reasons.join("; ");
+    if reason.len() > MAX_REASON {
+        let cut = (0..=MAX_REASON).rev().find(|at| reason.is_char_boundary(*at)).unwrap_or(0);
+        reason.truncate(cut);
+        reason.push_str(" ...");
+    }
+    if later { FetchError::Unreachable(reason) } else { FetchError::Wrong(reason) }
+}
+
+#[cfg(test)]
+mod tests;

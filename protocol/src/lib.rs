@@ -22,3 +22,5 @@ pub mod swarm;
 mod rng;
 
 pub mod node_state;
+
+pub mod coordinator_state;

@@ -1,12 +1,15 @@
 //! The command line: a verb is a file with its `Args`.
 
 mod approve;
-mod coordinator;
+pub(crate) mod coordinator;
 mod demo;
 mod export;
 mod node;
+mod progress;
 mod publish;
 mod status;
+pub(crate) mod token;
+pub(crate) mod units;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -94,15 +97,7 @@ pub(crate) fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let common = cli.common;
-    let result = match cli.verb {
-        Verb::Coordinator(args) => coordinator::run(args, common),
-        Verb::Node(args) => node::run(args, common),
-        Verb::Publish(args) => publish::run(args, common),
-        Verb::Approve(args) => approve::run(args, common),
-        Verb::Status(args) => status::run(args, common),
-        Verb::Export(args) => export::run(args, common),
-        Verb::Demo(args) => demo::run(args, common),
-    };
+    let result = execute(cli);
     let (code, kind) = match &result {
         Ok(()) => return ExitCode::SUCCESS,
         Err(CliError::Refused(_)) => (3, "refused"),
@@ -115,6 +110,25 @@ pub(crate) fn main() -> ExitCode {
         }
     }
     ExitCode::from(code)
+}
+
+fn execute(cli: Cli) -> Result<(), CliError> {
+    let common = cli.common;
+    match cli.verb {
+        Verb::Coordinator(args) => coordinator::run(args, common),
+        Verb::Node(args) => node::run(args, common),
+        Verb::Publish(args) => publish::run(args, common),
+        Verb::Approve(args) => approve::run(args, common),
+        Verb::Status(args) => status::run(args, common),
+        Verb::Export(args) => export::run(args, common),
+        Verb::Demo(args) => demo::run(args, common),
+    }
+}
+
+/// Runs a command line inside a test; the program's name is left out.
+#[cfg(test)]
+pub(crate) fn try_run(args: &[&str]) -> Result<(), CliError> {
+    execute(Cli::parse_from(std::iter::once("upswarm").chain(args.iter().copied())))
 }
 
 /// A runtime for a verb that talks to the network.

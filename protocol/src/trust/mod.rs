@@ -39,6 +39,7 @@ pub use self::catalog::{Catalog, CatalogApproval, CatalogRelease};
 pub use self::permit::Blocked;
 pub use self::snapshot::MAX_SNAPSHOT;
 pub use self::validate::{Invalid, MAX_TIMEOUT_S, validate_approval, validate_release, validate_root};
+pub(crate) use self::verify::{Opened, open_approval, open_release};
 pub use self::verify::{TrustError, verify_pair};
 
 /// The most documents that one [`Wanted::Documents`] names.

@@ -142,13 +142,13 @@ pub(super) fn unexpired(kind: Kind, at: Wall, now: Wall) -> Result<(), TrustErro
 
 /// A release or an approval with everyone whose signature on it is good, trusted today or not: when the root changes, the
 /// same signatures are counted again.
-pub(super) struct Opened<T> {
-    pub(super) id: ReleaseId,
-    pub(super) value: T,
+pub(crate) struct Opened<T> {
+    pub(crate) id: ReleaseId,
+    pub(crate) value: T,
     pub(super) signers: Vec<PublicKey>,
 }
 
-pub(super) fn open_release(root: &Root, bytes: &[u8]) -> Result<Opened<Release>, TrustError> {
+pub(crate) fn open_release(root: &Root, bytes: &[u8]) -> Result<Opened<Release>, TrustError> {
     let wrong = of(Kind::Release);
     // 1. Size cap, frame, kind and role.
     let envelope = Envelope::parse(bytes, Kind::Release, Role::Publisher).map_err(&wrong)?;
@@ -165,7 +165,7 @@ pub(super) fn open_release(root: &Root, bytes: &[u8]) -> Result<Opened<Release>,
     Ok(Opened { id: ReleaseId::of(verified.body()), value, signers })
 }
 
-pub(super) fn open_approval(root: &Root, bytes: &[u8]) -> Result<Opened<Approval>, TrustError> {
+pub(crate) fn open_approval(root: &Root, bytes: &[u8]) -> Result<Opened<Approval>, TrustError> {
     let wrong = of(Kind::Approval);
     // 1. Size cap, frame, kind and role.
     let envelope = Envelope::parse(bytes, Kind::Approval, Role::Approver).map_err(&wrong)?;

@@ -1,0 +1,230 @@
+//! The files of the store: data, chunk lists, and the lock. Knows paths and system calls, nothing of bitmaps.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, SeekFrom};
+use rustix::io::Errno;
+use upswarm_protocol::chunk::{ChunkList, MAX_LIST};
+use upswarm_protocol::ids::{DocHash, PayloadId};
+
+use crate::error::StoreError;
+
+const BLOCK: u64 = 4096;
+const HASH: usize = 32;
+
+/// Bytes on disk of a payload of `len` bytes whose chunk list has `list` bytes, in whole blocks.
+pub(crate) fn on_disk(len: u64, list: u64) -> u64 {
+    let blocks = |bytes: u64| bytes.div_ceil(BLOCK).saturating_mul(BLOCK);
+    blocks(len).saturating_add(blocks(list.saturating_add(HASH as u64)))
+}
+
+/// What lies on disk of one payload.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Found {
+    /// Bytes of the data file.
+    pub(crate) data: Option<u64>,
+    /// Bytes of the chunk list, without the hash behind it.
+    pub(crate) list: Option<u64>,
+}
+
+/// The directory of the store, locked against other processes.
+#[derive(Debug)]
+pub(crate) struct Files {
+    dir: PathBuf,
+    payloads: PathBuf,
+    /// For its lock, and for asking about free space.
+    lock: File,
+}
+
+impl Files {
+    /// Makes and locks the directory.
+    pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
+        let payloads = dir.join("payloads");
+        fs::create_dir_all(&payloads).map_err(|error| StoreError::io("making the directory", &payloads, error))?;
+        let path = dir.join("lock");
+        let mut options = OpenOptions::new();
+        let mut lock = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(|error| StoreError::io("opening the lock file", &path, error))?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let holder = fs::read_to_string(&path).unwrap_or_default();
+                let holder = holder.chars().take(32).collect::<String>().trim().to_owned();
+                return Err(StoreError::Locked { dir: dir.to_owned(), holder });
+            }
+            Err(error) => return Err(StoreError::io("locking", &path, error)),
+        }
+        // What it says only serves the other process's error message; a full disk must not keep the store shut.
+        if let Err(error) = lock.set_len(0).and_then(|()| writeln!(lock, "process {}", std::process::id())) {
+            tracing::debug!(path = %path.display(), %error, "the lock file does not name this process");
+        }
+        Ok(Self { dir: dir.to_owned(), payloads, lock })
+    }
+
+    /// The directory of the store.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where a payload's bytes are.
+    pub(crate) fn data_path(&self, id: PayloadId) -> PathBuf {
+        self.payloads.join(format!("{id}.data"))
+    }
+
+    fn list_path(&self, id: PayloadId) -> PathBuf {
+        self.payloads.join(format!("{id}.list"))
+    }
+
+    /// Bytes that this user may still write on the file system.
+    pub(crate) fn free(&self) -> Result<u64, StoreError> {
+        let stat = rustix::fs::fstatvfs(&self.lock)
+            .map_err(|error| StoreError::io("asking for the free space of", &self.dir, error))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// Every payload with a file here. Left-over temporary files are removed, other names left alone.
+    pub(crate) fn scan(&self) -> Result<BTreeMap<PayloadId, Found>, StoreError> {
+        let fail = |error| StoreError::io("listing", &self.payloads, error);
+        let mut all: BTreeMap<PayloadId, Found> = BTreeMap::new();
+        for entry in fs::read_dir(&self.payloads).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let name = entry.file_name();
+            let Some((stem, kind)) = name.to_str().and_then(|name| name.rsplit_once('.')) else { continue };
+            if kind == "new" {
+                fs::remove_file(entry.path()).map_err(|error| StoreError::io("removing", entry.path(), error))?;
+                continue;
+            }
+            let Ok(id) = stem.parse::<PayloadId>() else { continue };
+            let len = entry.metadata().map_err(fail)?.len();
+            match kind {
+                "data" => all.entry(id).or_default().data = Some(len),
+                "list" => all.entry(id).or_default().list = Some(len.saturating_sub(HASH as u64)),
+                _ => {}
+            }
+        }
+        Ok(all)
+    }
+
+    /// Makes a data file of `len` bytes with all its room taken from the disk. An older file of this name is replaced.
+    pub(crate) fn create_data(&self, id: PayloadId, len: u64) -> Result<File, StoreError> {
+        let path = self.data_path(id);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)
+            .map_err(|error| StoreError::io("making", &path, error))?;
+        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len) {
+            Ok(()) => Ok(file),
+            // Not every file system can: then writing may find the disk full.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => match file.set_len(len) {
+                Ok(()) => Ok(file),
+                Err(error) => Err(StoreError::io("extending", &path, error)),
+            },
+            Err(error) => Err(StoreError::io("taking room for", &path, error)),
+        }
+    }
+
+    /// Opens a data file.
+    pub(crate) fn open_data(&self, id: PayloadId) -> Result<File, StoreError> {
+        let path = self.data_path(id);
+        let opened = OpenOptions::new().read(true).write(true).open(&path);
+        opened.map_err(|error| StoreError::io("opening", &path, error))
+    }
+
+    /// Puts a chunk list beside its data file: there whole, or not at all.
+    pub(crate) fn write_list(&self, id: PayloadId, bytes: &[u8], hash: DocHash) -> Result<(), StoreError> {
+        let (path, new) = (self.list_path(id), self.payloads.join(format!("{id}.new")));
+        let write = || -> io::Result<()> {
+            let mut file = File::create(&new)?;
+            file.write_all(bytes)?;
+            file.write_all(hash.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&new, &path)
+        };
+        write().map_err(|error| StoreError::io("writing", &path, error))
+    }
+
+    /// Makes new and removed names durable.
+    pub(crate) fn sync_names(&self) -> Result<(), StoreError> {
+        let synced = File::open(&self.payloads).and_then(|dir| dir.sync_all());
+        synced.map_err(|error| StoreError::io("syncing", &self.payloads, error))
+    }
+
+    /// The hash that stands behind a chunk list.
+    pub(crate) fn list_hash(&self, id: PayloadId) -> Result<DocHash, StoreError> {
+        let path = self.list_path(id);
+        let read = || -> io::Result<DocHash> {
+            let file = File::open(&path)?;
+            let at = file.metadata()?.len().checked_sub(HASH as u64).ok_or(io::ErrorKind::UnexpectedEof)?;
+            let mut hash = [0; HASH];
+            file.read_exact_at(&mut hash, at)?;
+            Ok(DocHash(hash))
+        };
+        read().map_err(|error| StoreError::io("reading", &path, error))
+    }
+
+    /// The chunk list beside a data file, with its hash. A damaged one is an error of kind `InvalidData`.
+    pub(crate) fn read_list(&self, id: PayloadId) -> Result<(ChunkList, DocHash), StoreError> {
+        let path = self.list_path(id);
+        let read = || -> io::Result<(ChunkList, DocHash)> {
+            let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+            if fs::metadata(&path)?.len() > (MAX_LIST + HASH) as u64 {
+                return Err(invalid("longer than a chunk list may be".to_owned()));
+            }
+            let bytes = fs::read(&path)?;
+            let (list, hash) = bytes.split_last_chunk::<HASH>().ok_or_else(|| invalid("cut short".to_owned()))?;
+            let hash = DocHash(*hash);
+            ChunkList::parse(list, hash).map(|list| (list, hash)).map_err(|error| invalid(error.to_string()))
+        };
+        read().map_err(|error| StoreError::io("reading", &path, error))
+    }
+
+    /// Removes both files of a payload; a name that is gone already is no error.
+    pub(crate) fn remove(&self, id: PayloadId) -> Result<(), StoreError> {
+        // The list goes first: a data file alone is never taken for a payload.
+        for path in [self.list_path(id), self.data_path(id)] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(StoreError::io("removing", path, error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads exactly `into.len()` bytes at `offset`.
+pub(crate) fn read_at(file: &File, offset: u64, into: &mut [u8]) -> io::Result<()> {
+    file.read_exact_at(into, offset)
+}
+
+/// Writes all of `bytes` at `offset`. Not durable until the file is synced.
+pub(crate) fn write_at(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    file.write_all_at(bytes, offset)
+}
+
+/// Whether a range was never written: a hole, or room that was taken and not used. "No" where that cannot be told.
+pub(crate) fn is_hole(file: &File, offset: u64, len: u64) -> bool {
+    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+        Ok(data) => data >= offset + len,
+        Err(error) => error == Errno::NXIO,
+    }
+}
+
+/// Asks the system to forget what it caches of a range, so that the next read comes from the disk.
+pub(crate) fn forget_cached(file: &File, offset: u64, len: u64) {
+    // Only advice: where it fails, the read is answered from memory.
+    let _ = rustix::fs::fadvise(file, offset, core::num::NonZeroU64::new(len), Advice::DontNeed);
+}

@@ -1,0 +1,105 @@
+//! The slow round over everything on disk: what has rotted is noted as missing, so that the swarm brings it again.
+
+use std::ops::Bound;
+
+use upswarm_protocol::ids::PayloadId;
+
+use crate::error::StoreError;
+use crate::files;
+use crate::payload::lock;
+use crate::store::Store;
+
+/// Where the round goes on.
+#[derive(Debug, Default)]
+pub(crate) struct Cursor {
+    payload: PayloadId,
+    position: u32,
+}
+
+/// What one step of the round found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ScrubReport {
+    /// Bytes that were read and hashed.
+    pub bytes: u64,
+    /// Chunks that were.
+    pub chunks: u32,
+    /// Chunks whose bytes on disk are not theirs any more: they count as missing now, and can be written again.
+    pub bad: Vec<(PayloadId, u32)>,
+    /// Whether the step came to the end of the last payload: the next one begins a new round.
+    pub round_ended: bool,
+}
+
+impl Store {
+    /// Hashes some chunks again, going on where the last step ended: at least one chunk, and then as long as `max_bytes`
+    /// are not passed. What is bad is noted durably before this returns. Reads from the disk, not from its cache.
+    ///
+    /// Errors are [`StoreError::Io`] and [`StoreError::Index`]; a chunk that cannot be read is bad, not an error.
+    pub fn scrub_step(&self, max_bytes: u64) -> Result<ScrubReport, StoreError> {
+        // One step at a time; nobody else waits for this lock.
+        let mut cursor = lock(&self.cursor);
+        let mut report = ScrubReport::default();
+        let mut buffer = Vec::new();
+        while report.bytes < max_bytes.max(1) {
+            let next = {
+                let shelf = lock(&self.shelf);
+                let mut from = shelf.payloads.range((Bound::Included(cursor.payload), Bound::Unbounded));
+                from.next().map(|(_, payload)| payload.clone())
+            };
+            let Some(payload) = next else {
+                *cursor = Cursor::default();
+                report.round_ended = true;
+                break;
+            };
+            if payload.id != cursor.payload {
+                *cursor = Cursor { payload: payload.id, position: 0 };
+            }
+            let body = match self.body(&payload) {
+                Ok(body) => body,
+                // Removed since, or without its list: nothing to hash here.
+                Err(error) => {
+                    tracing::debug!(payload = %payload.id.short(), %error, "not scrubbed");
+                    cursor.pass(payload.id);
+                    continue;
+                }
+            };
+            // Only what is durable: the rest has just been hashed, and is not on the disk yet.
+            let position = {
+                let state = payload.state();
+                (cursor.position..state.synced.len()).find(|at| state.synced.get(*at) && !state.removed)
+            };
+            let Some((position, chunk)) = position.and_then(|at| Some((at, *body.chunk(at)?))) else {
+                cursor.pass(payload.id);
+                continue;
+            };
+            if report.chunks > 0 && report.bytes + u64::from(chunk.len) > max_bytes {
+                break;
+            }
+            cursor.position = position + 1;
+            files::forget_cached(&body.file, chunk.offset, u64::from(chunk.len));
+            if !body.is_good(&chunk, &mut buffer) {
+                tracing::warn!(payload = %payload.id, position, "a chunk on disk has rotted; it counts as missing now");
+                self.disown(&payload, position)?;
+                report.bad.push((payload.id, position));
+            }
+            report.bytes += u64::from(chunk.len);
+            report.chunks += 1;
+        }
+        Ok(report)
+    }
+}
+
+impl Cursor {
+    /// Goes on behind a payload.
+    fn pass(&mut self, done: PayloadId) {
+        // The next name in order; behind the last of all there is nothing, which its position says.
+        match done.0.iter().rposition(|byte| *byte != 0xff) {
+            Some(at) => {
+                let mut next = done.0;
+                next[at] += 1;
+                next[at + 1..].fill(0);
+                *self = Self { payload: PayloadId(next), position: 0 };
+            }
+            None => *self = Self { payload: done, position: u32::MAX },
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! Moves inputs into the coordinator's core and outputs out of it. One task owns core, fleet and names; disk writes run
+//! beside it, one batch at a time, in order.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use upswarm_protocol::catalog::{Head, Hold};
+use upswarm_protocol::codec::{self, Bounded, Text};
+use upswarm_protocol::coordinator_state::{Command, CoordinatorState, Done, Input, Invite, Output, Refusal};
+use upswarm_protocol::envelope::{Envelope, Kind, Role};
+use upswarm_protocol::ids::{DeviceId, ReleaseId};
+use zeroize::Zeroizing;
+
+use super::directory::{Change, Clock, Directory};
+use super::fleet::Fleet;
+use super::keys;
+use super::names::Names;
+use super::payloads::Counters;
+use super::requests::{
+    Catalog, CatalogApproval, CatalogRelease, HoldRequest, InviteRequest, Invited, MAX_REQUESTS, Request,
+};
+use crate::cli::token::JoinToken;
+use crate::seal;
+
+/// Wishes of the core that the network has not taken yet; beyond it no new input is taken.
+const MAX_BACKLOG: usize = 4096;
+const MAX_ALARMS: usize = 32;
+const DISK_RETRY: Duration = Duration::from_secs(5);
+const MAX_TTL: Duration = Duration::from_secs(366 * 86400);
+
+type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
+
+/// The ends of the channels that a driver lives between.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    /// What the network says.
+    pub(crate) inputs: mpsc::Receiver<Input>,
+    /// What the network shall do.
+    pub(crate) orders: mpsc::Sender<Output>,
+    /// What the HTTP server asks.
+    pub(crate) requests: mpsc::Receiver<Request>,
+    /// The public head.
+    pub(crate) head: watch::Sender<Vec<u8>>,
+}
+
+/// Who waits for the core's answer.
+#[derive(Debug)]
+enum Waiting {
+    Command(Reply<Done>),
+    Invite(Reply<Invited>, Invited),
+}
+
+/// The one owner of a running coordinator's state.
+pub(crate) struct Driver {
+    state: CoordinatorState,
+    device: DeviceId,
+    directory: Directory,
+    fleet: Fleet,
+    names: Names,
+    clock: Clock,
+    report_key: Zeroizing<[u8; 32]>,
+    counters: Arc<Counters>,
+    /// Where this coordinator listens, for join tokens.
+    addresses: Vec<String>,
+    answers: BTreeMap<u64, Waiting>,
+    next_request: u64,
+    backlog: VecDeque<Output>,
+    /// Changes that wait for the disk, and the token that is durable with them.
+    changes: Vec<Change>,
+    token: Option<u64>,
+    alarms: VecDeque<String>,
+}
+
+/// What a driver is made of.
+pub(crate) struct Parts {
+    pub(crate) state: CoordinatorState,
+    pub(crate) device: DeviceId,
+    pub(crate) directory: Directory,
+    pub(crate) fleet: Fleet,
+    pub(crate) names: Names,
+    pub(crate) clock: Clock,
+    pub(crate) report_key: Zeroizing<[u8; 32]>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) addresses: Vec<String>,
+}
+
+/// Changes on their way to the disk; they come back to be tried again.
+struct Written {
+    changes: Vec<Change>,
+    token: Option<u64>,
+    result: anyhow::Result<()>,
+}
+
+impl Driver {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { state, device, directory, fleet, names, clock, report_key, counters, addresses } = parts;
+        Self {
+            state,
+            device,
+            directory,
+            fleet,
+            names,
+            clock,
+            report_key,
+            counters,
+            addresses,
+            answers: BTreeMap::new(),
+            next_request: 0,
+            backlog: VecDeque::new(),
+            changes: Vec::new(),
+            token: None,
+            alarms: VecDeque::new(),
+        }
+    }
+
+    /// Runs until `stop`; everything that was accepted is durable when it returns.
+    pub(crate) async fn run(mut self, mut ends: Ends, stop: CancellationToken) {
+        let mut writing: Option<JoinHandle<Written>> = None;
+        loop {
+            self.drain(&ends.head);
+            if writing.is_none() && !self.changes.is_empty() {
+                writing = Some(self.write(Duration::ZERO));
+            }
+            let due = self.state.poll_timeout().map(|(due, _)| self.clock.at(due));
+            let room = self.backlog.len() < MAX_BACKLOG;
+            tokio::select! {
+                () = stop.cancelled() => break,
+                permit = ends.orders.reserve(), if !self.backlog.is_empty() => match (permit, self.backlog.pop_front()) {
+                    (Ok(permit), Some(order)) => permit.send(order),
+                    // The network has ended; so will this loop, when it is told.
+                    (Err(_), _) => self.backlog.clear(),
+                    (Ok(_), None) => {}
+                },
+                Some(input) = ends.inputs.recv(), if room => self.state.handle_input(input, self.clock.now()),
+                Some(request) = ends.requests.recv(), if room && self.answers.len() < MAX_REQUESTS => self.request(request),
+                written = finished(&mut writing) => {
+                    writing = None;
+                    if let Some(written) = written {
+                        writing = self.written(written);
+                    }
+                }
+                () = sleep_until(due) => self.state.handle_timeout(self.clock.now()),
+            }
+        }
+        if let Some(Ok(Written { changes, result: Err(_), .. })) = match writing {
+            Some(writing) => Some(writing.await),
+            None => None,
+        } {
+            self.changes.splice(0..0, changes);
+        }
+        self.drain(&ends.head);
+        if let Err(error) = self.directory.apply(&self.changes) {
+            tracing::error!("the last changes could not be written: {error:#}");
+        }
+    }
+
+    /// Starts writing everything that waits, after a pause.
+    fn write(&mut self, pause: Duration) -> JoinHandle<Written> {
+        let (changes, token) = (std::mem::take(&mut self.changes), self.token.take());
+        let directory = self.directory.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            let work = tokio::task::spawn_blocking(move || {
+                let result = directory.apply(&changes);
+                Written { changes, token, result }
+            });
+            match work.await {
+                Ok(written) => written,
+                Err(error) => Written { changes: Vec::new(), token: None, result: Err(error.into()) },
+            }
+        })
+    }
+
+    /// Tells the core what is durable, or tries again later.
+    fn written(&mut self, written: Written) -> Option<JoinHandle<Written>> {
+        match (written.result, written.token) {
+            (Ok(()), Some(token)) => {
+                self.state.handle_input(Input::Persisted { token }, self.clock.now());
+                None
+            }
+            (Ok(()), None) => None,
+            (Err(error), token) => {
+                self.alarm(format!("cannot write to the data directory, trying again: {error:#}"));
+                self.changes.splice(0..0, written.changes);
+                // What is tried again contains what waits: one token stands for both.
+                self.token = self.token.or(token);
+                Some(self.write(DISK_RETRY))
+            }
+        }
+    }
+
+    fn drain(&mut self, head: &watch::Sender<Vec<u8>>) {
+        let mut opened = VecDeque::new();
+        loop {
+            while let Some(output) = self.state.poll_output() {
+                match output {
+                    Output::Persist { token, record } => {
+                        self.changes.push(self.directory.change(record, &mut self.fleet));
+                        self.token = Some(token);
+                    }
+                    Output::Answer { request, result } => self.answer(request, result),
+                    Output::OpenReport { open, sealed } => {
+                        let bytes = seal::open(&self.report_key, &sealed).ok();
+                        opened.push_back(Input::ReportOpened { open, bytes });
+                    }
+                    Output::DropDocument(hash) => {
+                        if let Err(error) = self.directory.drop_document(&hash) {
+                            tracing::warn!(%hash, %error, "an old index could not be removed");
+                        }
+                    }
+                    Output::Alarm(what) => self.alarm(what),
+                    order => self.backlog.push_back(order),
+                }
+            }
+            head.send_if_modified(|public| {
+                let news = public.as_slice() != self.state.head();
+                if news {
+                    *public = self.state.head().to_vec();
+                }
+                news
+            });
+            let Some(input) = opened.pop_front() else { return };
+            self.state.handle_input(input, self.clock.now());
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Command(command, reply) => self.command(command, Waiting::Command(reply)),
+            Request::Held(input, reply) => {
+                self.state.handle_input(input, self.clock.now());
+                // Whoever asked may have hung up; the payload is here all the same.
+                let _ = reply.send(());
+            }
+            Request::Invite(request, reply) => match self.prepare_invite(&request) {
+                Ok((invite, invited)) => self.command(Command::Invite(invite), Waiting::Invite(reply, invited)),
+                Err(refusal) => drop(reply.send(Err(refusal))),
+            },
+            Request::Hold(request, reply) => match self.hold(&request) {
+                Ok(hold) => self.command(Command::Hold { hold, on: request.on }, Waiting::Command(reply)),
+                Err(refusal) => drop(reply.send(Err(refusal))),
+            },
+            Request::Status(reply) => drop(reply.send(self.status())),
+            Request::Catalog(reply) => drop(reply.send(self.catalog())),
+        }
+    }
+
+    fn command(&mut self, command: Command, waiting: Waiting) {
+        self.next_request += 1;
+        self.answers.insert(self.next_request, waiting);
+        self.state.handle_input(Input::Admin { request: self.next_request, command }, self.clock.now());
+    }
+
+    fn answer(&mut self, request: u64, result: Result<Done, Refusal>) {
+        match self.answers.remove(&request) {
+            Some(Waiting::Command(reply)) => drop(reply.send(result)),
+            Some(Waiting::Invite(reply, invited)) => drop(reply.send(result.map(|_| invited))),
+            None => {}
+        }
+    }
+
+    fn prepare_invite(&mut self, request: &InviteRequest) -> Result<(Invite, Invited), Refusal> {
+        let addresses = if request.addresses.is_empty() { &self.addresses } else { &request.addresses };
+        let identity = (self.device, self.state.root_hash());
+        let prepared = invite(&mut self.names, request, addresses, identity, self.clock)?;
+        // Before the core's record of the invitation, which the answer waits for.
+        self.changes.push(Change::Put(self.directory.names(), self.names.to_bytes()));
+        Ok(prepared)
+    }
+
+    fn hold(&self, request: &HoldRequest) -> Result<Hold, Refusal> {
+        let group = |name: &String| {
+            let known = self.names.group(name);
+            known.ok_or_else(|| Refusal::Request(format!("there is no group {name:?}")))
+        };
+        let release = |id: &String| {
+            let id: ReleaseId = id.parse().map_err(|error| Refusal::Request(format!("the release: {error}")))?;
+            if self.state.releases().contains_key(&id) { Ok(id) } else { Err(Refusal::UnknownRelease(id)) }
+        };
+        Ok(match (&request.group, &request.release) {
+            (None, None) => Hold::Everything,
+            (Some(name), None) => Hold::Group(group(name)?),
+            (None, Some(id)) => Hold::Release(release(id)?),
+            (Some(name), Some(id)) => Hold::Approval(group(name)?, release(id)?),
+        })
+    }
+
+    fn status(&self) -> Value {
+        let now = self.clock.now().wall;
+        let head = Envelope::parse(self.state.head(), Kind::Head, Role::Online).ok();
+        let head: Option<Head> = head.and_then(|e| codec::decode(e.unverified_body(), Kind::Head.cap()).ok());
+        let holds: Vec<Value> = self.state.holds().iter().map(|hold| self.hold_view(hold)).collect();
+        json!({
+            "head": head.map(|head| json!({
+                "root_version": head.root_version,
+                "index_version": head.index_version,
+                "age_s": now.since(head.issued).as_secs(),
+                "expires": head.expires.to_string(),
+            })),
+            "devices": self.fleet.view(&self.state, &self.names, now),
+            "connected": self.state.connected(),
+            "holds": holds,
+            "alarms": self.alarms,
+            "origin": { "payload_bytes": self.counters.total() },
+        })
+    }
+
+    fn hold_view(&self, hold: &Hold) -> Value {
+        match hold {
+            Hold::Everything => json!({}),
+            Hold::Group(group) => json!({ "group": self.names.group_name(group) }),
+            Hold::Release(release) => json!({ "release": release }),
+            Hold::Approval(group, release) => json!({ "group": self.names.group_name(group), "release": release }),
+        }
+    }
+
+    fn catalog(&self) -> Catalog {
+        let releases = self.state.releases().iter().map(|(id, known)| CatalogRelease {
+            release: *id,
+            product: known.release.product.as_str().to_owned(),
+            version: known.release.version.as_str().to_owned(),
+            counter: known.release.counter,
+            title: known.release.title.as_str().to_owned(),
+            expires: known.release.expires.to_string(),
+        });
+        let approvals = self.state.approvals().values().map(|known| CatalogApproval {
+            release: known.approval.release,
+            group: known.approval.group,
+            version: known.approval.version,
+            action: known.approval.action,
+            expires: known.approval.expires.to_string(),
+        });
+        Catalog {
+            index_version: self.state.index_version(),
+            groups: self.names.groups().clone(),
+            releases: releases.collect(),
+            approvals: approvals.collect(),
+        }
+    }
+
+    fn alarm(&mut self, what: String) {
+        tracing::error!("{what}");
+        if self.alarms.back() != Some(&what) {
+            self.alarms.push_back(what);
+        }
+        if self.alarms.len() > MAX_ALARMS {
+            self.alarms.pop_front();
+        }
+    }
+}
+
+/// Makes an invitation and its token. Names are made up as needed; the caller saves them.
+pub(crate) fn invite(
+    names: &mut Names,
+    request: &InviteRequest,
+    addresses: &[String],
+    (coordinator, root): (DeviceId, upswarm_protocol::ids::DocHash),
+    clock: Clock,
+) -> Result<(Invite, Invited), Refusal> {
+    let refuse = |error: String| Refusal::Request(error);
+    if request.ttl_s == 0 || request.ttl_s > MAX_TTL.as_secs() {
+        return Err(refuse("a token is good for at least a second and at most a year".to_owned()));
+    }
+    let texts: Result<Vec<Text<512>>, _> = addresses.iter().map(|address| Text::new(address.as_str())).collect();
+    let addresses = Bounded::truncated(texts.map_err(|error| refuse(format!("an address is {error}")))?);
+    if addresses.is_empty() {
+        return Err(refuse("the coordinator's address is not known; give it with --address MULTIADDR".to_owned()));
+    }
+    let group = names.group_or_new(&request.group).map_err(|error| refuse(error.to_string()))?;
+    let site = names.site_or_new(&request.site).map_err(|error| refuse(error.to_string()))?;
+    let secret: [u8; 32] = keys::random().map_err(|error| refuse(error.to_string()))?;
+    let expires = clock.now().wall + Duration::from_secs(request.ttl_s);
+    let token = JoinToken { addresses, coordinator, root, secret, expires };
+    let token = token.encode().map_err(|error| refuse(format!("the token: {error}")))?;
+    let invite = Invite {
+        secret_hash: *blake3::hash(&secret).as_bytes(),
+        group,
+        site,
+        expires,
+        uses: request.uses,
+        spent: Bounded::default(),
+    };
+    Ok((invite, Invited { token, expires: expires.to_string() }))
+}
+
+async fn finished(writing: &mut Option<JoinHandle<Written>>) -> Option<Written> {
+    match writing {
+        Some(writing) => writing.await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(due: Option<std::time::Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,138 @@
+//! The fleet's status: what each device last said, deployment by deployment.
+//!
+//! A report may carry only the deployments that changed, so each is kept until a later report speaks of it again.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use upswarm_protocol::codec::Text;
+use upswarm_protocol::coordinator_state::CoordinatorState;
+use upswarm_protocol::ids::{DeviceId, GroupId, ReleaseId};
+use upswarm_protocol::report::{BytesBySource, DeploymentReport, Report};
+use upswarm_protocol::time::Wall;
+
+use super::names::Names;
+
+/// Deployments remembered per device; the one that has stood still longest is forgotten first.
+const MAX_DEPLOYMENTS: usize = 512;
+
+/// What a device last said.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct DeviceStatus {
+    seq: u64,
+    /// When it was received, by this machine's clock.
+    received: Wall,
+    label: String,
+    agent: String,
+    os: String,
+    index_version: u64,
+    addresses: Vec<Text<128>>,
+    bytes: BytesBySource,
+    alarms: Vec<String>,
+    deployments: Vec<DeploymentReport>,
+}
+
+/// What every device last said.
+#[derive(Debug, Default)]
+pub(crate) struct Fleet {
+    devices: BTreeMap<DeviceId, DeviceStatus>,
+}
+
+impl Fleet {
+    /// Takes a verified report. Returns the device's status as [`Fleet::restore`] reads it.
+    pub(crate) fn apply(&mut self, report: Report, received: Wall) -> Vec<u8> {
+        let before = self.devices.remove(&report.device).map(|status| status.deployments).unwrap_or_default();
+        let mut deployments: BTreeMap<(ReleaseId, GroupId), DeploymentReport> =
+            before.into_iter().map(|deployment| ((deployment.release, deployment.group), deployment)).collect();
+        for deployment in report.deployments.into_vec() {
+            deployments.insert((deployment.release, deployment.group), deployment);
+        }
+        let mut deployments: Vec<_> = deployments.into_values().collect();
+        if deployments.len() > MAX_DEPLOYMENTS {
+            deployments.sort_by_key(|deployment| std::cmp::Reverse(deployment.since));
+            deployments.truncate(MAX_DEPLOYMENTS);
+        }
+        let status = DeviceStatus {
+            seq: report.seq,
+            received,
+            label: report.label.as_str().to_owned(),
+            agent: report.agent.as_str().to_owned(),
+            os: report.os.as_str().to_owned(),
+            index_version: report.index_version,
+            addresses: report.addresses.into_vec(),
+            bytes: report.bytes,
+            alarms: report.alarms.iter().map(|alarm| alarm.as_str().to_owned()).collect(),
+            deployments,
+        };
+        // Plain data with text keys always becomes JSON.
+        let bytes = serde_json::to_vec(&status).unwrap_or_default();
+        self.devices.insert(report.device, status);
+        bytes
+    }
+
+    /// Takes a stored status. Returns what the core must know of it; `None` when it is damaged.
+    pub(crate) fn restore(&mut self, device: DeviceId, bytes: &[u8]) -> Option<(DeviceId, u64, Vec<Text<128>>)> {
+        let status: DeviceStatus = serde_json::from_slice(bytes).ok()?;
+        let known = (device, status.seq, status.addresses.clone());
+        self.devices.insert(device, status);
+        Some(known)
+    }
+
+    /// The fleet for `status --json`: stable field names, ages in seconds.
+    pub(crate) fn view(&self, state: &CoordinatorState, names: &Names, now: Wall) -> Value {
+        let devices: Vec<Value> = state
+            .devices()
+            .map(|record| {
+                let status = self.devices.get(&record.device);
+                let label = status.map(|status| status.label.as_str()).filter(|label| !label.is_empty());
+                let groups: Vec<String> = record.groups.iter().map(|group| names.group_name(group)).collect();
+                let bytes = status.map(|status| status.bytes).unwrap_or_default();
+                let deployments: Vec<Value> = status
+                    .into_iter()
+                    .flat_map(|status| &status.deployments)
+                    .map(|deployment| deployment_view(deployment, state, names, now))
+                    .collect();
+                json!({
+                    "device": record.device,
+                    "label": label.unwrap_or(record.label.as_str()),
+                    "site": names.site_name(&record.site),
+                    "role": record.role,
+                    "groups": groups,
+                    "revoked": state.revoked().contains(&record.device),
+                    "agent": status.map(|status| &status.agent),
+                    "os": status.map(|status| &status.os),
+                    "last_seen_s": status.map(|status| now.since(status.received).as_secs()),
+                    "index_version": status.map_or(0, |status| status.index_version),
+                    "bytes": {
+                        "origin": bytes.origin, "cache": bytes.cache,
+                        "lan_peer": bytes.lan_peer, "local_reuse": bytes.local_reuse,
+                    },
+                    "alarms": status.map(|status| status.alarms.clone()).unwrap_or_default(),
+                    "deployments": deployments,
+                })
+            })
+            .collect();
+        Value::Array(devices)
+    }
+}
+
+fn deployment_view(deployment: &DeploymentReport, state: &CoordinatorState, names: &Names, now: Wall) -> Value {
+    let release = state.releases().get(&deployment.release).map(|published| &published.release);
+    json!({
+        "release": deployment.release,
+        "product": release.map(|release| release.product.as_str()),
+        "version": release.map(|release| release.version.as_str()),
+        "title": release.map(|release| release.title.as_str()),
+        "group": names.group_name(&deployment.group),
+        "approval_version": deployment.approval_version,
+        "action": deployment.action,
+        "state": deployment.state,
+        "sub_state": deployment.sub_state,
+        "code": deployment.code,
+        "reason": deployment.reason.as_str(),
+        "since_s": now.since(deployment.since).as_secs(),
+        "done": deployment.done,
+        "total": deployment.total,
+    })
+}

@@ -1,0 +1,117 @@
+//! What the HTTP server asks the driver, which alone owns the core, the fleet and the names.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+use upswarm_protocol::coordinator_state::{Command, Done, Input, Refusal};
+
+/// Requests that may wait for the driver.
+pub(crate) const MAX_REQUESTS: usize = 64;
+
+/// A wish of the admin, or news from an upload.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Something for the core.
+    Command(Command, oneshot::Sender<Result<Done, Refusal>>),
+    /// A payload or chunk list is in the store; answered when the core knows.
+    Held(Input, oneshot::Sender<()>),
+    /// A join token.
+    Invite(InviteRequest, oneshot::Sender<Result<Invited, Refusal>>),
+    /// Stop something, or let it go on.
+    Hold(HoldRequest, oneshot::Sender<Result<Done, Refusal>>),
+    /// The fleet's status.
+    Status(oneshot::Sender<Value>),
+    /// What is published, and the admin's names.
+    Catalog(oneshot::Sender<Catalog>),
+}
+
+/// Why a request got no answer: the driver has ended.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the coordinator is shutting down")]
+pub(crate) struct Gone;
+
+/// Asks the driver and waits for its answer.
+pub(crate) async fn ask<T>(
+    driver: &mpsc::Sender<Request>,
+    request: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> Result<T, Gone> {
+    let (reply, answer) = oneshot::channel();
+    driver.send(request(reply)).await.map_err(|_| Gone)?;
+    answer.await.map_err(|_| Gone)
+}
+
+/// `POST /admin/v1/invite`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct InviteRequest {
+    /// Name of the group.
+    pub(crate) group: String,
+    /// Name of the site.
+    pub(crate) site: String,
+    /// Seconds for which the token is good.
+    pub(crate) ttl_s: u64,
+    /// Devices that it lets in.
+    pub(crate) uses: u32,
+    /// Addresses of the coordinator as the devices see it; empty for those on which it listens.
+    #[serde(default)]
+    pub(crate) addresses: Vec<String>,
+}
+
+/// Its answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Invited {
+    /// The join token.
+    pub(crate) token: String,
+    /// When it ends, RFC 3339.
+    pub(crate) expires: String,
+}
+
+/// `POST /admin/v1/hold`: with neither group nor release, everything; with one, that; with both, one approval.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HoldRequest {
+    /// Name of the group.
+    #[serde(default)]
+    pub(crate) group: Option<String>,
+    /// Release id, in hex.
+    #[serde(default)]
+    pub(crate) release: Option<String>,
+    /// Whether it is to be stopped.
+    pub(crate) on: bool,
+}
+
+/// `GET /admin/v1/catalog`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Catalog {
+    /// Version of the index.
+    pub(crate) index_version: u64,
+    /// Groups by name.
+    pub(crate) groups: std::collections::BTreeMap<String, upswarm_protocol::ids::GroupId>,
+    /// Releases.
+    pub(crate) releases: Vec<CatalogRelease>,
+    /// Approvals.
+    pub(crate) approvals: Vec<CatalogApproval>,
+}
+
+/// A published release.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct CatalogRelease {
+    pub(crate) release: upswarm_protocol::ids::ReleaseId,
+    pub(crate) product: String,
+    pub(crate) version: String,
+    pub(crate) counter: u64,
+    pub(crate) title: String,
+    /// When no new install rests on it any more, RFC 3339.
+    pub(crate) expires: String,
+}
+
+/// A current approval.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct CatalogApproval {
+    pub(crate) release: upswarm_protocol::ids::ReleaseId,
+    pub(crate) group: upswarm_protocol::ids::GroupId,
+    pub(crate) version: u64,
+    pub(crate) action: upswarm_protocol::catalog::Action,
+    /// When no new install rests on it any more, RFC 3339.
+    pub(crate) expires: String,
+}

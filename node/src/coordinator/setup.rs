@@ -1,0 +1,190 @@
+//! Sets up a new coordinator: keys, the first root of trust, the first head.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use ed25519_dalek::SigningKey;
+use upswarm_protocol::catalog::{Keys, PublisherRule, Root};
+use upswarm_protocol::codec::{Bounded, Text};
+use upswarm_protocol::coordinator_state::CoordinatorState;
+use upswarm_protocol::envelope::{self, Kind, Role};
+use upswarm_protocol::ids::{DocHash, PublicKey};
+
+use super::directory::{self, Clock, Directory, replace};
+use super::keys::{self, KeyUse, Passphrase};
+
+const ROOT_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+const ROOT_KEYS: usize = 3;
+const ROOT_THRESHOLD: u8 = 2;
+
+/// What was set up.
+#[derive(Debug)]
+pub(crate) struct Made {
+    /// Hash of the first root.
+    pub(crate) root: DocHash,
+    /// Where the offline keys are.
+    pub(crate) offline_keys: PathBuf,
+}
+
+/// Sets up a coordinator in `data_dir`, which must be empty or not exist. The offline keys go to `offline`: into that
+/// directory encrypted under the passphrase, or with `None` beside the online ones, in plain, for demonstrations.
+pub(crate) fn init(data_dir: &Path, offline: Option<(&Path, &Passphrase)>) -> anyhow::Result<Made> {
+    refuse_non_empty(data_dir)?;
+    if let Some((dir, _)) = offline {
+        refuse_non_empty(dir)?;
+    }
+    let directory = Directory::new(data_dir);
+    directory.create()?;
+    private(data_dir)?;
+    let _lock = directory.lock()?.context("another process is setting up the same directory")?;
+
+    let offline_keys = offline.map_or_else(|| directory.keys(), |(dir, _)| dir.to_owned());
+    std::fs::create_dir_all(&offline_keys).with_context(|| format!("creating {}", offline_keys.display()))?;
+    private(&offline_keys)?;
+    let passphrase = offline.map(|(_, passphrase)| passphrase);
+    let make = |dir: &Path, r#use, number, passphrase| -> anyhow::Result<SigningKey> {
+        let key = keys::generate()?;
+        keys::write(&keys::file(dir, r#use, number), r#use, keys::public(&key), &key.to_bytes(), passphrase)?;
+        Ok(key)
+    };
+    let (root_keys, threshold) = if offline.is_some() { (ROOT_KEYS, ROOT_THRESHOLD) } else { (1, 1) };
+    let root_keys: Vec<SigningKey> = (1..=root_keys)
+        .map(|number| make(&offline_keys, KeyUse::Root, number, passphrase))
+        .collect::<anyhow::Result<_>>()?;
+    let publisher = make(&offline_keys, KeyUse::Publisher, 1, passphrase)?;
+    let approver = make(&offline_keys, KeyUse::Approver, 1, passphrase)?;
+    let online = make(&directory.keys(), KeyUse::Online, 1, None)?;
+    make(&directory.keys(), KeyUse::Identity, 1, None)?;
+    let report: [u8; 32] = keys::random()?;
+    let report_key = crate::seal::public(&report);
+    let path = keys::file(&directory.keys(), KeyUse::Report, 1);
+    keys::write(&path, KeyUse::Report, PublicKey(report_key), &report, None)?;
+
+    let issued = directory::wall();
+    let root = Root {
+        version: 1,
+        issued,
+        expires: issued + ROOT_LIFE,
+        root: key_set(&root_keys, threshold)?,
+        publishers: Bounded::new(vec![PublisherRule {
+            product_prefix: Text::default(),
+            keys: key_set(&[publisher], 1)?,
+        }])?,
+        approvers: key_set(&[approver], 1)?,
+        group_rules: Bounded::default(),
+        online: key_set(std::slice::from_ref(&online), 1)?,
+        report_key,
+    };
+    let signers: Vec<&SigningKey> = root_keys.iter().collect();
+    let bytes = envelope::sign(Kind::Root, Role::Root, &root, &signers).context("signing the root of trust")?;
+    directory.write_token(&hex::encode(keys::random::<32>()?))?;
+    replace(&directory.root(1), &bytes, 0o644).context("writing the root of trust")?;
+
+    let mut loaded = directory.load(Vec::new())?;
+    let now = Clock::start().now();
+    let mut state = CoordinatorState::new(loaded.setup, now)?;
+    directory.settle(&mut state, &mut loaded.fleet, now)?;
+    Ok(Made { root: DocHash::of(&bytes), offline_keys })
+}
+
+fn key_set(keys: &[SigningKey], threshold: u8) -> anyhow::Result<Keys> {
+    Ok(Keys { keys: Bounded::new(keys.iter().map(keys::public).collect())?, threshold })
+}
+
+fn refuse_non_empty(dir: &Path) -> anyhow::Result<()> {
+    match std::fs::read_dir(dir) {
+        Ok(mut entries) => {
+            if entries.next().is_some() {
+                bail!("{} is not empty; nothing was changed. Name a new directory", dir.display());
+            }
+            Ok(())
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("reading {}", dir.display())),
+    }
+}
+
+fn private(dir: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
+        .with_context(|| format!("closing {} to other users", dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offline_keys_stay_out_of_the_data_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, offline) = (dir.path().join("d"), dir.path().join("offline"));
+        let passphrase = Passphrase::new("a long passphrase").unwrap();
+        let made = init(&data, Some((&offline, &passphrase))).unwrap();
+        let directory = Directory::existing(&data).unwrap();
+        for (r#use, count) in [(KeyUse::Root, 3), (KeyUse::Publisher, 1), (KeyUse::Approver, 1)] {
+            let mut pass = || Ok(passphrase.clone());
+            assert_eq!(keys::read_all(&offline, r#use, &mut pass).unwrap().len(), count);
+            assert!(keys::read_all(&directory.keys(), r#use, &mut pass).is_err());
+        }
+        let loaded = directory.load(Vec::new()).unwrap();
+        assert_eq!((loaded.setup.root_hash, loaded.setup.root.root.threshold), (made.root, 2));
+        assert!(init(&data, None).is_err(), "a second time");
+    }
+
+    #[test]
+    fn versions_grow_over_restarts_and_damage_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        init(dir.path(), None).unwrap();
+        let directory = Directory::existing(dir.path()).unwrap();
+        let clock = Clock::start();
+        let mut versions = Vec::new();
+        for origin in ["http://a/", "http://b/", "http://b/"] {
+            let mut loaded = directory.load(vec![Text::new(origin).unwrap()]).unwrap();
+            let mut state = CoordinatorState::new(loaded.setup, clock.now()).unwrap();
+            directory.settle(&mut state, &mut loaded.fleet, clock.now()).unwrap();
+            versions.push(state.index_version());
+        }
+        assert_eq!(versions, [2, 3, 3]);
+        std::fs::write(directory.catalog(), b"damaged").unwrap();
+        let loaded = directory.load(Vec::new()).unwrap();
+        let error = CoordinatorState::new(loaded.setup, clock.now()).unwrap_err();
+        assert!(error.to_string().contains("catalog"), "{error}");
+        std::fs::remove_file(directory.root(1)).unwrap();
+        assert!(directory.load(Vec::new()).is_err());
+    }
+
+    #[test]
+    fn a_stop_after_any_write_loses_no_version() {
+        let dir = tempfile::tempdir().unwrap();
+        init(dir.path(), None).unwrap();
+        let directory = Directory::existing(dir.path()).unwrap();
+        let clock = Clock::start();
+        let mut last = 0;
+        for run in 0..6 {
+            let origin = Text::new(format!("http://origin-{run}")).unwrap();
+            let mut loaded = directory.load(vec![origin]).unwrap();
+            let mut state = CoordinatorState::new(loaded.setup, clock.now()).unwrap();
+            assert!(state.index_version() > last, "run {run}");
+            // As many writes as the run's number, and one that was cut off: then the power goes.
+            let mut writes = 0;
+            while let Some(output) = state.poll_output() {
+                let upswarm_protocol::coordinator_state::Output::Persist { record, .. } = output else { continue };
+                let is_catalog = matches!(record, upswarm_protocol::coordinator_state::Record::Catalog(_));
+                let change = directory.change(record, &mut loaded.fleet);
+                if writes < run {
+                    directory.apply(std::slice::from_ref(&change)).unwrap();
+                    last = if is_catalog { state.index_version() } else { last };
+                } else if let directory::Change::Put(path, bytes) = change {
+                    let name = format!(".new-{}", path.file_name().unwrap().display());
+                    std::fs::write(path.with_file_name(name), &bytes[..bytes.len() / 2]).unwrap();
+                    break;
+                }
+                writes += 1;
+            }
+        }
+        assert!(last >= 4, "the later runs got as far as the catalog");
+        let indexes = std::fs::read_dir(dir.path().join("doc")).unwrap().count();
+        assert!(indexes <= 3, "{indexes} files: old indexes are removed");
+    }
+}

@@ -1,0 +1,410 @@
+//! The coordinator's mind: the catalog it publishes, the devices it lets in, the reports it believes.
+//!
+//! Sans-IO: one of [`CoordinatorState::handle_input`] or [`CoordinatorState::handle_timeout`], then drain
+//! [`CoordinatorState::poll_output`], then ask [`CoordinatorState::poll_timeout`] when to come back. Nothing that a restart
+//! could take back leaves before it is durable: heads, certificates and acknowledgements wait for [`Input::Persisted`].
+
+mod devices;
+mod documents;
+mod io;
+#[cfg(test)]
+mod tests;
+
+pub use documents::{CatalogError, CatalogRecord, HEAD_LIFE, INDEX_LIFE, PublishedApproval, PublishedRelease};
+pub use io::{
+    Command, DeviceRecord, Done, HeldList, Input, Invite, MAX_USES, Output, Reason, Record, Refusal, ServeWhat,
+};
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+
+use crate::catalog::{Head, Hold, Root};
+use crate::codec::{Bounded, Text};
+use crate::envelope::{Document, Kind};
+use crate::ids::{DeviceId, DocHash, GroupId, PayloadId, PublicKey, ReleaseId};
+use crate::node_state::Verdict;
+use crate::time::{Mono, Now};
+use crate::wire::{Message, Topic};
+
+use devices::{Device, Opening, Peer};
+use documents::{Documents, Issued, open_online};
+
+/// A head is signed anew after this long.
+pub const HEAD_INTERVAL: Duration = Duration::from_secs(3600);
+/// A peer that has not shown a certificate by then is left.
+pub const HELLO_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Changes that wait for the disk; beyond it, new ones are refused.
+const MAX_WAITING: usize = 4096;
+
+/// What survives a restart.
+#[derive(Debug, Default)]
+pub struct Stored {
+    /// The last [`Record::Catalog`]; none before the first.
+    pub catalog: Option<Vec<u8>>,
+    /// Every stored release and approval.
+    pub documents: Vec<Document>,
+    /// Every [`Record::Device`].
+    pub devices: Vec<DeviceRecord>,
+    /// Every [`Record::Invite`].
+    pub invites: Vec<Invite>,
+    /// The last report's number and the addresses in it, by device.
+    pub reports: Vec<(DeviceId, u64, Vec<Text<128>>)>,
+    /// Payloads that are complete in the store, with their lengths in bytes.
+    pub payloads: BTreeMap<PayloadId, u64>,
+    /// Chunk lists in the store.
+    pub lists: BTreeMap<DocHash, HeldList>,
+}
+
+/// What a coordinator is made of.
+#[derive(Debug)]
+pub struct Setup {
+    /// Its transport key.
+    pub device: DeviceId,
+    /// The root of trust, already verified.
+    pub root: Root,
+    /// The hash of that root's envelope.
+    pub root_hash: DocHash,
+    /// The online key, which the root names.
+    pub online: SigningKey,
+    /// Base URLs of origins, best first.
+    pub origins: Vec<Text<512>>,
+    /// What survived.
+    pub stored: Stored,
+}
+
+/// Why a coordinator cannot start from what is stored.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The online key is not the one that the root names, or the root asks for more than one.
+    #[error("the root of trust does not let this online key sign alone; put the key back that belongs to it")]
+    OnlineKey,
+    /// What is stored does not make a catalog.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// A first document cannot be signed.
+    #[error("cannot sign: {0}")]
+    Sign(#[from] crate::envelope::EnvelopeError),
+}
+
+/// What follows when a record is durable.
+#[derive(Debug)]
+enum After {
+    Head(Vec<u8>),
+    Answer { request: u64, index_version: u64 },
+    Enrolled { peer: DeviceId },
+    Renewed { peer: DeviceId },
+    Acknowledge { peers: Vec<DeviceId>, device: DeviceId, seq: u64 },
+}
+
+/// The coordinator's state. See the module's words for the contract.
+#[derive(Debug)]
+pub struct CoordinatorState {
+    me: DeviceId,
+    root: Root,
+    root_hash: DocHash,
+    online: SigningKey,
+    certificate: Bounded<u8, 4096>,
+    documents: Documents,
+    published: Vec<u8>,
+    head_due: Mono,
+    peers: BTreeMap<DeviceId, Peer>,
+    devices: BTreeMap<DeviceId, Device>,
+    invites: BTreeMap<[u8; 32], Invite>,
+    opening: BTreeMap<u64, Opening>,
+    next_open: u64,
+    serving: BTreeMap<u64, DeviceId>,
+    waiting: VecDeque<(u64, After)>,
+    next_token: u64,
+    durable: u64,
+    outputs: VecDeque<Output>,
+}
+
+impl CoordinatorState {
+    /// A coordinator that goes on from what is stored. Signs a fresh head at once: drain the outputs.
+    pub fn new(setup: Setup, now: Now) -> Result<Self, SetupError> {
+        let Setup { device, root, root_hash, online, origins, stored } = setup;
+        let key = PublicKey(online.verifying_key().to_bytes());
+        if root.online.threshold != 1 || !root.online.keys.contains(&key) {
+            return Err(SetupError::OnlineKey);
+        }
+        let mut documents = match &stored.catalog {
+            Some(record) => Documents::load(record, &stored.documents, &root)?,
+            None => Documents::default(),
+        };
+        documents.payloads = stored.payloads;
+        documents.lists = stored.lists;
+        let change = documents.origins != origins;
+        documents.origins = origins;
+        let mut state = Self {
+            me: device,
+            root,
+            root_hash,
+            online,
+            certificate: Bounded::default(),
+            documents,
+            published: Vec::new(),
+            head_due: now.mono,
+            peers: BTreeMap::new(),
+            devices: stored.devices.into_iter().map(|record| (record.device, Device::new(record, now.mono))).collect(),
+            invites: stored.invites.into_iter().map(|invite| (invite.secret_hash, invite)).collect(),
+            opening: BTreeMap::new(),
+            next_open: 0,
+            serving: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            next_token: 0,
+            durable: 0,
+            outputs: VecDeque::new(),
+        };
+        for (device, seq, addresses) in stored.reports {
+            if let Some(device) = state.devices.get_mut(&device) {
+                device.reported(seq, addresses);
+            }
+        }
+        state.outputs.push_back(Output::Subscribe(Topic::Head));
+        state.issue(now, change)?;
+        Ok(state)
+    }
+
+    /// The head that is public: durable, and gossiped. Empty before the first.
+    pub fn head(&self) -> &[u8] {
+        &self.published
+    }
+
+    /// Version of the newest index, public or about to be.
+    pub fn index_version(&self) -> u64 {
+        self.documents.version()
+    }
+
+    /// The root of trust.
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// The hash of the root's envelope.
+    pub fn root_hash(&self) -> DocHash {
+        self.root_hash
+    }
+
+    /// Every published release.
+    pub fn releases(&self) -> &BTreeMap<ReleaseId, PublishedRelease> {
+        &self.documents.releases
+    }
+
+    /// Every current approval, by group and release.
+    pub fn approvals(&self) -> &BTreeMap<(GroupId, ReleaseId), PublishedApproval> {
+        &self.documents.approvals
+    }
+
+    /// What is stopped.
+    pub fn holds(&self) -> &[Hold] {
+        &self.documents.holds
+    }
+
+    /// Devices that are shut out for good.
+    pub fn revoked(&self) -> &BTreeSet<DeviceId> {
+        &self.documents.revoked
+    }
+
+    /// Every device that was let in.
+    pub fn devices(&self) -> impl Iterator<Item = &DeviceRecord> {
+        self.devices.values().map(|device| &device.record)
+    }
+
+    /// Peers that are connected and have shown a good certificate.
+    pub fn connected(&self) -> usize {
+        self.peers.values().filter(|peer| peer.is_member()).count()
+    }
+
+    /// Takes one input. The outputs must have been drained.
+    pub fn handle_input(&mut self, input: Input, now: Now) {
+        debug_assert!(self.outputs.is_empty(), "one mutation, then drain");
+        match input {
+            Input::PeerUp { peer } => self.peer_up(peer, now),
+            Input::PeerDown { peer } => self.peer_down(peer),
+            Input::Frame { peer, bytes } => self.frame(peer, &bytes, now),
+            Input::Gossip { id, from, topic, bytes } => self.gossip(id, from, topic, &bytes, now),
+            Input::BlockRequested { peer, serve, what } => self.block_requested(peer, serve, what),
+            Input::Served { serve } => self.served(serve),
+            Input::ReportOpened { open, bytes } => self.report_opened(open, bytes, now),
+            Input::PayloadHeld { payload, len } => self.documents.payload_held(payload, len),
+            Input::ChunkListHeld { hash, list } => self.documents.list_held(hash, list),
+            Input::Admin { request, command } => self.admin(request, command, now),
+            Input::Persisted { token } => self.persisted(token, now),
+        }
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Now) {
+        debug_assert!(self.outputs.is_empty(), "one mutation, then drain");
+        if now.mono >= self.head_due
+            && let Err(error) = self.issue(now, false)
+        {
+            self.alarm(format!("cannot sign a head: {error}"));
+        }
+        self.leave_the_silent(now);
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`Self::handle_timeout`] at the latest, and why.
+    pub fn poll_timeout(&self) -> Option<(Mono, Reason)> {
+        let head = (self.head_due, Reason::HeadDue);
+        let hello = self.peers.values().filter_map(Peer::hello_due).min().map(|due| (due, Reason::HelloOverdue));
+        Some(hello.map_or(head, |hello| head.min(hello)))
+    }
+
+    fn admin(&mut self, request: u64, command: Command, now: Now) {
+        if let Err(refusal) = self.try_admin(request, command, now) {
+            self.outputs.push_back(Output::Answer { request, result: Err(refusal) });
+        }
+    }
+
+    fn try_admin(&mut self, request: u64, command: Command, now: Now) -> Result<(), Refusal> {
+        if self.is_behind() {
+            return Err(Refusal::Busy);
+        }
+        let change = match command {
+            Command::Publish(bytes) => self.enter(|documents, root| documents.publish(root, bytes, now.wall))?,
+            Command::Approve(bytes) => self.enter(|documents, root| documents.approve(root, bytes, now.wall))?,
+            Command::Hold { hold, on } => self.documents.hold(hold, on)?,
+            Command::Revoke(device) => self.revoke(device)?,
+            Command::Invite(invite) => {
+                self.invite(invite, now.wall)?;
+                false
+            }
+        };
+        if change {
+            self.issue(now, true)?;
+        }
+        let after = After::Answer { request, index_version: self.documents.version() };
+        // Behind everything that is under way, so that an answer never runs ahead of the head it speaks of.
+        self.when_durable(after, now);
+        Ok(())
+    }
+
+    fn enter(
+        &mut self,
+        enter: impl FnOnce(&mut Documents, &Root) -> Result<Option<Document>, Refusal>,
+    ) -> Result<bool, Refusal> {
+        let Some(document) = enter(&mut self.documents, &self.root)? else { return Ok(false) };
+        self.persist(Record::Document(document));
+        Ok(true)
+    }
+
+    /// Signs a head (and an index when there is a `change`) that becomes public when it is durable.
+    fn issue(&mut self, now: Now, change: bool) -> Result<(), crate::envelope::EnvelopeError> {
+        // Set first: a failure must not be tried again in a tight loop.
+        self.head_due = now.mono + HEAD_INTERVAL;
+        self.certificate = self.own_certificate(now.wall)?;
+        let Issued { index, head, record } = self.documents.issue(&self.root, &self.online, now.wall, change)?;
+        if let Some(index) = index {
+            self.persist(Record::Document(index));
+        }
+        self.persist(Record::Catalog(record));
+        self.when_durable(After::Head(head), now);
+        Ok(())
+    }
+
+    fn persist(&mut self, record: Record) {
+        self.next_token += 1;
+        self.outputs.push_back(Output::Persist { token: self.next_token, record });
+    }
+
+    /// `after` follows when the last record handed out is durable, at once if it is.
+    fn when_durable(&mut self, after: After, now: Now) {
+        if self.durable == self.next_token {
+            self.follow(after, now);
+        } else {
+            self.waiting.push_back((self.next_token, after));
+        }
+    }
+
+    fn persisted(&mut self, token: u64, now: Now) {
+        self.durable = self.durable.max(token.min(self.next_token));
+        while self.waiting.front().is_some_and(|(waits_for, _)| *waits_for <= self.durable) {
+            if let Some((_, after)) = self.waiting.pop_front() {
+                self.follow(after, now);
+            }
+        }
+    }
+
+    fn is_behind(&self) -> bool {
+        self.waiting.len() >= MAX_WAITING
+    }
+
+    fn follow(&mut self, after: After, now: Now) {
+        match after {
+            After::Head(head) => self.publish_head(head),
+            After::Answer { request, index_version } => {
+                self.outputs.push_back(Output::Answer { request, result: Ok(Done { index_version }) });
+            }
+            After::Enrolled { peer } => self.enrolled(peer),
+            After::Renewed { peer } => self.renewed(peer, now),
+            After::Acknowledge { peers, device, seq } => {
+                peers.into_iter().for_each(|peer| self.send(peer, &Message::RelayAck { device, seq }));
+            }
+        }
+    }
+
+    fn publish_head(&mut self, head: Vec<u8>) {
+        self.outputs.push_back(Output::Publish { topic: Topic::Head, bytes: head.clone() });
+        let message = Message::Head(Bounded::truncated(head.clone()));
+        let members: Vec<DeviceId> =
+            self.peers.iter().filter(|(_, peer)| peer.is_member()).map(|(peer, _)| *peer).collect();
+        members.into_iter().for_each(|peer| self.send(peer, &message));
+        self.published = head;
+        while let Some(old) = self.documents.retire_index() {
+            self.outputs.push_back(Output::DropDocument(old));
+        }
+    }
+
+    fn gossip(&mut self, id: u64, from: DeviceId, topic: Topic, bytes: &[u8], now: Now) {
+        let member = self.peers.get(&from).is_some_and(Peer::is_member);
+        let verdict = if member && topic == Topic::Head { self.observe_head(bytes, now) } else { Verdict::Ignore };
+        self.outputs.push_back(Output::GossipVerdict { id, from, verdict });
+    }
+
+    /// Looks at a head that somebody else holds. One that is newer than anything this coordinator remembers shows that its
+    /// data directory is an old copy: its versions are spent, and nodes would refuse them.
+    fn observe_head(&mut self, bytes: &[u8], now: Now) -> Verdict {
+        if bytes == self.published {
+            return Verdict::Accept;
+        }
+        let Ok(head) = open_online::<Head>(&self.root, bytes, Kind::Head) else { return Verdict::Reject };
+        if head.index_version > self.documents.version() {
+            self.alarm(format!(
+                "a head with index version {} was published, this data directory knows only {}: it is an old copy, and what \
+                 was published after it is gone; going on above that version",
+                head.index_version,
+                self.documents.version()
+            ));
+            self.documents.raise_floor(head.index_version);
+            if let Err(error) = self.issue(now, true) {
+                self.alarm(format!("cannot sign a head: {error}"));
+            }
+        }
+        Verdict::Ignore
+    }
+
+    fn send(&mut self, peer: DeviceId, message: &Message) {
+        match message.encode() {
+            Ok(frame) => self.outputs.push_back(Output::Send { peer, frame }),
+            Err(error) => self.alarm(format!("cannot encode a message to {peer}: {error}")),
+        }
+    }
+
+    fn disconnect(&mut self, peer: DeviceId, reason: String) {
+        self.peers.remove(&peer);
+        self.outputs.push_back(Output::Disconnect { peer, reason });
+    }
+
+    fn alarm(&mut self, what: String) {
+        self.outputs.push_back(Output::Alarm(what));
+    }
+}

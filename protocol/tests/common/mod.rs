@@ -1,0 +1,321 @@
+//! A small deployment with all its keys, and everything it can sign. Deterministic: the same bytes in every run.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+use upswarm_protocol::catalog::*;
+use upswarm_protocol::codec::{Bounded, Text};
+use upswarm_protocol::envelope::{self, Kind, Role};
+use upswarm_protocol::ids::*;
+use upswarm_protocol::time::Wall;
+use upswarm_protocol::trust::{HeadNews, Trust, Wanted};
+
+pub const HOUR: Duration = Duration::from_secs(3600);
+pub const DAY: Duration = Duration::from_secs(86_400);
+/// The time of the tests: 2027-01-15 08:00 UTC.
+pub const NOW: Wall = Wall(1_800_000_000_000);
+pub const GROUP: GroupId = GroupId([0x11; 16]);
+/// A group whose approvals need two signatures.
+pub const CAREFUL: GroupId = GroupId([0x22; 16]);
+pub const SITE: SiteId = SiteId([0x33; 16]);
+
+/// The signing key with this seed.
+pub fn key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+pub fn public(key: &SigningKey) -> PublicKey {
+    PublicKey(*key.verifying_key().as_bytes())
+}
+
+pub fn keys(of: &[SigningKey], threshold: u8) -> Keys {
+    Keys { keys: Bounded::new(of.iter().map(public).collect()).unwrap(), threshold }
+}
+
+pub fn text<const N: usize>(text: &str) -> Text<N> {
+    Text::new(text).unwrap()
+}
+
+pub fn list<T, const N: usize>(elements: Vec<T>) -> Bounded<T, N> {
+    Bounded::new(elements).unwrap()
+}
+
+/// An envelope, what it is called in an index, and the release that it is or is about.
+#[derive(Debug, Clone)]
+pub struct Doc {
+    pub entry: DocEntry,
+    pub bytes: Vec<u8>,
+    pub release: ReleaseId,
+}
+
+impl Doc {
+    pub fn new(kind: Kind, version: u64, bytes: Vec<u8>, release: ReleaseId) -> Self {
+        let entry = DocEntry { kind, hash: DocHash::of(&bytes), len: bytes.len() as u32, version };
+        Self { entry, bytes, release }
+    }
+}
+
+/// One state of the catalog: a head, its index, and the documents that this names.
+#[derive(Debug, Clone)]
+pub struct Edition {
+    pub head: Vec<u8>,
+    pub index: Vec<u8>,
+    pub documents: Vec<Doc>,
+}
+
+impl Edition {
+    /// Offers all of it; every part must be taken.
+    pub fn offer_to(&self, trust: &mut Trust) {
+        assert_eq!(trust.offer_head(&self.head, NOW).unwrap(), HeadNews::New);
+        trust.offer_index(self.index.clone(), NOW).unwrap();
+        self.offer_documents(trust);
+        assert_eq!(trust.wanted(), Wanted::Nothing);
+        assert!(trust.is_current());
+    }
+
+    /// Offers the documents, whatever comes of it.
+    pub fn offer_documents(&self, trust: &mut Trust) {
+        for document in &self.documents {
+            let _ = trust.offer_document(document.bytes.clone(), NOW);
+        }
+    }
+}
+
+/// Every key of a deployment, and the root that names them.
+#[derive(Clone)]
+pub struct World {
+    /// Two of three sign roots.
+    pub root_keys: Vec<SigningKey>,
+    /// May publish `org.example.` products.
+    pub publisher: SigningKey,
+    /// Two of two for `org.example.critical.` products.
+    pub critical: Vec<SigningKey>,
+    pub approvers: Vec<SigningKey>,
+    pub online: Vec<SigningKey>,
+    pub root: Root,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let root_keys = vec![key(1), key(2), key(3)];
+        let publisher = key(10);
+        let critical = vec![key(11), key(12)];
+        let approvers = vec![key(20), key(21)];
+        let online = vec![key(30)];
+        let rule = |prefix: &str, keys| PublisherRule { product_prefix: text(prefix), keys };
+        let root = Root {
+            version: 1,
+            issued: Wall(NOW.0) - 10 * DAY,
+            expires: NOW + 355 * DAY,
+            root: keys(&root_keys, 2),
+            publishers: list(vec![
+                rule("org.example.", keys(std::slice::from_ref(&publisher), 1)),
+                rule("org.example.critical.", keys(&critical, 2)),
+            ]),
+            approvers: keys(&approvers, 1),
+            group_rules: list(vec![GroupRule { group: CAREFUL, threshold: 2 }]),
+            online: keys(&online, 1),
+            report_key: [0x55; 32],
+        };
+        Self { root_keys, publisher, critical, approvers, online, root }
+    }
+
+    /// The root, signed by the first two root keys.
+    pub fn root_doc(&self) -> Vec<u8> {
+        sign_root(&self.root, &[&self.root_keys[0], &self.root_keys[1]])
+    }
+
+    /// A machine that has enrolled with this root and knows nothing else.
+    pub fn trust(&self) -> Trust {
+        let root = self.root_doc();
+        let hash = DocHash::of(&root);
+        Trust::pin(root, hash, NOW - DAY).unwrap()
+    }
+
+    /// This world one root further, after `change`; signed by the same root keys.
+    pub fn next(&self, change: impl FnOnce(&mut World)) -> World {
+        let mut next = self.clone();
+        next.root.version += 1;
+        next.root.issued = next.root.issued + HOUR;
+        change(&mut next);
+        next
+    }
+
+    /// This world one root further, with this online key instead of the old ones.
+    pub fn with_online(&self, seed: u8) -> World {
+        self.next(|next| {
+            next.online = vec![key(seed)];
+            next.root.online = keys(&next.online, 1);
+        })
+    }
+
+    pub fn publish(&self, release: &Release) -> Doc {
+        publish(release, &[&self.publisher])
+    }
+
+    pub fn approve(&self, approval: &Approval) -> Doc {
+        approve(approval, &[&self.approvers[0]])
+    }
+
+    pub fn index_doc(&self, index: &Index) -> Vec<u8> {
+        envelope::sign(Kind::Index, Role::Online, index, &[&self.online[0]]).unwrap()
+    }
+
+    pub fn head(&self, version: u64, index: &[u8]) -> Head {
+        Head {
+            root_version: self.root.version,
+            index_version: version,
+            index_hash: DocHash::of(index),
+            index_len: index.len() as u32,
+            issued: NOW - HOUR,
+            expires: NOW + 3 * DAY,
+        }
+    }
+
+    pub fn head_doc(&self, head: &Head) -> Vec<u8> {
+        sign_head(head, &self.online[0])
+    }
+
+    pub fn edition(&self, version: u64, documents: Vec<Doc>) -> Edition {
+        self.edition_with(version, documents, |_| ())
+    }
+
+    pub fn edition_with(&self, version: u64, documents: Vec<Doc>, change: impl FnOnce(&mut Index)) -> Edition {
+        let mut index = index(version, &documents);
+        change(&mut index);
+        let index = self.index_doc(&index);
+        Edition { head: self.head_doc(&self.head(version, &index)), index, documents }
+    }
+
+    pub fn certificate_doc(&self, certificate: &Certificate) -> Vec<u8> {
+        envelope::sign(Kind::Certificate, Role::Online, certificate, &[&self.online[0]]).unwrap()
+    }
+
+    /// An edition with one approved release.
+    pub fn simple(&self, version: u64) -> Edition {
+        let release = self.publish(&release("org.example.tool", version));
+        let approval = self.approve(&approval(GROUP, release.release, version));
+        self.edition(version, vec![release, approval])
+    }
+}
+
+pub fn sign_root(root: &Root, by: &[&SigningKey]) -> Vec<u8> {
+    envelope::sign(Kind::Root, Role::Root, root, by).unwrap()
+}
+
+pub fn sign_head(head: &Head, by: &SigningKey) -> Vec<u8> {
+    envelope::sign(Kind::Head, Role::Online, head, &[by]).unwrap()
+}
+
+pub fn publish(release: &Release, by: &[&SigningKey]) -> Doc {
+    let bytes = envelope::sign(Kind::Release, Role::Publisher, release, by).unwrap();
+    let id =
+        ReleaseId::of(envelope::Envelope::parse(&bytes, Kind::Release, Role::Publisher).unwrap().unverified_body());
+    Doc::new(Kind::Release, release.counter, bytes, id)
+}
+
+pub fn approve(approval: &Approval, by: &[&SigningKey]) -> Doc {
+    let bytes = envelope::sign(Kind::Approval, Role::Approver, approval, by).unwrap();
+    Doc::new(Kind::Approval, approval.version, bytes, approval.release)
+}
+
+pub fn index(version: u64, documents: &[Doc]) -> Index {
+    let mut entries: Vec<_> = documents.iter().map(|document| document.entry).collect();
+    entries.sort_by_key(|entry| (entry.kind, entry.hash));
+    Index {
+        version,
+        issued: NOW - HOUR,
+        expires: NOW + 7 * DAY,
+        documents: list(entries),
+        revoked_devices: list(vec![]),
+        holds: list(vec![]),
+        origins: list(vec![text("https://updates.example.org/")]),
+    }
+}
+
+pub fn payload(name: &str) -> Payload {
+    Payload {
+        name: text(name),
+        id: PayloadId::of(name.as_bytes()),
+        len: 1 << 20,
+        chunk_list: DocHash::of(name.as_bytes()),
+        chunk_list_len: 176,
+        sha256: [7; 32],
+        urls: list(vec![]),
+        patches: list(vec![]),
+    }
+}
+
+pub fn release(product: &str, counter: u64) -> Release {
+    Release {
+        product: text(product),
+        version: text(&format!("{counter}.0")),
+        counter,
+        title: text("A tool"),
+        classification: Classification::Security,
+        severity: Severity::Important,
+        cves: list(vec![text("CVE-2026-0001")]),
+        issued: NOW - DAY,
+        expires: NOW + 180 * DAY,
+        platform: Platform { os: text("linux"), arch: text("x86_64") },
+        payloads: list(vec![payload("tool")]),
+        applicability: list(vec![]),
+        detect: list(vec![Detect::FileHash { path: text("/opt/tool"), blake3: [9; 32] }]),
+        install: Recipe::Files {
+            files: list(vec![FilePlacement { payload: 0, path: text("/opt/tool"), mode: 0o755 }]),
+        },
+        uninstall: Some(Recipe::RemoveFiles { paths: list(vec![text("/opt/tool")]) }),
+        restart: RestartPolicy::Never,
+        depends: list(vec![]),
+        supersedes: list(vec![]),
+    }
+}
+
+pub fn approval(group: GroupId, release: ReleaseId, version: u64) -> Approval {
+    Approval {
+        group,
+        release,
+        version,
+        action: Action::Install,
+        issued: NOW - HOUR,
+        expires: NOW + 30 * DAY,
+        schedule: Schedule::default(),
+        rings: RingPlan::default(),
+        note: text("ok"),
+    }
+}
+
+pub fn certificate(device: &SigningKey) -> Certificate {
+    Certificate {
+        device: DeviceId(*device.verifying_key().as_bytes()),
+        site: SITE,
+        groups: list(vec![GROUP]),
+        role: NodeRole::Node,
+        label: text("pc-1"),
+        issued: NOW - DAY,
+        expires: NOW + 89 * DAY,
+    }
+}
+
+/// The encodings of the points of small order, then those that are not canonical (RFC 8032, section 5.1.3).
+pub const SMALL_ORDER: [&str; 14] = [
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "0000000000000000000000000000000000000000000000000000000000000080",
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+    "0100000000000000000000000000000000000000000000000000000000000080",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+];
+
+pub fn bytes32(hex_digits: &str) -> [u8; 32] {
+    hex::decode(hex_digits).unwrap().try_into().unwrap()
+}

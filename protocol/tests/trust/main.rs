@@ -1,0 +1,15 @@
+//! The verifier under attack.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod attacks;
+mod certificates;
+mod clocks;
+mod content;
+mod ed25519;
+mod golden;
+mod keys;
+mod mutation;
+mod properties;
+mod restart;
