@@ -133,6 +133,11 @@ impl Swarm {
         self.peers.iter()
     }
 
+    /// What a neighbour has told of its chunks.
+    pub fn map_of(&self, peer: &DeviceId) -> Option<&Bitmap> {
+        self.peers.get(peer)
+    }
+
     /// Whether a neighbour has told of its chunks.
     pub fn knows(&self, peer: &DeviceId) -> bool {
         self.peers.contains_key(peer)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 use serde::Serialize;
 use upswarm_protocol::catalog::Action;
 use upswarm_protocol::ids::ReleaseId;
@@ -182,6 +182,13 @@ pub fn reported(world: &mut World, release: ReleaseId) -> Result<()> {
             word.is_some_and(|word| word.state == DeploymentState::Installed)
         })
     };
-    ensure!(world.run_until(Duration::from_secs(60), all), "not everyone's report has reached the coordinator");
+    if !world.run_until(Duration::from_secs(60), all) {
+        let silent = world.machines.iter().enumerate().filter(|(_, machine)| {
+            let word = world.hub.fleet.get(&(machine.device, release));
+            machine.is_up() && word.is_none_or(|word| word.state != DeploymentState::Installed)
+        });
+        let silent: Vec<_> = silent.map(|(node, _)| node).collect();
+        bail!("the reports of {silent:?} have not reached the coordinator: {:#?}", world.status(silent[0]));
+    }
     Ok(())
 }

@@ -635,19 +635,29 @@ impl NodeState {
         self.payload_moved(&payload, now);
     }
 
-    /// Tells neighbours of new chunks, those that may still want some.
+    /// Tells each neighbour of those new chunks that it still lacks, or when this node has got the last one, that it has all.
     pub(super) fn announce_chunks(&mut self) {
+        let mut messages = Vec::new();
         for (payload, chunks) in core::mem::take(&mut self.downloads.news) {
             let Some(swarm) = self.downloads.map.get(&payload).and_then(Download::swarm) else { continue };
-            let whole: BTreeSet<_> =
-                swarm.peers().filter(|(_, map)| map.is_full()).map(|(device, _)| *device).collect();
-            let receivers: Vec<_> = self.peers.members().map(|(d, _)| *d).filter(|d| !whole.contains(d)).collect();
-            for part in chunks.chunks(1024) {
-                let message = Message::Have { payload, chunks: Bounded::truncated(part.to_vec()) };
-                for peer in &receivers {
-                    self.send(*peer, &message);
+            for (peer, _) in self.peers.members() {
+                let theirs = swarm.map_of(peer);
+                if theirs.is_some_and(Bitmap::is_full) {
+                    continue;
+                }
+                if swarm.have().is_full() {
+                    messages.push((*peer, Message::Holding { payload, bits: Bounded::default() }));
+                    continue;
+                }
+                let lacks = |chunk: &&u32| theirs.is_none_or(|map| !map.get(**chunk));
+                let news: Vec<u32> = chunks.iter().filter(lacks).copied().collect();
+                for part in news.chunks(1024) {
+                    messages.push((*peer, Message::Have { payload, chunks: Bounded::truncated(part.to_vec()) }));
                 }
             }
+        }
+        for (peer, message) in messages {
+            self.send(peer, &message);
         }
     }
 

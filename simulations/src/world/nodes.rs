@@ -273,9 +273,9 @@ impl World {
         self.input(node, Input::InstallEnded { release, action, outcome });
     }
 
-    /// Whether every machine that runs and is in question has done what was approved.
+    /// Whether every one of these machines has done what was approved.
     pub fn all_done(&self, release: ReleaseId, nodes: impl IntoIterator<Item = usize>) -> bool {
-        nodes.into_iter().all(|node| !self.machines[node].is_up() || self.machines[node].done.contains_key(&release))
+        nodes.into_iter().all(|node| self.machines[node].done.contains_key(&release))
     }
 
     /// Installed releases of a machine, for comparisons.
