@@ -10,6 +10,9 @@ use super::{Happening, Rumour, World};
 /// Microseconds until a machine that is off is known not to answer.
 const NO_ANSWER: u64 = 1_000_000;
 
+/// Neighbours to which a message of another is passed on: gossipsub's mesh has 4 to 12.
+const MESH: usize = 8;
+
 /// The address of a machine.
 pub(super) fn address(node: usize) -> String {
     format!("/sim/{node}")
@@ -141,7 +144,7 @@ impl World {
             }
         };
         if self.see(from, rumour) {
-            self.spread(from, rumour);
+            self.flood(from, rumour, usize::MAX);
         }
     }
 
@@ -155,8 +158,12 @@ impl World {
         self.rumours[rumour].seen[node] == life
     }
 
-    /// Passes a message on to every neighbour that listens to its topic.
+    /// Passes a message on to the neighbours of the mesh; its maker gives it to all.
     pub(super) fn spread(&mut self, from: usize, rumour: usize) {
+        self.flood(from, rumour, MESH);
+    }
+
+    fn flood(&mut self, from: usize, rumour: usize, most: usize) {
         let topic = self.rumours[rumour].topic;
         let len = self.rumours[rumour].bytes.len() as u64;
         let hub = self.hub_number();
@@ -165,7 +172,14 @@ impl World {
         } else {
             self.machines[from].connections.iter().map(|(to, epoch)| (*to, *epoch)).collect()
         };
+        let mut left = most;
+        // The same order for all messages: a mesh that stands still, as gossipsub's does.
+        let mut neighbours = neighbours;
+        neighbours.sort_by_key(|(to, _)| self.latency(from, *to));
         for (to, epoch) in neighbours {
+            if left == 0 {
+                break;
+            }
             let listens = match topic {
                 Topic::Head => true,
                 Topic::Site(site) => to != hub && self.machines[to].site == site,
@@ -173,6 +187,7 @@ impl World {
             if !listens {
                 continue;
             }
+            left -= 1;
             if from != hub {
                 self.counts.gossip += 1;
                 self.counts.gossip_bytes += len;

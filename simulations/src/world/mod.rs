@@ -158,7 +158,7 @@ pub struct Machine {
     /// Its site.
     pub site: SiteId,
     /// Its program, while it runs.
-    pub state: Option<NodeState>,
+    pub state: Option<Box<NodeState>>,
     /// Its disk.
     pub disk: Disk,
     /// How willing it is to fetch over the WAN.

@@ -61,7 +61,7 @@ impl World {
         };
         let machine = &mut self.machines[node];
         machine.life += 1;
-        machine.state = Some(state);
+        machine.state = Some(Box::new(state));
         machine.wake = u64::MAX;
         (machine.up_free, machine.down_free, machine.flushing) = (0, 0, false);
         let (site, life) = (machine.site, machine.life);
