@@ -53,6 +53,8 @@ impl World {
             origins: vec!["http://origin".to_owned()],
             wan_weight: machine.weight,
             upload_slots: 16,
+            zone: jiff::tz::TimeZone::UTC,
+            boot: Text::default(),
         };
         let now = self.clock_of(node);
         let state = match NodeState::new(config, machine.disk.restored(), now) {
