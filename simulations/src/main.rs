@@ -60,7 +60,12 @@ fn main() -> Result<()> {
         print(&figures, seconds);
     }
     if args.verbose {
-        println!("{:#?}\n{:?}\n{:?}", world.counts.alarms, world.counts.kinds, (world.counts.rumours, world.counts.gossip, world.counts.inputs));
+        println!(
+            "{:#?}\n{:?}\n{:?}",
+            world.counts.alarms,
+            world.counts.kinds,
+            (world.counts.rumours, world.counts.gossip, world.counts.inputs)
+        );
     }
     Ok(())
 }

@@ -112,7 +112,11 @@ fn a_machine_that_is_shut_down_gives_its_extents_away() {
     world.shut_down(busiest);
     let others: Vec<_> = (0..8).filter(|node| *node != busiest).collect();
     let id = download.published.id;
-    assert!(world.run_until(30 * SECOND, |world| world.all_done(id, others.iter().copied())), "{}", describe(&world, id));
+    assert!(
+        world.run_until(30 * SECOND, |world| world.all_done(id, others.iter().copied())),
+        "{}",
+        describe(&world, id)
+    );
     world.start(busiest, Duration::ZERO);
     finish(&mut world, &download, 30 * SECOND);
     assert!(download.amplification(&world) <= 1.02, "{}", download.amplification(&world));

@@ -479,8 +479,12 @@ impl NodeState {
 
     pub(super) fn hint(&mut self, address: Text<512>, now: Now) {
         if self.peers.addresses.len() >= MAX_ADDRESSES && !self.peers.addresses.contains_key(&address) {
-            let Some(old) =
-                self.peers.addresses.iter().find(|(_, a)| !a.permanent && a.dialling.is_none()).map(|(key, _)| key.clone())
+            let Some(old) = self
+                .peers
+                .addresses
+                .iter()
+                .find(|(_, a)| !a.permanent && a.dialling.is_none())
+                .map(|(key, _)| key.clone())
             else {
                 return;
             };
@@ -527,14 +531,19 @@ impl NodeState {
             if known.contains(device) || member.beacon.leaving || self.peers.banned.contains_key(device) {
                 continue;
             }
-            let urgent = self.membership.is_cache(device)
-                || uplink == Some(*device)
-                || self.holds_what_is_lacking(device);
+            let urgent =
+                self.membership.is_cache(device) || uplink == Some(*device) || self.holds_what_is_lacking(device);
             for address in &member.beacon.addresses {
                 wanted.push((urgent, Text::lossy(address), Some(*device)));
             }
         }
-        let named = self.peers.addresses.iter().filter(|(_, a)| a.device.is_none_or(|d| !known.contains(&d)));
+        // A hint may be the address of somebody who is connected already: a dial would lead to nothing.
+        let taken: BTreeSet<&str> =
+            known.iter().flat_map(|device| self.membership.addresses(device)).map(|address| address.as_str()).collect();
+        let named =
+            self.peers.addresses.iter().filter(|(address, a)| {
+                a.device.is_none_or(|d| !known.contains(&d)) && !taken.contains(address.as_str())
+            });
         wanted.extend(named.map(|(address, entry)| (entry.permanent && have == 0, address.clone(), entry.device)));
         self.rng.shuffle(&mut wanted);
         wanted.sort_by_key(|(urgent, _, _)| !urgent);
@@ -554,7 +563,8 @@ impl NodeState {
             self.output.push_back(Output::Dial { address });
             (room, lacking) = (room - 1, lacking.saturating_sub(1));
         }
-        let urgent = self.peers.addresses.values().filter(|a| a.dialling.is_none() && a.next > now.mono).map(|a| a.next).min();
+        let urgent =
+            self.peers.addresses.values().filter(|a| a.dialling.is_none() && a.next > now.mono).map(|a| a.next).min();
         if let Some(next) = urgent.filter(|_| have == 0) {
             self.timer(Reason::Dial, next);
         }
@@ -573,7 +583,10 @@ impl NodeState {
                     self.drop_peer(coordinator, "others are the uplink now".into(), now);
                 }
             }
-            None if alone || chosen || self.reports.oldest_since().is_some_and(|at| now.mono.since(at) > REPORT_PATIENCE) => {
+            None if alone
+                || chosen
+                || self.reports.oldest_since().is_some_and(|at| now.mono.since(at) > REPORT_PATIENCE) =>
+            {
                 self.dial_coordinator(now);
             }
             _ => {}

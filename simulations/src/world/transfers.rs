@@ -30,7 +30,8 @@ impl World {
             FetchFrom::Urls(urls) => {
                 self.machines[node].fetches.insert(fetch, Fetch { peer: None, document });
                 if !self.origin_up {
-                    return self.push(ORIGIN_SILENT, Happening::Answer { node, life, fetch, status: BlockStatus::Busy });
+                    return self
+                        .push(ORIGIN_SILENT, Happening::Answer { node, life, fetch, status: BlockStatus::Busy });
                 }
                 match what {
                     BlockWhat::Chunks { payload, first, count } => {
@@ -91,7 +92,9 @@ impl World {
                 self.counts.wan_documents += bytes.len() as u64;
                 self.push(WAN_LATENCY, Happening::Document { node: asker, life, fetch, bytes });
             }
-            None => self.push(WAN_LATENCY, Happening::Answer { node: asker, life, fetch, status: BlockStatus::NotHeld }),
+            None => {
+                self.push(WAN_LATENCY, Happening::Answer { node: asker, life, fetch, status: BlockStatus::NotHeld })
+            }
         }
         self.push(WAN_LATENCY, Happening::HubInput(coordinator::Input::Served { serve }));
     }
@@ -213,8 +216,9 @@ impl World {
 
     pub(super) fn wan_due(&mut self) {
         let lists = &self.lists;
-        let arrived =
-            self.wan.arrived(self.now, |flow| lists.get(&flow.payload).map_or(0, |l| l.chunks()[flow.chunk as usize].len));
+        let arrived = self
+            .wan
+            .arrived(self.now, |flow| lists.get(&flow.payload).map_or(0, |l| l.chunks()[flow.chunk as usize].len));
         self.wan_schedule();
         for flow in arrived {
             let len = self.lists.get(&flow.payload).map_or(0, |list| u64::from(list.chunks()[flow.chunk as usize].len));
@@ -249,7 +253,9 @@ impl World {
                 .machines
                 .iter()
                 .enumerate()
-                .flat_map(|(node, m)| m.fetches.iter().filter(|(_, f)| f.peer.is_none()).map(move |(id, _)| (node, *id)))
+                .flat_map(|(node, m)| {
+                    m.fetches.iter().filter(|(_, f)| f.peer.is_none()).map(move |(id, _)| (node, *id))
+                })
                 .collect();
             self.stop_wan(|_| true);
             for (node, fetch) in cut {
