@@ -36,6 +36,10 @@ struct Args {
     verbose: bool,
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tells how fast the simulation itself is; no simulated thing sees this clock"
+)]
 fn main() -> Result<()> {
     let args = Args::parse();
     let params = Params {

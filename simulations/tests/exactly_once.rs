@@ -25,7 +25,7 @@ fn a_small_site_that_is_running() {
 #[test]
 fn a_small_site_that_starts_at_one_moment() {
     for (nodes, seed) in [(1, 1), (8, 1), (8, 2), (16, 3)] {
-        check("cold", Params { nodes, seed, ..Params::default() }, scenario::cold, 256, 1.12);
+        check("cold", Params { nodes, seed, ..Params::default() }, scenario::cold, 256, 1.10);
     }
 }
 
