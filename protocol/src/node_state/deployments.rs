@@ -292,7 +292,6 @@ impl NodeState {
                 return short;
             }
         }
-        let Some(deployment) = self.deployments.map.get(&id) else { return stand(S::Canceled, SubState::None, "") };
         if let Some(waits) = self.not_yet(id, now) {
             return waits;
         }
@@ -349,8 +348,10 @@ impl NodeState {
         use DeploymentState as S;
         let deployment = self.deployments.map.get(&id)?;
         let facts = self.facts(&deployment.journal);
-        let overdue = schedule::overdue_since(&deployment.approval.schedule, &facts, now.wall);
-        let decision = schedule::decide(&deployment.approval, &facts, now.wall);
+        // A clock that is behind the approver's must not keep a device from what was approved just now.
+        let wall = self.trust.clock(now.wall);
+        let overdue = schedule::overdue_since(&deployment.approval.schedule, &facts, wall);
+        let decision = schedule::decide(&deployment.approval, &facts, wall);
         let changes_at = decision.changes_at(&deployment.approval);
         let noted = overdue != deployment.journal.overdue_since && overdue.is_some();
         if noted {
@@ -361,7 +362,7 @@ impl NodeState {
         }
         if let Some(at) = changes_at {
             // Long waits are looked at again from time to time: the wall clock may be set.
-            let wait = at.since(now.wall).clamp(Duration::from_millis(20), Duration::from_secs(900));
+            let wait = at.since(wall).clamp(Duration::from_millis(20), Duration::from_secs(900));
             self.timer(Reason::Deployment(id), now.mono + wait);
         }
         match decision {

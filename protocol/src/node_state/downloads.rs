@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::peers::{Stage, backoff};
-use super::{FetchError, FetchFrom, FetchId, NodeState, Output, Reason, ServeWhat, StoreError, Verdict};
+use super::{FetchError, FetchFrom, FetchId, NodeState, Output, Reason, ServeWhat, StoreError, Verdict, reports};
 use crate::catalog;
 use crate::chunk::{Bitmap, ChunkList};
 use crate::codec::Bounded;
@@ -151,6 +151,11 @@ impl Downloads {
     /// From when this node may ask for a chunk list over the WAN.
     pub(super) fn list_wan_from(&self, payload: &PayloadId) -> Mono {
         self.map.get(payload).map_or(Mono(u64::MAX), |d| d.list_from)
+    }
+
+    /// Whether bytes of some payload are still to come.
+    pub(super) fn is_fetching(&self) -> bool {
+        self.map.values().any(Download::is_fetching)
     }
 
     pub(super) fn served(&mut self, serve: u64) {
@@ -300,6 +305,7 @@ impl NodeState {
                     self.tell_members(&message);
                 }
                 self.beacon_soon(now);
+                self.timer(Reason::Report, now.mono + reports::SOON);
                 self.timer(Reason::Lease(payload), now.mono);
                 self.ask_neighbours(now);
             }
@@ -644,6 +650,7 @@ impl NodeState {
         self.output.extend(spare.into_iter().map(|fetch| Output::Cancel { fetch }));
         self.beacon_soon(now);
         self.persist_counters();
+        self.timer(Reason::Report, now.mono + reports::SOON);
         self.payload_moved(&payload, now);
     }
 
