@@ -485,7 +485,7 @@ impl NodeState {
         let Some(deployment) = self.deployments.map.get_mut(&id) else { return };
         deployment.detecting = false;
         deployment.detected = now.mono;
-        let done_but_not_found = deployment.code.is_some() || deployment.journal.attempts > 0;
+        let done_but_not_found = deployment.journal.attempts > 0;
         let wanted = match deployment.approval.action {
             Action::Install => result == Detection::Present,
             Action::Uninstall => !matches!(result, Detection::Present),
@@ -518,10 +518,10 @@ impl NodeState {
 
     fn finished(&mut self, id: ReleaseId, now: Now) {
         let Some(deployment) = self.deployments.map.get_mut(&id) else { return };
-        if deployment.journal.begun || deployment.journal.failed.is_some() {
-            // An install that a power cut interrupted turned out to be complete.
-            deployment.journal.begun = false;
-            deployment.journal.failed = None;
+        let journal = &mut deployment.journal;
+        if journal.begun || journal.failed.is_some() || journal.attempts > 0 {
+            // It may be that a power cut interrupted it. Whatever is lost from here on is no failure of this attempt.
+            (journal.begun, journal.failed, journal.attempts) = (false, None, 0);
             self.persist_deployment(id);
         }
         self.release_payloads_of(&id, now);
