@@ -37,6 +37,7 @@ struct Counters {
 #[derive(Debug)]
 struct Waiting {
     sealed: Vec<u8>,
+    since: Mono,
     sent: Option<Mono>,
 }
 
@@ -47,6 +48,10 @@ pub(super) struct Reports {
     restored: BytesBySource,
     pub(super) dirty: BTreeSet<ReleaseId>,
     alarms: VecDeque<Text<200>>,
+    /// Whether an alarm waits to be told for the first time.
+    alarmed: bool,
+    /// Bytes as they were last told.
+    told: BytesBySource,
     full_due: Mono,
     progress_due: Mono,
     outbox: BTreeMap<u64, Waiting>,
@@ -62,6 +67,8 @@ impl Reports {
             restored: counters.bytes,
             dirty: BTreeSet::new(),
             alarms: VecDeque::new(),
+            alarmed: false,
+            told: counters.bytes,
             full_due: now.mono,
             progress_due: now.mono,
             outbox: BTreeMap::new(),
@@ -76,11 +83,17 @@ impl Reports {
                 self.alarms.pop_front();
             }
             self.alarms.push_back(text);
+            self.alarmed = true;
         }
     }
 
     pub(super) fn nothing_waits(&self) -> bool {
         self.outbox.is_empty()
+    }
+
+    /// Since when the oldest report has been waiting.
+    pub(super) fn oldest_since(&self) -> Option<Mono> {
+        self.outbox.values().map(|waiting| waiting.since).min()
     }
 
     pub(super) fn alarms(&self) -> impl Iterator<Item = &Text<200>> {
@@ -110,7 +123,9 @@ impl NodeState {
             self.reports.dirty.extend(downloading.iter().copied());
             self.reports.progress_due = now.mono + progress_every;
         }
-        if !downloading.is_empty() {
+        // A branch cache fetches what is deployed nowhere on itself; its bytes are news all the same.
+        let moved = self.downloads.bytes != self.reports.told;
+        if !downloading.is_empty() || self.downloads.is_fetching() {
             self.timer(Reason::Report, self.reports.progress_due);
         }
         let full = self.reports.full_due <= now.mono;
@@ -120,9 +135,11 @@ impl NodeState {
         }
         self.timer(Reason::Report, self.reports.full_due);
         let dirty: Vec<_> = core::mem::take(&mut self.reports.dirty).into_iter().collect();
-        if dirty.is_empty() && !full && self.reports.alarms.is_empty() {
+        if dirty.is_empty() && !full && !moved && !self.reports.alarmed {
             return;
         }
+        self.reports.told = self.downloads.bytes;
+        self.reports.alarmed = false;
         let deployments: Vec<_> = dirty.iter().filter_map(|id| self.deployment_report(id)).collect();
         let parts: Vec<Vec<_>> = if deployments.is_empty() {
             vec![Vec::new()]
@@ -157,7 +174,7 @@ impl NodeState {
             self.reports.outbox.pop_first();
             self.reports.full_due = now.mono;
         }
-        self.reports.outbox.insert(seq, Waiting { sealed, sent: None });
+        self.reports.outbox.insert(seq, Waiting { sealed, since: now.mono, sent: None });
         self.relay_reports(now);
     }
 
@@ -167,16 +184,11 @@ impl NodeState {
             return;
         }
         self.timer(Reason::Relay, now.mono + AGAIN_AFTER);
-        let uplinks: Vec<_> = self
-            .membership
-            .connected_uplinks()
-            .filter(|device| self.peers.connected.contains_key(device))
-            .copied()
-            .collect();
+        let uplinks: Vec<_> = self.uplink_neighbours().copied().collect();
         let to = match self.peers.coordinator {
             Some(coordinator) => coordinator,
             None if uplinks.is_empty() => {
-                self.timer(Reason::Uplink, now.mono + AGAIN_AFTER);
+                self.timer(Reason::Dial, now.mono);
                 return;
             }
             None => uplinks[self.rng.below(uplinks.len())],
