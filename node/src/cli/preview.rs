@@ -4,7 +4,7 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use upswarm_protocol::catalog::{Action, Approval};
 use upswarm_protocol::ids::{DeviceId, ReleaseId};
-use upswarm_protocol::schedule::{Decision, DeviceFacts, decide, earliest, ring_of};
+use upswarm_protocol::schedule::{DeviceFacts, earliest, ring_of};
 use upswarm_protocol::time::Wall;
 
 use super::CliError;
@@ -100,10 +100,7 @@ impl Preview {
             let place = ring_of(machine.device, approval.release);
             match rings.iter_mut().find(|ring| place < ring.up_to) {
                 Some(ring) => ring.machines.push((machine, earliest(approval, &facts, now))),
-                None => {
-                    debug_assert_eq!(decide(approval, &facts, available_from.max(now)), Decision::NotInRings);
-                    left_out.push(machine);
-                }
+                None => left_out.push(machine),
             }
         }
         for ring in &mut rings {

@@ -187,7 +187,9 @@ mod tests {
                 { "device": "cd".repeat(32), "label": "pc7", "site": "berlin", "role": "node", "groups": ["office"],
                   "last_seen_s": 200, "bytes": { "origin": 1024 }, "alarms": ["a tampered document"],
                   "deployments": [{ "release": "ef", "title": "Editor", "version": "2.1", "state": "Failed", "sub_state": "None",
-                    "code": 3, "reason": "disk on fire", "since_s": 5, "done": 1, "total": 2 }] },
+                    "code": 3, "reason": "disk on fire", "since_s": 5, "done": 1, "total": 2 },
+                    { "release": "0a", "title": "Editor", "version": "2.0", "state": "Superseded", "sub_state": "None",
+                    "code": null, "reason": "Editor (2.1) takes its place", "since_s": 5, "done": 0, "total": 2 }] },
             ],
         });
         let text = text(&status);
@@ -201,6 +203,8 @@ mod tests {
             "50 %",
             "1.00 KiB",
             "disk on fire",
+            "Superseded",
+            "Editor (2.1) takes its place",
             "ALARM: a tampered document",
             "on hold: everything",
             "on hold: --group office --release ef01",

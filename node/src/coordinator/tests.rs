@@ -7,8 +7,8 @@ use ed25519_dalek::SigningKey;
 use reqwest::{Method, StatusCode};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use upswarm_protocol::catalog::NodeRole;
-use upswarm_protocol::codec::{Bounded, Text};
+use upswarm_protocol::catalog::{Certificate, Head, NodeRole};
+use upswarm_protocol::codec::{self, Bounded, Text};
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::{DeviceId, DocHash, PayloadId, SiteId};
 use upswarm_protocol::report::{BytesBySource, Report};
@@ -139,6 +139,10 @@ async fn nothing_under_admin_answers_without_the_token() {
         (Method::POST, "/admin/v1/invite".to_owned()),
         (Method::POST, "/admin/v1/hold".to_owned()),
         (Method::POST, "/admin/v1/revoke".to_owned()),
+        (Method::POST, "/admin/v1/group".to_owned()),
+        (Method::GET, "/admin/v1/rules".to_owned()),
+        (Method::POST, "/admin/v1/rules".to_owned()),
+        (Method::POST, "/admin/v1/rules/remove".to_owned()),
         (Method::GET, "/admin/v1/status".to_owned()),
         (Method::GET, "/admin/v1/catalog".to_owned()),
         (Method::GET, "/admin/v1/metrics".to_owned()),
@@ -224,6 +228,11 @@ async fn a_tampered_upload_leaves_nothing_behind() {
         ("invite", b"{\"unknown\":1}".to_vec()),
         ("hold", b"{\"group\":\"nobody\",\"on\":true}".to_vec()),
         ("revoke", format!("{{\"device\":\"{hash}\"}}").into_bytes()),
+        ("group", format!("{{\"group\":\"nobody\",\"device\":\"{hash}\",\"member\":true}}").into_bytes()),
+        ("group", b"{\"group\":\" \"}".to_vec()),
+        ("rules", b"{\"group\":\"nobody\"}".to_vec()),
+        ("rules", b"{\"group\":\"nobody\",\"schedule\":{\"widnow\":[]}}".to_vec()),
+        ("rules/remove", b"{\"id\":1}".to_vec()),
     ] {
         let request = bench.http.post(bench.url(&format!("/admin/v1/{path}"))).bearer_auth(bench.token());
         let answer = request.header("content-type", "application/json").body(body).send().await.unwrap();
@@ -250,8 +259,11 @@ async fn publish_approve_export_and_a_restart() {
     let reason = refused(bench.verb(&["approve", "org.example.tool@2", "--group", "office"]).await);
     assert!(reason.contains("org.example.tool@1"), "says what exists: {reason}");
     let prefix = &release.to_string()[..8];
-    bench.verb(&["approve", prefix, "--group", "office", "--deadline", "+2h"]).await.unwrap();
-    bench.verb(&["approve", "org.example.tool@1", "--group", "office", "--action", "uninstall"]).await.unwrap();
+    let reason = refused(bench.verb(&["approve", prefix, "--group", "office"]).await);
+    assert!(reason.contains("no devices"), "{reason}");
+    let approve = ["approve", prefix, "--group", "office", "--allow-empty"];
+    bench.verb(&[&approve[..], &["--deadline", "+2h"]].concat()).await.unwrap();
+    bench.verb(&[&approve[..], &["--action", "uninstall"]].concat()).await.unwrap();
     let catalog = bench.client().catalog().await.unwrap();
     assert_eq!((catalog.approvals.len(), catalog.approvals[0].version), (1, 2));
 
@@ -385,6 +397,17 @@ struct Machine {
 }
 
 impl Machine {
+    /// A machine that has joined.
+    async fn joined(bench: &Bench, group: &str) -> Self {
+        let request =
+            InviteRequest { group: group.into(), site: "berlin".into(), ttl_s: 600, uses: 1, addresses: Vec::new() };
+        let token = JoinToken::parse(&bench.client().invite(&request).await.unwrap().token).unwrap();
+        let mut machine = Self::connect(&token).await;
+        machine.say(&enrol(&token)).await;
+        machine.hear(|message| matches!(message, Message::Enrolled { .. }).then_some(())).await;
+        machine
+    }
+
     async fn connect(token: &JoinToken) -> Self {
         let key = keys::generate().unwrap();
         let config = HostConfig {
@@ -424,6 +447,33 @@ impl Machine {
             _ => None,
         };
         self.until(heard).await
+    }
+
+    /// Waits for a head with at least this index version.
+    async fn hear_of_index(&mut self, version: u64) -> u64 {
+        self.hear(|message| match message {
+            Message::Head(head) => {
+                let envelope = envelope::Envelope::parse(&head, Kind::Head, Role::Online).unwrap();
+                let head: Head = codec::decode(envelope.unverified_body(), Kind::Head.cap()).unwrap();
+                (head.index_version >= version).then_some(head.index_version)
+            }
+            _ => None,
+        })
+        .await
+    }
+
+    /// Waits for a new certificate; returns the number of its groups.
+    async fn renewed_groups(&mut self) -> usize {
+        self.hear(|message| match message {
+            Message::Renewed { certificate } => {
+                let envelope = envelope::Envelope::parse(&certificate, Kind::Certificate, Role::Online).unwrap();
+                let cap = Kind::Certificate.cap();
+                let certificate: Certificate = codec::decode(envelope.unverified_body(), cap).unwrap();
+                Some(certificate.groups.len())
+            }
+            _ => None,
+        })
+        .await
     }
 
     fn device(&self) -> DeviceId {
@@ -518,5 +568,147 @@ async fn a_machine_joins_hears_of_a_release_and_reports() {
     assert!(reason.contains("spent"), "{reason}");
     late.host.stop().await;
     machine.host.stop().await;
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pause_and_resume_reach_a_machine_with_the_next_head() {
+    let mut bench = Bench::start().await;
+    let mut machine = Machine::joined(&bench, "office").await;
+    bench.write("tool.bin", b"tool");
+    let file = bench.write("tool.toml", RELEASE.as_bytes());
+    bench.verb(&["publish", &file]).await.unwrap();
+    let approve = ["approve", "org.example.tool@1", "--group", "office"];
+    let reason = refused(bench.verb(&[&approve[..], &["--zone", "Mars/Base"]].concat()).await);
+    assert!(reason.contains("Mars/Base"), "{reason}");
+    bench.verb(&[&approve[..], &["--ring", "100%", "--dry-run"]].concat()).await.unwrap();
+    assert!(bench.client().catalog().await.unwrap().approvals.is_empty(), "a dry run signs nothing");
+    let staged = ["--window", "daily 22:00-05:00", "--ring", "10%", "--ring", "100%+1d"];
+    bench.verb(&[&approve[..], &staged].concat()).await.unwrap();
+
+    for flags in [
+        &[][..],
+        &["--group", "office"],
+        &["--release", "org.example.tool@1"],
+        &["--group", "office", "--release", "org.example.tool@1"],
+    ] {
+        let verb = |verb: &'static str| [&[verb], flags].concat();
+        let before = bench.client().catalog().await.unwrap().index_version;
+        let reason = refused(bench.verb(&verb("resume")).await);
+        assert!(reason.contains("not on hold"), "{reason}");
+        bench.verb(&verb("pause")).await.unwrap();
+        // The verb returned, so the head with the hold is on its way to the machine.
+        assert_eq!(machine.hear_of_index(before + 1).await, before + 1, "{flags:?}");
+        bench.verb(&verb("pause")).await.unwrap();
+        let status = bench.client().status().await.unwrap();
+        assert_eq!(status["holds"].as_array().map(Vec::len), Some(1), "{flags:?}");
+        assert_eq!(status["rollouts"][0]["held"], true, "{flags:?}");
+        bench.verb(&verb("resume")).await.unwrap();
+        assert_eq!(machine.hear_of_index(before + 2).await, before + 2, "{flags:?}");
+        assert_eq!(bench.client().status().await.unwrap()["holds"].as_array().map(Vec::len), Some(0));
+    }
+    for bad in [["--group", "nobody"], ["--release", "org.example.tool@9"]] {
+        refused(bench.verb(&[&["pause"], &bad[..]].concat()).await);
+    }
+
+    // Expedite keeps the rest; decline ends it.
+    bench.verb(&["expedite", "org.example.tool@1", "--group", "office"]).await.unwrap();
+    let approval = bench.client().catalog().await.unwrap().approvals.remove(0);
+    assert_eq!((approval.version, approval.schedule.expedite, approval.schedule.windows.len()), (2, true, 1));
+    assert_eq!((approval.rings.rings.len(), approval.rings.stop_above), (2, 500));
+    bench.verb(&["decline", "org.example.tool@1", "--group", "office", "--note", "no"]).await.unwrap();
+    let approval = bench.client().catalog().await.unwrap().approvals.remove(0);
+    assert_eq!((approval.version, approval.action), (3, upswarm_protocol::catalog::Action::None));
+    assert!(bench.client().status().await.unwrap()["rollouts"].as_array().unwrap().is_empty());
+    let reason = refused(bench.verb(&["expedite", "org.example.tool@1", "--group", "office"]).await);
+    assert!(reason.contains("declined"), "{reason}");
+    refused(bench.verb(&["decline", "org.example.tool@1", "--group", "office"]).await);
+    machine.host.stop().await;
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_that_is_assigned_gets_its_new_certificate() {
+    let mut bench = Bench::start().await;
+    let mut machine = Machine::joined(&bench, "office").await;
+    let key = machine.device().to_string();
+    let reason = refused(bench.verb(&["group", "assign", "pc7", "--group", "pilots"]).await);
+    assert!(reason.contains("no group"), "{reason}");
+    bench.verb(&["group", "add", "pilots"]).await.unwrap();
+    bench.verb(&["group", "add", "pilots"]).await.unwrap();
+    refused(bench.verb(&["group", "assign", "pc8", "--group", "pilots"]).await);
+    bench.verb(&["group", "assign", "pc7", "--group", "pilots"]).await.unwrap();
+    assert_eq!(machine.renewed_groups().await, 2);
+    bench.verb(&["group", "remove-device", &key[..8], "--group", "office"]).await.unwrap();
+    assert_eq!(machine.renewed_groups().await, 1);
+    bench.verb(&["group", "list"]).await.unwrap();
+    bench.stop().await;
+    bench.run().await;
+    let status = bench.client().status().await.unwrap();
+    assert_eq!(status["devices"][0]["groups"], serde_json::json!(["pilots"]), "after a restart");
+    machine.host.stop().await;
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rules_approve_what_is_published_if_the_approver_is_there() {
+    let mut bench = Bench::start().await;
+    for group in ["office", "lab"] {
+        bench.verb(&["group", "add", group]).await.unwrap();
+    }
+    let add = |flags: &[&str]| [&["rule", "add"], flags].concat().iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+    for (flags, cause) in [
+        (&["--group", "nobody"][..], "no group"),
+        (&["--group", "lab", "--deadline", "2036-12-08T22:00:00Z"], "every release to come"),
+        (&["--group", "lab", "--ring", "50%", "--ring", "20%"], "ring 2"),
+    ] {
+        let args = add(flags);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let reason = refused(bench.verb(&args).await);
+        assert!(reason.contains(cause), "{reason}");
+    }
+    for flags in [
+        &["--group", "office", "--classification", "security,update", "--product", "org.example", "--deadline", "+7d"]
+            [..],
+        &["--group", "office", "--jitter", "1h"],
+        &["--group", "lab", "--min-severity", "important"],
+    ] {
+        let args = add(flags);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        bench.verb(&args).await.unwrap();
+    }
+    bench.stop().await;
+    bench.run().await;
+    assert_eq!(bench.client().rules().await.unwrap().len(), 3, "after a restart");
+    bench.write("tool.bin", b"tool");
+    let file = bench.write("tool.toml", RELEASE.as_bytes());
+    bench.verb(&["publish", &file]).await.unwrap();
+    let catalog = bench.client().catalog().await.unwrap();
+    // The older of two rules for one group, and not the one that asks for more than this release is.
+    assert_eq!((catalog.approvals.len(), catalog.approvals[0].group), (1, catalog.groups["office"]));
+    assert!(catalog.approvals[0].schedule.deadline.is_some() && catalog.approvals[0].schedule.jitter_s == 0);
+
+    let severe = RELEASE
+        .replace("version = \"1\"", "version = \"2\"")
+        .replace("[[payload]]", "severity = \"critical\"\n[[payload]]");
+    let file = bench.write("severe.toml", severe.as_bytes());
+    bench.verb(&["rule", "remove", "1"]).await.unwrap();
+    bench.verb(&["publish", &file]).await.unwrap();
+    let catalog = bench.client().catalog().await.unwrap();
+    assert_eq!(catalog.approvals.len(), 3);
+
+    // Without the approver's key the release is published, and nothing is approved.
+    for entry in std::fs::read_dir(bench.data().join("keys")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_string_lossy().contains("approver") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let third = bench.write("third.toml", severe.replace("version = \"2\"", "version = \"3\"").as_bytes());
+    bench.verb(&["publish", &third]).await.unwrap();
+    let catalog = bench.client().catalog().await.unwrap();
+    assert_eq!((catalog.releases.len(), catalog.approvals.len()), (3, 3));
+    refused(bench.verb(&["rule", "remove", "1"]).await);
+    bench.verb(&["rule", "list"]).await.unwrap();
     bench.stop().await;
 }
