@@ -167,7 +167,7 @@ pub(super) async fn post_rule(
     request: Result<Json<NewRule>, JsonRejection>,
 ) -> Answer<Value> {
     let Json(rule) = request?;
-    Ok(Json(ask(&shared.driver, |reply| Request::AddRule(rule, reply)).await??))
+    Ok(Json(ask(&shared.driver, |reply| Request::AddRule(Box::new(rule), reply)).await??))
 }
 
 pub(super) async fn remove_rule(

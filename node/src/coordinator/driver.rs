@@ -269,7 +269,7 @@ impl Driver {
             Request::Group(request, reply) => self.group(&request, reply),
             Request::Rules(reply) => drop(reply.send(self.rules.all().to_vec())),
             Request::AddRule(rule, reply) => {
-                let added = self.add_rule(rule);
+                let added = self.add_rule(*rule);
                 self.save_rules(added, reply);
             }
             Request::RemoveRule(id, reply) => {

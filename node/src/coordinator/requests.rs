@@ -26,7 +26,7 @@ pub(crate) enum Request {
     /// Every rule.
     Rules(oneshot::Sender<Vec<Rule>>),
     /// A new rule; answered when it is on disk.
-    AddRule(NewRule, oneshot::Sender<Result<Value, Refusal>>),
+    AddRule(Box<NewRule>, oneshot::Sender<Result<Value, Refusal>>),
     /// Remove the rule with this number; answered when that is on disk.
     RemoveRule(u32, oneshot::Sender<Result<Value, Refusal>>),
     /// The fleet's status.
