@@ -2,12 +2,18 @@
 
 mod approve;
 pub(crate) mod coordinator;
+mod decide;
 mod demo;
 mod export;
+mod group;
+mod hold;
 mod node;
+mod preview;
 mod progress;
 mod publish;
+mod rule;
 mod scan;
+pub(crate) mod schedule;
 mod status;
 pub(crate) mod token;
 pub(crate) mod units;
@@ -76,7 +82,19 @@ enum Verb {
     /// Sign a release and give it, with its payloads, to the coordinator.
     Publish(publish::Args),
     /// Sign the decision to install or uninstall a release in a group.
-    Approve(approve::Args),
+    Approve(Box<approve::Args>),
+    /// Decline a release in a group, and retire an earlier approval of it.
+    Decline(decide::DeclineArgs),
+    /// Let an approved release begin now, whatever its schedule says.
+    Expedite(decide::ExpediteArgs),
+    /// Hold everything, a group, a release, or a release in a group.
+    Pause(hold::Args),
+    /// Let go on what was paused, or has stopped by itself.
+    Resume(hold::Args),
+    /// Approve releases of some kind as soon as they are published.
+    Rule(rule::Args),
+    /// List groups, make them, and put machines into them.
+    Group(group::Args),
     /// Show every device with its deployments.
     Status(status::Args),
     /// Show what is installed on this machine.
@@ -122,7 +140,13 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Coordinator(args) => coordinator::run(args, common),
         Verb::Node(args) => node::run(args, common),
         Verb::Publish(args) => publish::run(args, common),
-        Verb::Approve(args) => approve::run(args, common),
+        Verb::Approve(args) => approve::run(*args, common),
+        Verb::Decline(args) => decide::decline(args, common),
+        Verb::Expedite(args) => decide::expedite(args, common),
+        Verb::Pause(args) => hold::run(args, true, common),
+        Verb::Resume(args) => hold::run(args, false, common),
+        Verb::Rule(args) => rule::run(args, common),
+        Verb::Group(args) => group::run(args, common),
         Verb::Status(args) => status::run(args, common),
         Verb::Scan(args) => scan::run(args, common),
         Verb::Export(args) => export::run(args, common),
