@@ -53,6 +53,15 @@ if ! command -v cargo >/dev/null; then
     exit 1
 fi
 need cc gcc
+# Version orders, package recipes and the bill of materials are held against the real tools.
+if is_root && command -v apt-get >/dev/null; then
+    need dpkg-deb dpkg
+    need rpm rpm
+    need rpmbuild rpm
+    need python3 python3
+    # Thousands of real version numbers come from apt's lists.
+    ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || "${as_root[@]}" apt-get update -qq
+fi
 if [ $lab = yes ]; then
     if is_root; then
         # Both come with iproute2; on some systems they lie where only root looks.

@@ -113,7 +113,7 @@ pub(crate) fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("UPSWARM_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,upswarm=info")),
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,upswarm=info,libp2p_gossipsub=error")),
         )
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
@@ -169,7 +169,7 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// every step on their way; hashing and disk have threads of their own.
 pub(crate) fn quiet_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    Ok(builder.enable_all().max_blocking_threads(8).build()?)
+    Ok(builder.enable_all().max_blocking_threads(4).build()?)
 }
 
 /// Completes when the user or the system asks the program to stop.

@@ -66,7 +66,7 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
         Context { counter: next_counter(&catalog, &file), issued: wall(), depends: depends?, supersedes: supersedes? };
     let signers = args.keys.signers(&args.data_dir, KeyUse::Publisher)?;
 
-    let sizes = file.chunk_sizes().map_err(refused)?;
+    let sizes = |len: u64| file.chunk_sizes(len).map_err(refused);
     let base = args.file.parent().unwrap_or(Path::new(""));
     let mut prepared = Vec::new();
     for (name, source) in file.sources().map_err(refused)? {
@@ -75,8 +75,8 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
             url => url,
         };
         let cut = match &source {
-            Source::File(path) => cut_file(path, sizes, common)?,
-            Source::Url(url) => cut_url(&runtime, url, sizes, common)?,
+            Source::File(path) => cut_file(path, &sizes, common)?,
+            Source::Url(url) => cut_url(&runtime, url, &sizes, common)?,
         };
         prepared.push(Prepared { name, cut, source });
     }
@@ -199,7 +199,11 @@ fn payload(prepared: &Prepared) -> Result<Payload, CliError> {
     })
 }
 
-fn cut_file(path: &Path, sizes: ChunkSizes, common: Common) -> Result<ChunkedFile, CliError> {
+fn cut_file(
+    path: &Path,
+    sizes: &impl Fn(u64) -> Result<ChunkSizes, CliError>,
+    common: Common,
+) -> Result<ChunkedFile, CliError> {
     let place = |error: std::io::Error| CliError::Refused(format!("the payload {}: {error}", path.display()));
     let file = File::open(path).map_err(place)?;
     let metadata = file.metadata().map_err(place)?;
@@ -207,7 +211,7 @@ fn cut_file(path: &Path, sizes: ChunkSizes, common: Common) -> Result<ChunkedFil
         return Err(CliError::Refused(format!("the payload {} is not a file", path.display())));
     }
     let bar = progress::bytes(common, "hashing", metadata.len());
-    let cut = chunk_file(bar.wrap_read(file), sizes);
+    let cut = chunk_file(bar.wrap_read(file), sizes(metadata.len())?);
     bar.finish_and_clear();
     cut.map_err(|error| match error {
         ChunkerError::Read(error) => CliError::Failed(anyhow!("reading the payload {}: {error}", path.display())),
@@ -219,7 +223,7 @@ fn cut_file(path: &Path, sizes: ChunkSizes, common: Common) -> Result<ChunkedFil
 fn cut_url(
     runtime: &tokio::runtime::Runtime,
     url: &str,
-    sizes: ChunkSizes,
+    sizes: &impl Fn(u64) -> Result<ChunkSizes, CliError>,
     common: Common,
 ) -> Result<ChunkedFile, CliError> {
     let http = reqwest::Client::builder().connect_timeout(VENDOR_PATIENCE).read_timeout(VENDOR_PATIENCE).build();
@@ -229,6 +233,7 @@ fn cut_url(
         return Err(CliError::Refused(format!("{url} answers with HTTP status {}", answer.status())));
     }
     let bar = progress::bytes(common, "downloading", answer.content_length().unwrap_or(0));
+    let sizes = sizes(answer.content_length().unwrap_or(0))?;
     let body = Body { runtime, answer, piece: bytes::Bytes::new() };
     let cut = chunk_file(bar.wrap_read(body), sizes);
     bar.finish_and_clear();
