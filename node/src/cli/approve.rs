@@ -7,6 +7,7 @@ use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::GroupId;
 use upswarm_protocol::schedule::zone;
 
+use super::hold::{held_line, holding};
 use super::preview::{Preview, machines};
 use super::schedule::ScheduleArgs;
 use super::{CliError, Common};
@@ -119,22 +120,25 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
     if !args.allow_empty {
         preview.must_reach_somebody(&args.group)?;
     }
+    let held_by = holding(&status, &args.group, &release.release);
+    let held = held_line(&held_by);
     let mut json = json!({
         "release": release.release, "group": args.group, "action": approval.action, "version": approval.version,
-        "preview": preview.json(), "dry_run": args.dry_run,
+        "preview": preview.json(), "dry_run": args.dry_run, "held_by": held_by,
     });
     let what = format!("{} {} in group {}", release.product, release.version, args.group);
     if args.dry_run {
         let replaces =
             before.map_or(String::new(), |known| format!("\nreplaces version {}: its rings begin anew", known.version));
-        let text = format!("would be approved ({:?}): {what}\n{}{replaces}", approval.action, preview.text());
+        let text = format!("would be approved ({:?}): {what}\n{}{replaces}{held}", approval.action, preview.text());
         common.print(&json, &text);
         return Ok(());
     }
     let signers = args.keys.signers(&args.data_dir, KeyUse::Approver)?;
     let index_version = runtime.block_on(submit(&client, &approval, &signers))?;
     json["head_version"] = index_version.into();
-    let text = format!("approved: {what} (approval version {version}, index {index_version})\n{}", preview.short());
+    let text =
+        format!("approved: {what} (approval version {version}, index {index_version})\n{}{held}", preview.short());
     common.print(&json, &text);
     Ok(())
 }

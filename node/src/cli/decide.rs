@@ -7,6 +7,7 @@ use upswarm_protocol::catalog::{Action, Approval, RingPlan, Schedule};
 use upswarm_protocol::codec::Text;
 
 use super::approve::{KeyArgs, current, find_group, find_release, submit};
+use super::hold::{held_line, holding};
 use super::schedule::{LIFE, check};
 use super::{CliError, Common};
 use crate::clock::wall;
@@ -95,7 +96,7 @@ fn decide(
 ) -> Result<(), CliError> {
     let client = Client::of(&which.data_dir)?;
     let runtime = super::runtime()?;
-    let catalog = runtime.block_on(client.catalog())?;
+    let (catalog, status) = (runtime.block_on(client.catalog())?, runtime.block_on(client.status())?);
     let release = find_release(&catalog, &which.release)?;
     let group = find_group(&catalog, &which.group)?;
     let what = format!("{} {} in group {}", release.product, release.version, which.group);
@@ -126,10 +127,13 @@ fn decide(
     let later =
         later.map_or(String::new(), |from| format!("; it is available from {from}, which expediting does not change"));
     let text = format!("{verb}: {what} (approval version {}, index {index_version}){later}", approval.version);
+    let held_by =
+        if approval.action == Action::None { Vec::new() } else { holding(&status, &which.group, &release.release) };
+    let held = held_line(&held_by);
     let json = json!({
         "release": release.release, "group": which.group, "action": approval.action, "version": approval.version,
-        "expedite": approval.schedule.expedite, "head_version": index_version,
+        "expedite": approval.schedule.expedite, "held_by": held_by, "head_version": index_version,
     });
-    common.print(&json, &text);
+    common.print(&json, &format!("{text}{held}"));
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
+use upswarm_protocol::ids::ReleaseId;
 
 use super::approve::{find_group, find_release};
 use super::{CliError, Common};
@@ -72,10 +73,46 @@ pub(crate) fn run(args: Args, on: bool, common: Common) -> Result<(), CliError> 
     Ok(())
 }
 
+/// What holds a release in a group back, in the words of the flags of `resume`.
+pub(super) fn holding(status: &Value, group: &str, release: &ReleaseId) -> Vec<String> {
+    let release = release.to_string();
+    let covers = |hold: &&Value| {
+        hold["group"].as_str().is_none_or(|held| held == group)
+            && hold["release"].as_str().is_none_or(|held| held == release)
+    };
+    status["holds"].as_array().into_iter().flatten().filter(covers).map(words).collect()
+}
+
+/// A line for people about what [`holding`] found; empty when it found nothing.
+pub(super) fn held_line(holding: &[String]) -> String {
+    if holding.is_empty() {
+        return String::new();
+    }
+    format!("\non hold all the same, by what was paused or has stopped: {}; see upswarm resume", holding.join(", "))
+}
+
 /// A hold of the status in the words of the flags.
 pub(super) fn words(hold: &Value) -> String {
     let flags = [("group", "--group"), ("release", "--release")];
     let given = flags.iter().filter_map(|(key, flag)| Some(format!("{flag} {}", hold[*key].as_str()?)));
     let given: Vec<String> = given.collect();
     if given.is_empty() { "everything".to_owned() } else { given.join(" ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_holds_an_approval_back_is_told() {
+        let (held, other) = (ReleaseId([1; 32]), ReleaseId([2; 32]));
+        let status = json!({ "holds": [
+            { "group": "office" }, { "release": held }, { "group": "lab", "release": other }, { "group": "lab" },
+        ]});
+        assert_eq!(holding(&status, "office", &held), ["--group office".to_owned(), format!("--release {held}")]);
+        assert_eq!(holding(&status, "office", &other), ["--group office"]);
+        assert!(holding(&status, "pilots", &other).is_empty());
+        assert_eq!(holding(&json!({ "holds": [{}] }), "pilots", &other), ["everything"]);
+        assert_eq!(held_line(&[]), "");
+    }
 }
