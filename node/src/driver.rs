@@ -249,7 +249,7 @@ impl Driver {
             }
             HostEvent::DialFailed { address, reason } => {
                 debug!(%address, "no connection: {reason}");
-                Input::DialFailed { address }
+                Input::DialFailed { address, reason: Text::lossy(&reason) }
             }
             HostEvent::Frame { peer, bytes } => Input::Frame { peer, bytes },
             HostEvent::Gossip { id, from, topic, bytes } => Input::Gossip { id, from, topic, bytes },
