@@ -562,7 +562,13 @@ impl NodeState {
                 wanted.push((urgent, Text::lossy(address), Some(*device)));
             }
         }
-        let named = self.peers.addresses.iter().filter(|(_, a)| a.device.is_none_or(|d| !known.contains(&d)));
+        // A hint may be the address of somebody who is connected already: a dial would lead to nothing.
+        let taken: BTreeSet<&str> =
+            known.iter().flat_map(|device| self.membership.addresses(device)).map(|address| address.as_str()).collect();
+        let named =
+            self.peers.addresses.iter().filter(|(address, a)| {
+                a.device.is_none_or(|d| !known.contains(&d)) && !taken.contains(address.as_str())
+            });
         wanted.extend(named.map(|(address, entry)| (entry.permanent && have == 0, address.clone(), entry.device)));
         self.rng.shuffle(&mut wanted);
         wanted.sort_by_key(|(urgent, _, _)| !urgent);

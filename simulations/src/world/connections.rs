@@ -148,6 +148,11 @@ impl World {
         }
     }
 
+    /// A machine gossips these bytes as a head, against what its own program thinks.
+    pub fn forge_head(&mut self, from: usize, bytes: Vec<u8>) {
+        self.publish_rumour(from, Topic::Head, bytes);
+    }
+
     fn see(&mut self, node: usize, rumour: usize) -> bool {
         let life = self.machines.get(node).map_or(0, |machine| machine.life) + 1;
         std::mem::replace(&mut self.rumours[rumour].seen[node], life) != life
