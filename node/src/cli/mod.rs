@@ -3,13 +3,16 @@
 mod approve;
 pub(crate) mod coordinator;
 mod demo;
+mod explain;
 mod export;
 mod node;
+mod node_status;
 mod progress;
 mod publish;
 mod scan;
 mod status;
 pub(crate) mod token;
+mod top;
 pub(crate) mod units;
 
 use std::io::{IsTerminal, Write};
@@ -79,6 +82,10 @@ enum Verb {
     Approve(approve::Args),
     /// Show every device with its deployments.
     Status(status::Args),
+    /// Say why an update is not installed here, why a peer is not used, and where each byte came from.
+    Explain(explain::Args),
+    /// Watch this machine's node: deployments, payloads, leases, peers, members of its site.
+    Top(top::Args),
     /// Show what is installed on this machine.
     Scan(scan::Args),
     /// Write a static origin that any web server can serve.
@@ -124,6 +131,8 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Publish(args) => publish::run(args, common),
         Verb::Approve(args) => approve::run(args, common),
         Verb::Status(args) => status::run(args, common),
+        Verb::Explain(args) => explain::run(args, common),
+        Verb::Top(args) => top::run(args, common),
         Verb::Scan(args) => scan::run(args, common),
         Verb::Export(args) => export::run(args, common),
         Verb::Demo(args) => demo::run(args, common),

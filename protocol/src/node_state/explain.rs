@@ -14,6 +14,11 @@ use crate::trust::{Blocked, Wanted};
 
 /// Candidates that [`NodeState::find`] names at most.
 const MAX_FOUND: usize = 16;
+/// Deployments that [`NodeState::explain_all`] explains at most.
+const MAX_SECTIONS: usize = 32;
+
+/// Refused documents that are named at most.
+const MAX_REFUSALS: usize = 8;
 
 /// One sentence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -31,6 +36,15 @@ impl Sentence {
     }
 }
 
+/// Sentences about one thing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Section {
+    /// The thing.
+    pub title: String,
+    /// At least one.
+    pub sentences: Vec<Sentence>,
+}
+
 /// What can be explained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -43,7 +57,7 @@ pub enum Subject {
 
 impl NodeState {
     /// What a word may mean: the beginning of a release's or device's id (four digits at least), a product, `product@version`,
-    /// or a device's label. The first 16 candidates, releases first; a name that fits exactly leaves the others out.
+    /// or a device's label. The first 16 candidates, releases first.
     pub fn find(&self, word: &str) -> Vec<Subject> {
         let begins = |id: String| word.len() >= 4 && id.starts_with(&word.to_ascii_lowercase());
         let (product, version) =
@@ -64,6 +78,42 @@ impl NodeState {
         found.dedup();
         found.truncate(MAX_FOUND);
         found
+    }
+
+    /// Everything at once: the node, each deployment that is not done, each peer that is not used although it could be, and
+    /// where the bytes came from. At most 32 deployments and 16 peers.
+    pub fn explain_all(&self, now: Now) -> Vec<Section> {
+        let section = |title: String, sentences: Vec<Sentence>| Section { title, sentences };
+        let mut sections = vec![section("This node".into(), self.explain_node(now))];
+        for release in self.unfinished().into_iter().take(MAX_SECTIONS) {
+            sections.push(section(self.release_name(&release), self.explain(&release, now)));
+        }
+        for peer in self.unused_peers(now).into_iter().take(MAX_FOUND) {
+            sections.push(section(format!("Peer {}", self.device_name(&peer)), self.explain_peer(&peer, now)));
+        }
+        sections.push(section("Payload bytes".into(), self.explain_bytes()));
+        sections
+    }
+
+    /// One release or peer.
+    pub fn explain_subject(&self, subject: &Subject, now: Now) -> Section {
+        match subject {
+            Subject::Release(release) => {
+                Section { title: self.release_name(release), sentences: self.explain(release, now) }
+            }
+            Subject::Peer(peer) => {
+                let title = format!("Peer {}", self.device_name(peer));
+                Section { title, sentences: self.explain_peer(peer, now) }
+            }
+        }
+    }
+
+    /// What people call it.
+    pub fn name_of(&self, subject: &Subject) -> String {
+        match subject {
+            Subject::Release(release) => format!("{} ({})", self.release_name(release), release.short()),
+            Subject::Peer(peer) => self.device_name(peer),
+        }
     }
 
     /// Why a release is not being installed here, or that it is installed. The first sentence decides; those after it would
@@ -221,6 +271,17 @@ impl NodeState {
                 format!("head for index version {}, issued {}", head.index_version, head.issued),
             ));
         }
+        for refusal in self.trust.refusals().iter().take(MAX_REFUSALS) {
+            let kind = format!("{:?}", refusal.kind).to_lowercase();
+            sentences.push(Sentence::new(
+                format!("A {kind} in the catalog is refused: {}.", refusal.reason),
+                format!(
+                    "document {}, checked against root version {}",
+                    refusal.hash.short(),
+                    self.trust.root().version
+                ),
+            ));
+        }
         sentences
     }
 
@@ -285,7 +346,7 @@ pub(super) fn size(bytes: u64) -> String {
         return format!("{bytes} B");
     }
     let exponent = (bytes.ilog2() / 10).min(UNITS.len() as u32);
-    let tenths = u128::from(bytes) * 10 >> (10 * exponent);
+    let tenths = (u128::from(bytes) * 10) >> (10 * exponent);
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[exponent as usize - 1])
 }
 

@@ -33,7 +33,7 @@ use crate::time::{Mono, Now, Wall};
 use crate::trust::{Trust, TrustError};
 use crate::wire::Topic;
 
-pub use explain::{Sentence, Subject};
+pub use explain::{Section, Sentence, Subject};
 pub use io::{
     Detection, FetchError, FetchFrom, FetchId, Input, InstallOutcome, Output, Record, ServeWhat, StoreError, Verdict,
 };

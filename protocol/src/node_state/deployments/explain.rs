@@ -1,14 +1,27 @@
 //! Why a release is not installed here yet: the gates of [`NodeState::advance`], in the same order.
 
-use super::{Deployment, MAX_ATTEMPTS, NodeState, Phase, uses_payload};
+use super::{Deployment, MAX_ATTEMPTS, NodeState, Phase, is_final, uses_payload};
 use crate::catalog::Action;
 use crate::ids::ReleaseId;
 use crate::node_state::explain::{Sentence, span};
 use crate::node_state::{Detection, Reason};
-use crate::schedule::{self, Decision, Why};
-use crate::time::Now;
+use crate::schedule::{self, Decision, DeferError, Why};
+use crate::time::{Now, Wall};
 
 impl NodeState {
+    /// Until when an install would be put off, if the person at the machine asked for `by_s` seconds now; `None` when the
+    /// release is not deployed here.
+    pub fn would_defer(&self, id: &ReleaseId, by_s: u32, now: Now) -> Option<Result<Wall, DeferError>> {
+        let deployment = self.deployments.map.get(id)?;
+        let facts = self.facts(&deployment.journal);
+        Some(schedule::defer(&deployment.approval.schedule, &facts, now.wall, by_s).map(|deferred| deferred.until))
+    }
+
+    /// Deployments that have not come to their end.
+    pub(in crate::node_state) fn unfinished(&self) -> Vec<ReleaseId> {
+        self.deployments.map.iter().filter(|(_, d)| !is_final(d.state)).map(|(id, _)| *id).collect()
+    }
+
     /// `None` when there is no deployment of this release.
     pub(in crate::node_state) fn explain_deployment(&self, id: &ReleaseId, now: Now) -> Option<Vec<Sentence>> {
         let deployment = self.deployments.map.get(id)?;

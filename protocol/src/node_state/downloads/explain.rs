@@ -106,9 +106,9 @@ impl NodeState {
             } else if first.is_empty() {
                 "Nobody at this site fetches it over the WAN: no member that wants it may.".to_owned()
             } else if begins > now.mono {
-                format!("Nobody fetches it over the WAN at this moment; {} come first.", first.join(", "))
+                format!("Nobody fetches it over the WAN yet; first in order: {}.", first.join(", "))
             } else {
-                format!("Nobody's WAN fetch has been heard of; the first in order are {}.", first.join(", "))
+                format!("No WAN fetch of it has been heard of; first in order: {}.", first.join(", "))
             };
             let own =
                 if me { "this device may use the WAN" } else { "this device may not use the WAN (wan_weight is 0)" };

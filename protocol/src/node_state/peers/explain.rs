@@ -1,6 +1,6 @@
 //! Why a peer is used, or not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{HELLO_WITHIN, MAX_BANS, NodeState, Peer, Stage};
 use crate::codec::Text;
@@ -221,6 +221,19 @@ impl NodeState {
             return Sentence::new("The coordinator has no address here.", "[coordinator] in node.toml");
         }
         Sentence::new("The coordinator is not connected yet.", "the first dial is soon, or under way")
+    }
+
+    /// Peers that are not used although they might be: shut out, parted from, not reachable, or holding nothing of what is
+    /// lacking here.
+    pub(in crate::node_state) fn unused_peers(&self, now: Now) -> BTreeSet<DeviceId> {
+        let banned = self.peers.banned.iter().filter(|(_, until)| **until > now.mono).map(|(device, _)| *device);
+        let failing = self.peers.addresses.values().filter(|a| a.failures > 0).filter_map(|a| a.device);
+        let parted = self.peers.past.parted.keys().copied();
+        let gone = banned.chain(failing).chain(parted).filter(|device| !self.peers.connected.contains_key(device));
+        let (lacking, _) = self.wishes();
+        let useless = |peer: &Peer| !lacking.is_empty() && !lacking.iter().any(|p| peer.holdings.contains_key(p));
+        let idle = self.peers.members().filter(|(_, peer)| useless(peer)).map(|(device, _)| *device);
+        gone.chain(idle).filter(|device| *device != self.config.coordinator).collect()
     }
 
     /// Devices that gave payload bytes in this run, the most generous first.
