@@ -42,7 +42,7 @@ const TAKE_WITHIN: Duration = Duration::from_secs(5);
 #[serde(tag = "do", rename_all = "lowercase", deny_unknown_fields)]
 pub(crate) enum Request {
     /// [`NodeState::status`], with the wall clock as `at`.
-    Status,
+    Status {},
     /// Sections of sentences about a release or peer, or about everything.
     Explain {
         /// As [`NodeState::find`] takes it.
@@ -68,7 +68,7 @@ impl Asked {
     /// Answers. Returns what the node must be told in consequence.
     pub(crate) fn answer(self, state: &NodeState, now: Now) -> Option<Input> {
         let (answer, input) = match &self.request {
-            Request::Status => (status(state, now), None),
+            Request::Status {} => (status(state, now), None),
             Request::Explain { subject: None } => (Ok(json!({ "sections": state.explain_all(now) })), None),
             Request::Explain { subject: Some(word) } => {
                 let told = one(state, word)

@@ -272,7 +272,7 @@ fn the_schedule_says_when() {
     });
     contains(
         &bench.told(id),
-        &["put it off until 2027-01-15 10:00 CET", "1 of 2 times", "the package database is locked", "attempt 1 of 4"],
+        &["put it off until 2027-01-15 10:00 CET", "1 of 2 times", "did not work (exit code 75)", "attempt 1 of 4"],
     );
     assert!(bench.state.would_defer(&ReleaseId([1; 32]), 1, bench.now).is_none());
 }

@@ -11,8 +11,7 @@ const EXAMPLE: &str = "\
 EXAMPLE:
   upswarm explain --data-dir /var/lib/upswarm                       everything that is not as it should be
   upswarm explain --data-dir /var/lib/upswarm org.example.tool@2.1  why this update is not installing here
-  upswarm explain --data-dir /var/lib/upswarm pc-7                  why this peer is not used
-  upswarm explain --data-dir /var/lib/upswarm 3fa9c2d1 --json       by the first digits of an id";
+  upswarm explain --data-dir /var/lib/upswarm 3fa9c2d1              why this peer is not used (first digits of its id)";
 
 /// Columns of the text.
 const WIDTH: usize = 100;

@@ -17,7 +17,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, common: Common) -> Result<(), CliError> {
-    let status = Client::connect(&args.data_dir)?.ask(&Request::Status)?;
+    let status = Client::connect(&args.data_dir)?.ask(&Request::Status {})?;
     common.print(&status, &short(&status));
     Ok(())
 }

@@ -47,7 +47,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
     let mut client = Client::connect(&args.data_dir)?;
     if common.json {
-        let status = client.ask(&Request::Status)?;
+        let status = client.ask(&Request::Status {})?;
         common.print(&status, "");
         return Ok(());
     }
@@ -70,9 +70,9 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
 /// Two samples, so that there are rates, and one frame.
 fn once(client: &mut Client, screen: &mut Screen) -> Result<String, CliError> {
     let mut rates = Rates::default();
-    rates.take(&client.ask(&Request::Status)?, Instant::now());
+    rates.take(&client.ask(&Request::Status {})?, Instant::now());
     std::thread::sleep(EVERY);
-    let status = client.ask(&Request::Status)?;
+    let status = client.ask(&Request::Status {})?;
     rates.take(&status, Instant::now());
     screen.show(status, rates);
     let (columns, rows) = ratatui::crossterm::terminal::size().unwrap_or(SIZE);
@@ -101,7 +101,7 @@ fn watch(
     let mut next = Instant::now();
     loop {
         if next <= Instant::now() {
-            match client.ask(&Request::Status) {
+            match client.ask(&Request::Status {}) {
                 Ok(status) => {
                     rates.take(&status, Instant::now());
                     screen.show(status, rates.clone());

@@ -88,7 +88,7 @@ impl Office {
         let deadline = Instant::now() + Duration::from_secs(30);
         let mut last = None;
         while Instant::now() < deadline {
-            match self.ask(Request::Status).await {
+            match self.ask(Request::Status {}).await {
                 Ok(status) if wanted(&status) => return status,
                 other => last = Some(other),
             }

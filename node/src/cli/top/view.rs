@@ -167,7 +167,7 @@ impl Screen {
             format!("head {} old", age(count(&status["at"]).saturating_sub(issued) / 1000))
         });
         format!(
-            " upswarm top  {}  {} here, {} connected  coordinator {}  index {}, {signed}",
+            " {}  {} here, {} connected  coordinator {}  index {}, {signed}",
             name_of(status),
             status["members"],
             list(&status["peers"]).iter().filter(|peer| peer["kind"] != "coordinator").count(),
@@ -248,7 +248,7 @@ impl Screen {
         }
         rows.sort_by_key(|(rests, _)| *rests);
         Sheet {
-            widths: columns(&[24, 16, 10, 12, 4, 5]),
+            widths: columns(&[26, 16, 6, 7, 4, 5]),
             heading: vec!["PAYLOAD", "DONE", "SIZE", "RATE", "FROM", "LEASE", ""],
             rows: rows.into_iter().map(|(_, row)| row).collect(),
             none: "no payload is wanted or served",
@@ -287,11 +287,11 @@ impl Screen {
                 bytes(count(&peer["taken"])),
                 self.rates.of(&format!("out {device}")),
                 peer["outstanding"].to_string(),
-                format!("{} {busy}", peer["holdings"]),
+                format!("{} {busy}", peer["holdings"]).trim_end().to_owned(),
             ]
         });
         Sheet {
-            widths: columns(&[17, 11, 9, 11, 9, 11, 3]),
+            widths: columns(&[22, 11, 6, 7, 6, 7, 3]),
             heading: vec!["PEER", "KIND", "GAVE", "IN", "TOOK", "OUT", "REQ", "HAS"],
             rows: rows.collect(),
             none: "no peer is connected",
@@ -325,6 +325,10 @@ impl Screen {
     fn who(&self, device: &str) -> String {
         if device == text(&self.status["device"]) {
             return "this device".to_owned();
+        }
+        let peer = list(&self.status["peers"]).iter().find(|peer| text(&peer["device"]) == device);
+        if peer.is_some_and(|peer| peer["kind"] == "coordinator") {
+            return "the coordinator".to_owned();
         }
         let known = list(&self.status["site_members"]).iter().find(|member| text(&member["device"]) == device);
         match known.map(|member| text(&member["label"])).filter(|label| !label.is_empty()) {
@@ -422,8 +426,18 @@ pub(crate) fn count(value: &Value) -> u64 {
     value.as_u64().unwrap_or_default()
 }
 
+/// Three digits and a binary unit, for narrow columns: `948K`, `1.6M`.
 pub(crate) fn bytes(bytes: u64) -> String {
-    indicatif::HumanBytes(bytes).to_string()
+    const UNITS: [&str; 5] = ["B", "K", "M", "G", "T"];
+    let (mut scaled, mut unit) = (bytes as f64, 0);
+    while scaled >= 999.5 && unit + 1 < UNITS.len() {
+        (scaled, unit) = (scaled / 1024.0, unit + 1);
+    }
+    if unit > 0 && scaled < 9.95 {
+        format!("{scaled:.1}{}", UNITS[unit])
+    } else {
+        format!("{scaled:.0}{}", UNITS[unit])
+    }
 }
 
 /// Whole percent, rounded down, or `-` of nothing.
@@ -442,5 +456,113 @@ fn age(seconds: u64) -> String {
         s @ 120..7200 => format!("{} min", s / 60),
         s @ 7200..172_800 => format!("{} h", s / 3600),
         s => format!("{} d", s / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+    use serde_json::json;
+
+    use super::*;
+
+    fn status(given: u64) -> Value {
+        let peers: Vec<_> = (0..30)
+            .map(|at| {
+                let device = format!("{at:08x}").repeat(8);
+                json!({ "device": device, "kind": "member", "given": given, "taken": 5, "outstanding": 2, "busy": at == 1,
+                        "holdings": 3 })
+            })
+            .collect();
+        json!({
+            "at": 1_000_000, "device": "ab".repeat(32), "label": "pc-1", "members": 31, "coordinator": false,
+            "index_version": 7, "head": [940_000, 2_000_000], "peers": peers, "wasted": 2048, "alarms": ["smoke"],
+            "bytes": { "origin": given, "cache": 0, "lan_peer": 10_485_760, "local_reuse": 1 },
+            "releases": [{ "release": "cd".repeat(32), "product": "org.example.tool", "version": "2", "title": "T" }],
+            "deployments": [
+                { "release": "cd".repeat(32), "state": "Failed", "sub_state": "None", "code": 3, "reason": "disk on fire",
+                  "since": 400_000, "done": 1, "total": 2 },
+                { "release": "ef".repeat(32), "state": "Installed", "sub_state": "None", "code": 0, "reason": "",
+                  "since": 1_000_000, "done": 0, "total": 0 },
+            ],
+            "downloads": [{ "payload": "12".repeat(32), "name": "tool.deb", "wanted": true, "done": 50, "total": 100,
+                "sources": 3, "own_leases": 1, "other_leases": 2,
+                "leases": [{ "device": "ab".repeat(32), "extents": [1, 4] }] }],
+            "site_members": [{ "device": "00000003".repeat(8), "label": "pc-3", "cache": true, "here": true,
+                "connected": true, "uplink": true, "wan_weight": 0, "wants": 1, "holds": 2, "heard_s": 4 }],
+        })
+    }
+
+    fn drawn(screen: &mut Screen, columns: u16, rows: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(columns, rows)).unwrap();
+        terminal.draw(|frame| screen.draw(frame)).unwrap();
+        terminal.backend().to_string()
+    }
+
+    fn contains(frame: &str, parts: &[&str]) {
+        for part in parts {
+            assert!(frame.contains(part), "{part:?} is missing in\n{frame}");
+        }
+    }
+
+    #[test]
+    fn every_table_fits_eighty_columns() {
+        let (mut rates, start) = (Rates::default(), Instant::now());
+        rates.take(&status(0), start);
+        rates.take(&status(4 << 20), start + Duration::from_secs(2));
+        let mut screen = Screen::new(Tab::Overview);
+        screen.show(status(4 << 20), rates);
+        let frame = drawn(&mut screen, 80, 24);
+        contains(
+            &frame,
+            &["pc-1  31 here, 30 connected", "coordinator no", "index 7, head 60 s old", "origin 4.0M 2.0M/s"],
+        );
+        contains(&frame, &["lan 10M", "in vain 2.0K", "1 alarm(s), the last: smoke", "org.example.tool 2", "Failed 3"]);
+        contains(&frame, &["disk on fire", "#####..... 50 %", "1/2", "wanted", "pc-3", "2.0M/s", "more", "q leave"]);
+        screen.turn(1);
+        contains(&drawn(&mut screen, 80, 24), &["Installed", "efefefef", "10 min"]);
+        screen.choose(3);
+        contains(&drawn(&mut screen, 80, 24), &["this device", "1, 4"]);
+        screen.turn(-4);
+        contains(&drawn(&mut screen, 80, 24), &["cache  here  yes       yes     never  1/2"]);
+    }
+
+    #[test]
+    fn scrolling_ends_at_the_last_row() {
+        let mut screen = Screen::new(Tab::Peers);
+        screen.show(status(0), Rates::default());
+        contains(&drawn(&mut screen, 80, 24), &["00000000", "... 13 more", "2   3 busy"]);
+        screen.scroll(isize::MAX);
+        let last = drawn(&mut screen, 80, 24);
+        contains(&last, &["0000001d"]);
+        assert!(!last.contains("more") && !last.contains("00000000 "), "{last}");
+        screen.scroll(isize::MIN);
+        contains(&drawn(&mut screen, 80, 24), &["00000000"]);
+        screen.lost("gone".into());
+        contains(&drawn(&mut screen, 80, 24), &["THE NODE DOES NOT ANSWER: gone", "00000000"]);
+    }
+
+    #[test]
+    fn no_size_and_no_status_breaks_it() {
+        for status in [Value::Null, json!({}), status(1)] {
+            for (columns, rows) in [(1, 1), (3, 2), (20, 5), (80, 7), (300, 100)] {
+                for tab in 0..TABS.len() {
+                    let mut screen = Screen::new(Tab::Overview);
+                    screen.show(status.clone(), Rates::default());
+                    screen.choose(tab);
+                    screen.scroll(1000);
+                    assert!(!drawn(&mut screen, columns, rows).is_empty());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_stay_short() {
+        let shown = [0, 999, 1000, 1024, 10_188, 10_240, 1 << 20, 1023 << 20, u64::MAX].map(bytes);
+        assert_eq!(shown, ["0B", "999B", "1.0K", "1.0K", "9.9K", "10K", "1.0M", "1.0G", "16777216T"]);
     }
 }

@@ -5,6 +5,7 @@ use crate::catalog::Action;
 use crate::ids::ReleaseId;
 use crate::node_state::explain::{Sentence, span};
 use crate::node_state::{Detection, Reason};
+use crate::report::SubState;
 use crate::schedule::{self, Decision, DeferError, Why};
 use crate::time::{Now, Wall};
 
@@ -126,10 +127,14 @@ impl NodeState {
         }
         sentences.extend(self.explain_schedule(deployment, &approval, now));
         if deployment.retry > now.mono {
+            // What else holds it back has taken the place of the attempt's own words.
+            let said = match deployment.sub_state {
+                SubState::Retrying => format!(": {}", deployment.reason),
+                _ => deployment.code.map_or(String::new(), |code| format!(" (exit code {code})")),
+            };
             sentences.push(Sentence::new(
                 format!(
-                    "The last attempt ended with: {}. The next is in {}.",
-                    deployment.reason,
+                    "The last attempt did not work{said}. The next is in {}.",
                     span(deployment.retry.since(now.mono))
                 ),
                 format!("attempt {} of {MAX_ATTEMPTS} under {approval}", deployment.journal.attempts),
