@@ -4,10 +4,12 @@ mod approve;
 pub(crate) mod coordinator;
 mod decide;
 mod demo;
+mod explain;
 mod export;
 mod group;
 mod hold;
 mod node;
+mod node_status;
 mod preview;
 mod progress;
 mod publish;
@@ -16,6 +18,7 @@ mod scan;
 pub(crate) mod schedule;
 mod status;
 pub(crate) mod token;
+mod top;
 pub(crate) mod units;
 
 use std::io::{IsTerminal, Write};
@@ -97,6 +100,10 @@ enum Verb {
     Group(group::Args),
     /// Show every device with its deployments.
     Status(status::Args),
+    /// Say why an update is not installed here, why a peer is not used, and where each byte came from.
+    Explain(explain::Args),
+    /// Watch this machine's node: deployments, payloads, leases, peers, members of its site.
+    Top(top::Args),
     /// Show what is installed on this machine.
     Scan(scan::Args),
     /// Write a static origin that any web server can serve.
@@ -148,6 +155,8 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Rule(args) => rule::run(args, common),
         Verb::Group(args) => group::run(args, common),
         Verb::Status(args) => status::run(args, common),
+        Verb::Explain(args) => explain::run(args, common),
+        Verb::Top(args) => top::run(args, common),
         Verb::Scan(args) => scan::run(args, common),
         Verb::Export(args) => export::run(args, common),
         Verb::Demo(args) => demo::run(args, common),

@@ -1,5 +1,7 @@
 //! Getting payloads: from neighbours first, over the WAN only what this node has the lease for.
 
+mod explain;
+
 use core::ops::Range;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -160,10 +162,6 @@ impl Downloads {
         self.map.values().any(Download::is_fetching)
     }
 
-    pub(super) fn served(&mut self, serve: u64) {
-        self.serving.remove(&serve);
-    }
-
     pub(super) fn progress(&self, payload: &PayloadId) -> Progress {
         match self.map.get(payload) {
             None => Progress::Absent,
@@ -192,6 +190,14 @@ impl Downloads {
 }
 
 impl NodeState {
+    /// A granted request is over: its slot is free.
+    pub(super) fn served(&mut self, serve: u64, bytes: u64) {
+        let to = self.downloads.serving.remove(&serve);
+        if let Some(peer) = to.and_then(|to| self.peers.connected.get_mut(&to)) {
+            peer.taken += bytes;
+        }
+    }
+
     /// This node needs a payload, or (`wanted` false) serves what it has of it.
     pub(super) fn want_payload(&mut self, payload: &catalog::Payload, wanted: bool, now: Now) {
         if self.downloads.map.get(&payload.id).is_some_and(|download| download.wanted || !wanted) {

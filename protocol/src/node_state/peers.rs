@@ -1,5 +1,7 @@
 //! Neighbours: certificates before anything else, beacons, dialling, the connection to the coordinator.
 
+mod explain;
+
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -66,6 +68,8 @@ pub(super) struct Peer {
     pub(super) busy_until: Mono,
     /// Payload bytes it gave.
     pub(super) given: u64,
+    /// Payload bytes it took.
+    pub(super) taken: u64,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +80,8 @@ struct Address {
     /// When it was dialled, until the dial is over.
     dialling: Option<Mono>,
     failures: u32,
+    /// Why the last dial failed.
+    trouble: Text<200>,
     next: Mono,
 }
 
@@ -85,10 +91,12 @@ pub(super) struct Peers {
     pub(super) connected: BTreeMap<DeviceId, Peer>,
     addresses: BTreeMap<Text<512>, Address>,
     banned: BTreeMap<DeviceId, Mono>,
+    past: explain::Past,
     listening: Vec<Text<128>>,
     last_beacon: Option<(Mono, Wall)>,
     pub(super) coordinator: Option<DeviceId>,
     coordinator_failures: u32,
+    coordinator_trouble: Text<200>,
     coordinator_next: Mono,
     coordinator_dialling: Option<Mono>,
 }
@@ -100,10 +108,12 @@ impl Peers {
             connected: BTreeMap::new(),
             addresses: config.peers.iter().take(MAX_ADDRESSES).map(permanent).collect(),
             banned: BTreeMap::new(),
+            past: explain::Past::default(),
             listening: Vec::new(),
             last_beacon: None,
             coordinator: None,
             coordinator_failures: 0,
+            coordinator_trouble: Text::default(),
             coordinator_next: Mono(0),
             coordinator_dialling: None,
         }
@@ -145,7 +155,9 @@ impl NodeState {
             return self.disconnect(peer, "it served bad data before".into());
         }
         if self.peers.connected.len() >= MAX_PEERS && !is_coordinator {
-            return self.disconnect(peer, format!("{MAX_PEERS} peers are connected already"));
+            let reason = format!("{MAX_PEERS} peers are connected already");
+            self.peers.past.parted(peer, &reason, now.wall);
+            return self.disconnect(peer, reason);
         }
         self.peers.connected.insert(
             peer,
@@ -158,6 +170,7 @@ impl NodeState {
                 outstanding: 0,
                 busy_until: Mono(0),
                 given: 0,
+                taken: 0,
             },
         );
         self.timer(Reason::Hello(peer), now.mono + HELLO_WITHIN);
@@ -173,6 +186,7 @@ impl NodeState {
     pub(super) fn peer_down(&mut self, peer: DeviceId, now: Now) {
         self.timers.remove(&Reason::Hello(peer));
         let Some(gone) = self.peers.connected.remove(&peer) else { return };
+        self.peers.past.gave(peer, gone.given);
         if self.peers.coordinator == Some(peer) {
             self.peers.coordinator = None;
             self.timer(Reason::Uplink, now.mono + Duration::from_secs(1));
@@ -202,6 +216,7 @@ impl NodeState {
                 self.hello(peer, version, &certificate, &head, root_version, now);
             }
             (_, Message::Refused { reason }) => {
+                self.peers.past.parted(peer, &format!("it refused this device: {reason}"), now.wall);
                 self.output.push_back(Output::Alarm(format!("peer {} refuses: {reason}", peer.short())));
             }
             (Stage::Greeting, _) => self.ban(peer, "it spoke before showing its certificate".into(), now),
@@ -504,10 +519,11 @@ impl NodeState {
         self.timer(Reason::Dial, now.mono + Duration::from_millis(20));
     }
 
-    pub(super) fn dial_failed(&mut self, address: &Text<512>, now: Now) {
+    pub(super) fn dial_failed(&mut self, address: &Text<512>, reason: Text<200>, now: Now) {
         if self.config.coordinator_addresses.contains(address) && self.peers.coordinator_dialling.is_some() {
             self.peers.coordinator_dialling = None;
             self.peers.coordinator_failures += 1;
+            self.peers.coordinator_trouble = reason.clone();
             let wait = backoff(self.peers.coordinator_failures, Duration::from_secs(60));
             self.peers.coordinator_next = now.mono + wait + self.rng.jitter(wait / 2);
             self.timer(Reason::Uplink, self.peers.coordinator_next);
@@ -515,6 +531,7 @@ impl NodeState {
         if let Some(entry) = self.peers.addresses.get_mut(address) {
             entry.dialling = None;
             entry.failures += 1;
+            entry.trouble = reason;
             entry.next = now.mono + backoff(entry.failures, Duration::from_secs(60));
             if entry.failures > 8 && !entry.permanent {
                 self.peers.addresses.remove(address);
@@ -703,6 +720,7 @@ impl NodeState {
         if self.peers.connected.contains_key(&peer) {
             let refusal = Message::Refused { reason: Text::lossy(&reason) };
             self.send(peer, &refusal);
+            self.peers.past.parted(peer, &reason, now.wall);
             self.disconnect(peer, reason);
             // Whoever is refused now will be refused in a moment too.
             let dialled = self.peers.addresses.values_mut().filter(|address| address.device == Some(peer));

@@ -52,7 +52,7 @@ impl World {
         let to = number(&address).filter(|to| *to != from && self.is_reachable(*to));
         let Some(to) = to else {
             self.counts.dials_failed += 1;
-            return self.input(from, Input::DialFailed { address });
+            return self.input(from, Input::DialFailed { address, reason: Text::lossy("no answer") });
         };
         if self.connection(from, to).is_some() {
             // As in the real host: a second connection to a connected peer is told to nobody.
