@@ -23,6 +23,8 @@ pub(crate) struct Config {
     pub(crate) mdns: bool,
     /// The name that the admin sees; empty means the host's name.
     pub(crate) label: String,
+    /// Time zone of maintenance windows and hours of work, for example `Europe/Berlin`; empty means the machine's own.
+    pub(crate) time_zone: String,
     /// How willing this machine is to fetch over the WAN for its site: 64 for a branch cache, 8 for a machine on mains power
     /// and cable, 1 on battery or Wi-Fi, 0 never (metered). A machine is chosen in proportion to it.
     pub(crate) wan_weight: u8,
@@ -85,6 +87,7 @@ impl Default for Config {
             peers: Vec::new(),
             mdns: true,
             label: String::new(),
+            time_zone: String::new(),
             wan_weight: 8,
             upload_slots: 8,
             install_root: None,

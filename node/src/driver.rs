@@ -27,6 +27,7 @@ use upswarm_protocol::node_state::{
     Detection, FetchError, FetchFrom, FetchId, Input, InstallOutcome, NodeConfig, NodeState, Output, Record, Restored,
     ServeWhat, StoreError,
 };
+use upswarm_protocol::schedule;
 use upswarm_protocol::time::Wall;
 use upswarm_protocol::wire::{BlockStatus, BlockWhat};
 
@@ -36,7 +37,7 @@ use crate::host::{Host, HostConfig, HostEvent, is_loopback, useful};
 use crate::journal::Journal;
 use crate::limiter::Limiter;
 use crate::origin::OriginClient;
-use crate::{installer, keys, seal};
+use crate::{installer, inventory, keys, seal};
 
 /// Batches of inputs that wait for the loop; a task that finds it full waits.
 const MAX_BATCHES: usize = 256;
@@ -65,6 +66,7 @@ struct Driver {
     host: Host,
     store: Arc<Store>,
     origin: OriginClient,
+    wan_down: Limiter,
     lan_up: Limiter,
     lan_down: Limiter,
     install_dir: PathBuf,
@@ -129,13 +131,15 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
     let journal_thread = std::thread::Builder::new()
         .name("journal".into())
         .spawn(move || write_journal(&journal, journal_out, &journal_done))?;
+    let wan_down = limiter(config.limits.wan_down);
     let mut driver = Driver {
         clock,
         key,
         state,
         host,
         store,
-        origin: OriginClient::new(limiter(config.limits.wan_down))?,
+        origin: OriginClient::new(wan_down.clone())?,
+        wan_down,
         lan_up: limiter(config.limits.lan_up),
         lan_down: limiter(config.limits.lan_down),
         install_dir,
@@ -152,6 +156,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
     let mut flush = tokio::time::interval(FLUSH_EVERY);
     let mut scrub = tokio::time::interval_at((Instant::now() + SCRUB_EVERY).into(), SCRUB_EVERY);
     let run_info = dir.run_info();
+    let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
     tokio::pin!(stop);
     driver.drain().await;
     loop {
@@ -179,6 +184,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
             }
             _ = flush.tick() => driver.flush(),
             _ = scrub.tick() => driver.scrub(),
+            _ = hangup.recv() => driver.reload(dir),
             () = &mut stop => break,
         }
         driver.take_inputs().await;
@@ -474,6 +480,19 @@ impl Driver {
         });
     }
 
+    /// Takes over the limits of a node.toml that has changed; everything else in it counts from the next start.
+    fn reload(&self, dir: &NodeDir) {
+        match Config::read(&dir.config()) {
+            Ok(Config { limits, .. }) => {
+                self.wan_down.set_rate(limits.wan_down.map(|rate| rate.0));
+                self.lan_up.set_rate(limits.lan_up.map(|rate| rate.0));
+                self.lan_down.set_rate(limits.lan_down.map(|rate| rate.0));
+                info!("limits read again");
+            }
+            Err(error) => warn!("the limits stay as they are: {error:#}"),
+        }
+    }
+
     /// Makes verified chunks durable, when there are new ones.
     fn flush(&mut self) {
         if self.stored == self.flushed {
@@ -643,7 +662,20 @@ fn node_config(config: &Config, key: &SigningKey) -> anyhow::Result<NodeConfig> 
         origins: config.coordinator.origins.clone(),
         wan_weight: config.wan_weight,
         upload_slots: config.upload_slots,
+        zone: zone(config)?,
+        boot: Text::lossy(&inventory::fact(inventory::FACT_BOOT_ID).unwrap_or_default()),
     })
+}
+
+/// Where maintenance windows are read: as configured, or the machine's zone, or UTC when neither is known.
+fn zone(config: &Config) -> anyhow::Result<jiff::tz::TimeZone> {
+    if !config.time_zone.is_empty() {
+        return schedule::zone(&config.time_zone).with_context(|| {
+            format!("time_zone {:?} is not known; write for example Europe/Berlin", config.time_zone)
+        });
+    }
+    let found = inventory::fact(inventory::FACT_TIME_ZONE);
+    Ok(found.and_then(|name| schedule::zone(&name)).unwrap_or(jiff::tz::TimeZone::UTC))
 }
 
 fn limiter(rate: Option<crate::config::Rate>) -> Limiter {

@@ -138,16 +138,23 @@ impl Leases {
     /// The members that want the payload and may use the WAN, as membership has them now (this member included).
     /// Before the first lease they are taken over as they are; afterwards only departures count, until nobody is at work.
     pub fn set_candidates(&mut self, now: Mono, candidates: &BTreeMap<DeviceId, u8>) {
-        let before = self.order.clone();
         if self.frozen && !self.anyone_at_work(now) && now.since(self.changed) > LEASE_FRESH {
             self.frozen = false;
         }
         if self.frozen {
-            self.gone = self.candidates.keys().filter(|d| !candidates.contains_key(d)).copied().collect();
+            let gone = self.candidates.keys().filter(|d| !candidates.contains_key(d)).copied().collect();
+            if self.gone == gone {
+                return;
+            }
+            self.gone = gone;
         } else {
+            if self.gone.is_empty() && self.candidates == *candidates {
+                return;
+            }
             self.candidates = candidates.iter().take(MAX_CANDIDATES).map(|(d, w)| (*d, *w)).collect();
             self.gone.clear();
         }
+        let before = self.order.clone();
         self.reorder();
         if self.order != before {
             self.changed = now;
@@ -217,7 +224,12 @@ impl Leases {
     /// and not this member holds everything. Returns whether the owners changed. `since` is when the last
     /// change for any missing extent was seen here.
     pub fn pass_over_the_idle(&mut self, now: Mono, missing: &[u32]) -> bool {
+        let before = self.passed_over.len();
         self.passed_over.retain(|_, until| *until > now);
+        if self.passed_over.len() != before {
+            self.reorder();
+            self.changed = now;
+        }
         let quiet_since = self.settled_at.max(self.changed);
         let mut idle = BTreeSet::new();
         for extent in missing {

@@ -17,8 +17,10 @@ use crate::wire::Beacon;
 pub const NEIGHBOURS: usize = 12;
 /// Members that are remembered; a site larger than this should be split.
 pub const MAX_MEMBERS: usize = 4096;
-/// Members that keep a connection to the coordinator.
+/// Members that keep a connection to the coordinator, at least; in a large site one in [`PER_UPLINK`].
 pub const UPLINKS: usize = 2;
+/// Members whose reports one uplink passes on: each of them is a neighbour of it.
+pub const PER_UPLINK: usize = 32;
 
 /// One member of the site, other than this node.
 #[derive(Debug, Clone)]
@@ -175,7 +177,7 @@ impl Membership {
             .collect();
         candidates.insert(self.me, my_weight.max(1));
         let mut ranked = lease::rank(b"uplink", &candidates);
-        ranked.truncate(UPLINKS);
+        ranked.truncate(UPLINKS.max(candidates.len().div_ceil(PER_UPLINK)));
         ranked
     }
 

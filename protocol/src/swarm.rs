@@ -29,6 +29,8 @@ pub struct Swarm {
     copies: Vec<u16>,
     /// Fetches under way, per chunk.
     in_flight: Vec<u8>,
+    /// Chunks with a fetch under way.
+    busy: Bitmap,
 }
 
 impl Swarm {
@@ -43,6 +45,7 @@ impl Swarm {
             peers: BTreeMap::new(),
             copies: vec![0; chunks],
             in_flight: vec![0; chunks],
+            busy: Bitmap::new(chunks as u32),
             list,
         }
     }
@@ -133,6 +136,11 @@ impl Swarm {
         self.peers.iter()
     }
 
+    /// What a neighbour has told of its chunks.
+    pub fn map_of(&self, peer: &DeviceId) -> Option<&Bitmap> {
+        self.peers.get(peer)
+    }
+
     /// Whether a neighbour has told of its chunks.
     pub fn knows(&self, peer: &DeviceId) -> bool {
         self.peers.contains_key(peer)
@@ -143,6 +151,7 @@ impl Swarm {
         for chunk in run {
             let count = &mut self.in_flight[chunk as usize];
             *count = count.saturating_add(1);
+            self.busy.set(chunk);
         }
     }
 
@@ -151,6 +160,9 @@ impl Swarm {
         for chunk in run {
             let count = &mut self.in_flight[chunk as usize];
             *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.busy.clear(chunk);
+            }
         }
     }
 
@@ -178,8 +190,9 @@ impl Swarm {
 
     fn rarest(&self, theirs: &Bitmap, rng: &mut Rng, in_flight: u8) -> Option<u32> {
         let (mut best, mut copies, mut ties) = (None, u16::MAX, 0);
-        for (byte, (here, there)) in self.have.as_bytes().iter().zip(theirs.as_bytes()).enumerate() {
-            let mut wanted = there & !here;
+        let maps = self.have.as_bytes().iter().zip(theirs.as_bytes()).zip(self.busy.as_bytes());
+        for (byte, ((here, there), busy)) in maps.enumerate() {
+            let mut wanted = there & !here & if in_flight == 0 { !busy } else { 0xff };
             while wanted != 0 {
                 let chunk = byte * 8 + wanted.trailing_zeros() as usize;
                 wanted &= wanted - 1;

@@ -1,6 +1,8 @@
 //! Yamux with frames that fit bulk data.
 //!
 //! `libp2p-yamux` speaks the same protocol but hides its settings: 16 KiB frames, and up to 1 GiB of unread bytes per peer.
+//! Blocks of 1 MiB over loopback, sender and receiver together: 2.4-2.7 CPU s/GiB with it, 1.6-1.8 with this one (64 KiB
+//! frames 2.0, 1 MiB frames 1.7).
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

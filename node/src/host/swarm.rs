@@ -31,6 +31,8 @@ const MAX_PENDING: u32 = 32;
 const MAX_PER_PEER: u32 = 2;
 /// Topics that a peer may take part in, as far as we remember them.
 const MAX_TOPICS: usize = 32;
+/// How often gossip mends its mesh and offers what neighbours may have missed.
+pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
 /// Gossip framing around a message.
 const GOSSIP_SLACK: usize = 1 << 10;
 
@@ -136,7 +138,7 @@ fn gossip() -> anyhow::Result<Gossip> {
         .validate_messages()
         .message_id_fn(|message| gossipsub::MessageId::new(blake3::hash(&message.data).as_bytes()))
         .max_transmit_size(MAX_GOSSIP + GOSSIP_SLACK)
-        .heartbeat_interval(Duration::from_millis(500))
+        .heartbeat_interval(HEARTBEAT)
         .duplicate_cache_time(Duration::from_secs(120))
         .flood_publish(true)
         .mesh_n(8)

@@ -201,6 +201,10 @@ impl Task {
     pub(super) async fn run(mut self) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // gossipsub 0.50 sets its heartbeat's timer anew without registering for it: unless something else has the swarm
+        // polled, the next heartbeat, and what the last one has to send, never come.
+        let mut pulse = tokio::time::interval(assembly::HEARTBEAT);
+        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let events = self.events.clone();
         loop {
             let stop_at = self.stopping.as_ref().map(|(at, _)| tokio::time::Instant::from_std(*at));
@@ -227,6 +231,7 @@ impl Task {
                 },
                 event = self.swarm.select_next_some(), if room => self.on_swarm(event),
                 Some(news) = self.from_tasks.recv(), if room => self.on_task(news),
+                _ = pulse.tick(), if room => {}
                 _ = tick.tick(), if self.connections.len() > self.peers.len() => self.close_unused(),
                 () = tokio::time::sleep_until(stop_at.unwrap_or_else(tokio::time::Instant::now)), if stop_at.is_some() => {
                     break;

@@ -13,8 +13,6 @@ use upswarm_protocol::ids::{DocHash, PayloadId};
 use upswarm_protocol::wire::{BlockAnswer, BlockRequest, MAX_FRAME};
 
 use super::address::device_of_multiaddr;
-
-use super::address::device_of_multiaddr;
 use super::streams::{Held, News, Protocol};
 use super::*;
 

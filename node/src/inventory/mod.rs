@@ -21,6 +21,7 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+pub(crate) use system::{FACT_BOOT_ID, FACT_TIME_ZONE};
 
 use upswarm_protocol::catalog::PackageKind;
 use upswarm_protocol::codec::Text;

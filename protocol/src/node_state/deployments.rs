@@ -16,6 +16,7 @@ use crate::catalog::{Action, Approval, Recipe, Release};
 use crate::codec::{self, Text};
 use crate::ids::{GroupId, PayloadId, ReleaseId};
 use crate::report::{DeploymentReport, DeploymentState, SubState};
+use crate::schedule::{self, Decision, Deferred, DeviceFacts};
 use crate::time::{Mono, Now, Wall};
 use crate::trust::Blocked;
 
@@ -35,7 +36,12 @@ struct Journal {
     attempts: u8,
     /// A recipe was begun, and how it ended is not known.
     begun: bool,
-    restart_wanted: bool,
+    /// The run of the operating system in which an install wanted a restart; empty for none.
+    restart_in: Text<64>,
+    /// Since when the deadline has been passed on this device (see [`schedule::overdue_since`]).
+    overdue_since: Option<Wall>,
+    /// Put off by the person at the machine: until when, how often, for how many seconds in all.
+    deferred: Option<(Wall, u8, u32)>,
     failed: Option<(Option<i32>, Text<200>)>,
 }
 
@@ -124,6 +130,7 @@ impl NodeState {
                     if deployment.approval.version != approval.version || deployment.group != group {
                         deployment.journal.attempts = 0;
                         deployment.journal.failed = None;
+                        deployment.journal.deferred = None;
                         deployment.retry = Mono(0);
                     }
                     (deployment.group, deployment.approval) = (group, approval);
@@ -248,7 +255,7 @@ impl NodeState {
                 Some(stand(S::NotApplicable, SubState::None, reason))
             }
             (Action::Install, Detection::Present) => {
-                let restart = deployment.journal.restart_wanted;
+                let restart = !self.config.boot.is_empty() && deployment.journal.restart_in == self.config.boot;
                 self.finished(id, now);
                 let installed = if restart { S::RestartRequired } else { S::Installed };
                 Some(stand(installed, SubState::None, ""))
@@ -286,11 +293,10 @@ impl NodeState {
             }
         }
         let Some(deployment) = self.deployments.map.get(&id) else { return stand(S::Canceled, SubState::None, "") };
-        if let Some(from) = deployment.approval.schedule.available_from.filter(|from| *from > now.wall) {
-            let at = now.mono + from.since(now.wall);
-            self.timer(Reason::Deployment(id), at);
-            return stand(S::Pending, SubState::Scheduled, format!("not before {from}"));
+        if let Some(waits) = self.not_yet(id, now) {
+            return waits;
         }
+        let Some(deployment) = self.deployments.map.get(&id) else { return stand(S::Canceled, SubState::None, "") };
         if deployment.retry > now.mono {
             let (at, reason) = (deployment.retry, deployment.reason.clone());
             self.timer(Reason::Deployment(id), at);
@@ -338,6 +344,68 @@ impl NodeState {
         short
     }
 
+    /// What the schedule says, unless it says now.
+    fn not_yet(&mut self, id: ReleaseId, now: Now) -> Option<Stand> {
+        use DeploymentState as S;
+        let deployment = self.deployments.map.get(&id)?;
+        let facts = self.facts(&deployment.journal);
+        let overdue = schedule::overdue_since(&deployment.approval.schedule, &facts, now.wall);
+        let decision = schedule::decide(&deployment.approval, &facts, now.wall);
+        let changes_at = decision.changes_at(&deployment.approval);
+        let noted = overdue != deployment.journal.overdue_since && overdue.is_some();
+        if noted {
+            if let Some(deployment) = self.deployments.map.get_mut(&id) {
+                deployment.journal.overdue_since = overdue;
+            }
+            self.persist_deployment(id);
+        }
+        if let Some(at) = changes_at {
+            // Long waits are looked at again from time to time: the wall clock may be set.
+            let wait = at.since(now.wall).clamp(Duration::from_millis(20), Duration::from_secs(900));
+            self.timer(Reason::Deployment(id), now.mono + wait);
+        }
+        match decision {
+            Decision::Now { .. } => None,
+            Decision::NotBefore { why, .. } => {
+                let sub_state = why.sub_state();
+                let state = if sub_state == SubState::Deferred { S::OnHold } else { S::Pending };
+                let at = changes_at.map_or_else(String::new, |at| format!(" (looks again at {at})"));
+                Some(stand(state, sub_state, format!("{why}{at}")))
+            }
+            Decision::NotInRings => {
+                Some(stand(S::Pending, SubState::Scheduled, "the rollout has no ring for this device yet"))
+            }
+            Decision::Expired => Some(stand(S::OnHold, SubState::Expired, "the approval has expired")),
+        }
+    }
+
+    fn facts(&self, journal: &Journal) -> DeviceFacts<'_> {
+        let deferred = journal.deferred.map(|(until, times, total_s)| Deferred { until, times, total_s });
+        DeviceFacts {
+            device: self.me,
+            zone: &self.config.zone,
+            awake_since: self.awake_since,
+            overdue_since: journal.overdue_since,
+            deferred,
+        }
+    }
+
+    /// The person at the machine puts an install off, as far as the approval allows.
+    pub(super) fn defer(&mut self, id: ReleaseId, by_s: u32, now: Now) {
+        let Some(deployment) = self.deployments.map.get(&id) else { return };
+        let facts = self.facts(&deployment.journal);
+        match schedule::defer(&deployment.approval.schedule, &facts, now.wall, by_s) {
+            Ok(Deferred { until, times, total_s }) => {
+                if let Some(deployment) = self.deployments.map.get_mut(&id) {
+                    deployment.journal.deferred = Some((until, times, total_s));
+                }
+                self.persist_deployment(id);
+                self.advance(id, now);
+            }
+            Err(error) => self.output.push_back(Output::Alarm(format!("not put off: {error}"))),
+        }
+    }
+
     fn begin(&mut self, id: ReleaseId, now: Now) {
         let Some(deployment) = self.deployments.map.get_mut(&id) else { return };
         deployment.journal.approval_version = deployment.approval.version;
@@ -381,6 +449,7 @@ impl NodeState {
 
     pub(super) fn install_ended(&mut self, id: ReleaseId, _action: Action, outcome: InstallOutcome, now: Now) {
         let jitter = self.rng.jitter(Duration::from_secs(30));
+        let boot = self.config.boot.clone();
         let Some(deployment) = self.deployments.map.get_mut(&id) else { return };
         deployment.phase = Phase::Idle;
         deployment.detection = None;
@@ -388,7 +457,7 @@ impl NodeState {
         match outcome {
             InstallOutcome::Done { restart, code } => {
                 deployment.code = code;
-                deployment.journal.restart_wanted = restart;
+                deployment.journal.restart_in = if restart { boot } else { Text::default() };
                 deployment.journal.failed = None;
             }
             InstallOutcome::Retry { code, reason } => {

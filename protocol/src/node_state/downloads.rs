@@ -187,6 +187,9 @@ impl Downloads {
 impl NodeState {
     /// This node needs a payload, or (`wanted` false) serves what it has of it.
     pub(super) fn want_payload(&mut self, payload: &catalog::Payload, wanted: bool, now: Now) {
+        if self.downloads.map.get(&payload.id).is_some_and(|download| download.wanted || !wanted) {
+            return;
+        }
         let mut news = false;
         let me = self.me;
         let young = now.mono.since(self.started) < Duration::from_secs(5);
@@ -362,7 +365,7 @@ impl NodeState {
             if !swarm.peer_holds(peer, (!whole).then_some(bits.as_slice())) {
                 return self.ban(peer, "it sent a bitmap of the wrong length".into(), now);
             }
-            self.ask_neighbours(now);
+            self.ask(Some(peer), now);
         }
         if awaiting_list {
             self.fetch_documents(now);
@@ -374,7 +377,7 @@ impl NodeState {
         if !swarm.peer_has(&peer, chunks) {
             return self.ban(peer, "it announced a chunk that does not exist".into(), now);
         }
-        self.ask_neighbours(now);
+        self.ask(Some(peer), now);
     }
 
     pub(super) fn neighbour_forgot(&mut self, peer: DeviceId, payload: PayloadId) {
@@ -545,14 +548,23 @@ impl NodeState {
 
     /// Asks neighbours for blocks, the least busy first.
     pub(super) fn ask_neighbours(&mut self, now: Now) {
+        self.ask(None, now);
+    }
+
+    /// The same, of one neighbour only: the others have nothing new.
+    fn ask(&mut self, only: Option<DeviceId>, now: Now) {
         let wanted: Vec<_> = self.downloads.map.iter().filter(|(_, d)| d.is_fetching()).map(|(id, _)| *id).collect();
         let mut under_way = self.downloads.fetches.values().filter(|f| f.peer.is_some()).count();
         if wanted.is_empty() || under_way >= MAX_LAN {
             return;
         }
         let ready = |p: &super::peers::Peer| p.outstanding < PER_PEER && p.busy_until <= now.mono;
-        let mut neighbours: Vec<_> =
-            self.peers.members().filter(|(_, p)| ready(p)).map(|(d, p)| (p.outstanding, *d)).collect();
+        let mut neighbours: Vec<_> = self
+            .peers
+            .members()
+            .filter(|(device, p)| only.is_none_or(|only| only == **device) && ready(p))
+            .map(|(device, p)| (p.outstanding, *device))
+            .collect();
         self.rng.shuffle(&mut neighbours);
         neighbours.sort_by_key(|(outstanding, _)| *outstanding);
         // Round by round, so that load spreads before it deepens.
@@ -635,19 +647,29 @@ impl NodeState {
         self.payload_moved(&payload, now);
     }
 
-    /// Tells neighbours of new chunks, those that may still want some.
+    /// Tells each neighbour of those new chunks that it still lacks, or when this node has got the last one, that it has all.
     pub(super) fn announce_chunks(&mut self) {
+        let mut messages = Vec::new();
         for (payload, chunks) in core::mem::take(&mut self.downloads.news) {
             let Some(swarm) = self.downloads.map.get(&payload).and_then(Download::swarm) else { continue };
-            let whole: BTreeSet<_> =
-                swarm.peers().filter(|(_, map)| map.is_full()).map(|(device, _)| *device).collect();
-            let receivers: Vec<_> = self.peers.members().map(|(d, _)| *d).filter(|d| !whole.contains(d)).collect();
-            for part in chunks.chunks(1024) {
-                let message = Message::Have { payload, chunks: Bounded::truncated(part.to_vec()) };
-                for peer in &receivers {
-                    self.send(*peer, &message);
+            for (peer, _) in self.peers.members() {
+                let theirs = swarm.map_of(peer);
+                if theirs.is_some_and(Bitmap::is_full) {
+                    continue;
+                }
+                if swarm.have().is_full() {
+                    messages.push((*peer, Message::Holding { payload, bits: Bounded::default() }));
+                    continue;
+                }
+                let lacks = |chunk: &&u32| theirs.is_none_or(|map| !map.get(**chunk));
+                let news: Vec<u32> = chunks.iter().filter(lacks).copied().collect();
+                for part in news.chunks(1024) {
+                    messages.push((*peer, Message::Have { payload, chunks: Bounded::truncated(part.to_vec()) }));
                 }
             }
+        }
+        for (peer, message) in messages {
+            self.send(peer, &message);
         }
     }
 

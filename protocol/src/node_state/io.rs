@@ -229,6 +229,13 @@ pub enum Input {
         /// 0 means never over the WAN.
         wan_weight: u8,
     },
+    /// The person at the machine puts an install off; what the approval allows of it is granted.
+    Defer {
+        /// The release.
+        release: ReleaseId,
+        /// Seconds.
+        by_s: u32,
+    },
     /// The program is about to end: say goodbye.
     Shutdown,
 }

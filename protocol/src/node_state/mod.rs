@@ -17,10 +17,12 @@ mod peers;
 mod reports;
 mod status;
 
+use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
+use jiff::tz::TimeZone;
 
 use crate::catalog::{Certificate, NodeRole};
 use crate::codec::Text;
@@ -63,6 +65,10 @@ pub struct NodeConfig {
     pub wan_weight: u8,
     /// Block requests of peers that are answered at the same time.
     pub upload_slots: usize,
+    /// Where maintenance windows and hours of work are read.
+    pub zone: TimeZone,
+    /// Names this run of the operating system, so that a restart that an install wanted is noticed.
+    pub boot: Text<64>,
 }
 
 /// What an earlier run left on disk.
@@ -95,6 +101,9 @@ pub enum NodeError {
     #[error("the stored certificate is for device {0}, but the stored key is another; join again with a new token")]
     OtherDevice(DeviceId),
 }
+
+/// A gap between the clocks that is sleep, not a correction of the time.
+const SLEPT: Duration = Duration::from_secs(120);
 
 /// Why a timeout was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,6 +145,10 @@ pub struct NodeState {
     me: DeviceId,
     rng: Rng,
     started: Mono,
+    /// Both clocks when an input last came, and since when the machine has been awake: a wall clock that runs ahead of the
+    /// monotonic one means sleep.
+    last: Now,
+    awake_since: Wall,
     output: VecDeque<Output>,
     timers: BTreeMap<Reason, Mono>,
     trust: Trust,
@@ -167,6 +180,8 @@ impl NodeState {
             me,
             rng: Rng::new(config.seed),
             started: now.mono,
+            last: now,
+            awake_since: now.wall,
             output: VecDeque::new(),
             timers: BTreeMap::new(),
             trust,
@@ -221,6 +236,7 @@ impl NodeState {
     /// Takes in one input. Drain [`NodeState::poll_output`] before the next.
     pub fn handle_input(&mut self, input: Input, now: Now) {
         debug_assert!(self.output.is_empty(), "drain the outputs of the last change first");
+        self.notice_sleep(now);
         match input {
             Input::PeerUp { peer, dialled } => self.peer_up(peer, dialled, now),
             Input::PeerDown { peer } => self.peer_down(peer, now),
@@ -242,6 +258,7 @@ impl NodeState {
             Input::Sealed { seq, bytes } => self.report_sealed(seq, bytes, now),
             Input::Persisted { token } => self.persisted(token, now),
             Input::Conditions { wan_weight } => self.conditions(wan_weight, now),
+            Input::Defer { release, by_s } => self.defer(release, by_s, now),
             Input::Shutdown => self.say_goodbye(now),
         }
     }
@@ -249,6 +266,7 @@ impl NodeState {
     /// Does what has become due. Drain [`NodeState::poll_output`] afterwards.
     pub fn handle_timeout(&mut self, now: Now) {
         debug_assert!(self.output.is_empty(), "drain the outputs of the last change first");
+        self.notice_sleep(now);
         let due: Vec<_> = self.timers.iter().filter(|(_, at)| **at <= now.mono).map(|(reason, _)| *reason).collect();
         for reason in due {
             self.timers.remove(&reason);
@@ -279,6 +297,19 @@ impl NodeState {
     /// When to call [`NodeState::handle_timeout`], and why, if nothing happens before.
     pub fn poll_timeout(&self) -> Option<(Mono, Reason)> {
         self.timers.iter().map(|(reason, at)| (*at, *reason)).min()
+    }
+
+    /// The monotonic clock stands still while the machine sleeps, the wall clock does not. A schedule that passed meanwhile is
+    /// looked at again.
+    fn notice_sleep(&mut self, now: Now) {
+        let slept = now.wall.since(self.last.wall).saturating_sub(now.mono.since(self.last.mono));
+        self.last = now;
+        if slept > SLEPT {
+            self.awake_since = now.wall;
+            for release in self.deployed() {
+                self.timer(Reason::Deployment(release), now.mono);
+            }
+        }
     }
 
     fn is_cache(&self) -> bool {

@@ -8,6 +8,7 @@ use crate::catalog::NodeRole;
 use crate::codec::{Bounded, Text};
 use crate::envelope::{self, Envelope, EnvelopeError, Kind, Role};
 use crate::ids::{DeviceId, DocHash, PayloadId, PublicKey};
+use crate::lease;
 use crate::membership::{self, Heard, NEIGHBOURS};
 use crate::time::{Mono, Now, Wall};
 use crate::trust::HeadNews;
@@ -21,6 +22,10 @@ const MAX_PEERS: usize = 64;
 const MAX_ADDRESSES: usize = 512;
 /// Dials under way at one time.
 const MAX_DIALS: usize = 4;
+/// A dial that has led to nothing by then is over: a second connection to a connected peer is told to nobody.
+const DIAL_WITHIN: Duration = Duration::from_secs(10);
+/// A report that has waited this long for a neighbour with a connection to the coordinator is brought there by its maker.
+const REPORT_PATIENCE: Duration = Duration::from_secs(8);
 /// Payloads of which a peer may tell what it holds, and bytes of bitmaps in all.
 const MAX_HOLDINGS: usize = 512;
 const MAX_HOLDING_BYTES: usize = 2 << 20;
@@ -66,7 +71,8 @@ struct Address {
     device: Option<DeviceId>,
     /// Named by the admin: never forgotten.
     permanent: bool,
-    dialling: bool,
+    /// When it was dialled, until the dial is over.
+    dialling: Option<Mono>,
     failures: u32,
     next: Mono,
 }
@@ -82,7 +88,7 @@ pub(super) struct Peers {
     pub(super) coordinator: Option<DeviceId>,
     coordinator_failures: u32,
     coordinator_next: Mono,
-    coordinator_dialling: bool,
+    coordinator_dialling: Option<Mono>,
 }
 
 impl Peers {
@@ -97,7 +103,7 @@ impl Peers {
             coordinator: None,
             coordinator_failures: 0,
             coordinator_next: Mono(0),
-            coordinator_dialling: false,
+            coordinator_dialling: None,
         }
     }
 
@@ -130,7 +136,7 @@ impl NodeState {
             *entry = Address { device: Some(peer), permanent: entry.permanent, ..Address::default() };
         }
         if is_coordinator {
-            self.peers.coordinator_dialling = false;
+            self.peers.coordinator_dialling = None;
         }
         self.peers.banned.retain(|_, until| *until > now.mono);
         if self.peers.banned.contains_key(&peer) {
@@ -203,6 +209,13 @@ impl NodeState {
             (_, Message::Catalog { index }) => {
                 if let Some(p) = self.peers.connected.get_mut(&peer) {
                     p.catalog = Some(index);
+                }
+                // Gossip may be lost. Of two neighbours with different catalogs one has missed a head: it is told, or tells.
+                if self.trust.head().is_some_and(|head| head.index_hash != index)
+                    && let Some(head) = self.trust.head_bytes()
+                {
+                    let head = Message::Head(Sealed::truncated(head.to_vec()));
+                    self.send(peer, &head);
                 }
                 self.fetch_documents(now);
             }
@@ -339,7 +352,8 @@ impl NodeState {
                 }
                 Verdict::Ignore
             }
-            Ok(HeadNews::Same) => Verdict::Ignore,
+            // Told directly before it was gossiped: it may be new to those behind this node.
+            Ok(HeadNews::Same) => Verdict::Accept,
             Err(error) => {
                 if let Some(peer) = peer {
                     self.alarm(format!("peer {} offers a head that is refused: {error}", peer.short()), now);
@@ -350,6 +364,12 @@ impl NodeState {
     }
 
     pub(super) fn beacon_heard(&mut self, bytes: &[u8], now: Now) -> Verdict {
+        // The one that is known, byte for byte, was verified when it came. It may be new to those behind this node.
+        let claimed = Envelope::parse(bytes, Kind::Beacon, Role::Device).ok().and_then(|e| e.claimed_signers().next());
+        let known = claimed.and_then(|signer| self.membership.get(&DeviceId(signer.0)));
+        if known.is_some_and(|member| member.raw == bytes) {
+            return Verdict::Accept;
+        }
         let Ok((signer, beacon)) = open_device_document::<Beacon>(bytes, Kind::Beacon) else { return Verdict::Reject };
         if signer == self.me || !membership::plausible(&beacon, now.wall) {
             return Verdict::Ignore;
@@ -467,8 +487,12 @@ impl NodeState {
 
     pub(super) fn hint(&mut self, address: Text<512>, now: Now) {
         if self.peers.addresses.len() >= MAX_ADDRESSES && !self.peers.addresses.contains_key(&address) {
-            let Some(old) =
-                self.peers.addresses.iter().find(|(_, a)| !a.permanent && !a.dialling).map(|(key, _)| key.clone())
+            let Some(old) = self
+                .peers
+                .addresses
+                .iter()
+                .find(|(_, a)| !a.permanent && a.dialling.is_none())
+                .map(|(key, _)| key.clone())
             else {
                 return;
             };
@@ -479,15 +503,15 @@ impl NodeState {
     }
 
     pub(super) fn dial_failed(&mut self, address: &Text<512>, now: Now) {
-        if self.config.coordinator_addresses.contains(address) && self.peers.coordinator_dialling {
-            self.peers.coordinator_dialling = false;
+        if self.config.coordinator_addresses.contains(address) && self.peers.coordinator_dialling.is_some() {
+            self.peers.coordinator_dialling = None;
             self.peers.coordinator_failures += 1;
             let wait = backoff(self.peers.coordinator_failures, Duration::from_secs(60));
             self.peers.coordinator_next = now.mono + wait + self.rng.jitter(wait / 2);
             self.timer(Reason::Uplink, self.peers.coordinator_next);
         }
         if let Some(entry) = self.peers.addresses.get_mut(address) {
-            entry.dialling = false;
+            entry.dialling = None;
             entry.failures += 1;
             entry.next = now.mono + backoff(entry.failures, Duration::from_secs(60));
             if entry.failures > 8 && !entry.permanent {
@@ -499,7 +523,13 @@ impl NodeState {
     /// Keeps about [`NEIGHBOURS`] connections to the site: branch caches first, then at random.
     pub(super) fn dial_neighbours(&mut self, now: Now) {
         self.retime(Reason::Dial, now.mono + Duration::from_secs(2));
-        let mut room = MAX_DIALS.saturating_sub(self.peers.addresses.values().filter(|a| a.dialling).count());
+        for entry in self.peers.addresses.values_mut() {
+            if entry.dialling.is_some_and(|since| now.mono.since(since) > DIAL_WITHIN) {
+                (entry.dialling, entry.next) = (None, now.mono + DIAL_WITHIN);
+            }
+        }
+        let uplink = self.uplink_to_dial();
+        let mut room = MAX_DIALS.saturating_sub(self.peers.addresses.values().filter(|a| a.dialling.is_some()).count());
         let have = self.peers.members().count();
         let greeting = self.peers.connected.values().filter(|p| p.stage == Stage::Greeting).count();
         let mut lacking = NEIGHBOURS.saturating_sub(have + greeting);
@@ -509,7 +539,8 @@ impl NodeState {
             if known.contains(device) || member.beacon.leaving || self.peers.banned.contains_key(device) {
                 continue;
             }
-            let urgent = self.membership.is_cache(device) || self.holds_what_is_lacking(device);
+            let urgent =
+                self.membership.is_cache(device) || uplink == Some(*device) || self.holds_what_is_lacking(device);
             for address in &member.beacon.addresses {
                 wanted.push((urgent, Text::lossy(address), Some(*device)));
             }
@@ -527,14 +558,15 @@ impl NodeState {
                 continue;
             }
             let entry = self.peers.addresses.entry(address.clone()).or_default();
-            if entry.dialling || entry.next > now.mono {
+            if entry.dialling.is_some() || entry.next > now.mono {
                 continue;
             }
-            (entry.dialling, entry.device) = (true, device.or(entry.device));
+            (entry.dialling, entry.device) = (Some(now.mono), device.or(entry.device));
             self.output.push_back(Output::Dial { address });
             (room, lacking) = (room - 1, lacking.saturating_sub(1));
         }
-        let urgent = self.peers.addresses.values().filter(|a| !a.dialling && a.next > now.mono).map(|a| a.next).min();
+        let urgent =
+            self.peers.addresses.values().filter(|a| a.dialling.is_none() && a.next > now.mono).map(|a| a.next).min();
         if let Some(next) = urgent.filter(|_| have == 0) {
             self.timer(Reason::Dial, next);
         }
@@ -553,28 +585,45 @@ impl NodeState {
                     self.drop_peer(coordinator, "others are the uplink now".into(), now);
                 }
             }
-            None if alone || chosen || !self.reports.nothing_waits() && self.no_uplink_known() => {
+            None if alone
+                || chosen
+                || self.reports.oldest_since().is_some_and(|at| now.mono.since(at) > REPORT_PATIENCE) =>
+            {
                 self.dial_coordinator(now);
             }
             _ => {}
         }
     }
 
+    /// The uplink that this node should have as a neighbour, when it has none: by hash, so that they share the load.
+    fn uplink_to_dial(&self) -> Option<DeviceId> {
+        if self.peers.coordinator.is_some() || self.uplink_neighbours().next().is_some() {
+            return None;
+        }
+        let resting = |device: &DeviceId| {
+            self.peers.addresses.values().any(|a| a.device == Some(*device) && (a.failures > 0 || a.dialling.is_some()))
+        };
+        let uplinks = self.membership.connected_uplinks().filter(|d| !resting(d)).map(|d| (*d, 1)).collect();
+        lease::rank(self.me.as_bytes(), &uplinks).into_iter().next()
+    }
+
+    /// Neighbours that say they are connected to the coordinator.
+    pub(super) fn uplink_neighbours(&self) -> impl Iterator<Item = &DeviceId> {
+        self.membership.connected_uplinks().filter(|device| self.peers.connected.contains_key(device))
+    }
+
     pub(super) fn is_uplink(&self) -> bool {
         self.membership.uplinks(self.config.wan_weight).contains(&self.me)
     }
 
-    fn no_uplink_known(&self) -> bool {
-        self.membership.connected_uplinks().next().is_none()
-    }
-
     fn dial_coordinator(&mut self, now: Now) {
         let addresses = &self.config.coordinator_addresses;
-        if addresses.is_empty() || self.peers.coordinator_dialling || self.peers.coordinator_next > now.mono {
+        let under_way = self.peers.coordinator_dialling.is_some_and(|since| now.mono.since(since) < DIAL_WITHIN);
+        if addresses.is_empty() || under_way || self.peers.coordinator_next > now.mono {
             return;
         }
         let address = addresses[self.peers.coordinator_failures as usize % addresses.len()].clone();
-        self.peers.coordinator_dialling = true;
+        self.peers.coordinator_dialling = Some(now.mono);
         self.output.push_back(Output::Dial { address });
     }
 

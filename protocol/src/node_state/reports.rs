@@ -37,6 +37,7 @@ struct Counters {
 #[derive(Debug)]
 struct Waiting {
     sealed: Vec<u8>,
+    since: Mono,
     sent: Option<Mono>,
 }
 
@@ -81,6 +82,11 @@ impl Reports {
 
     pub(super) fn nothing_waits(&self) -> bool {
         self.outbox.is_empty()
+    }
+
+    /// Since when the oldest report has been waiting.
+    pub(super) fn oldest_since(&self) -> Option<Mono> {
+        self.outbox.values().map(|waiting| waiting.since).min()
     }
 
     pub(super) fn alarms(&self) -> impl Iterator<Item = &Text<200>> {
@@ -157,7 +163,7 @@ impl NodeState {
             self.reports.outbox.pop_first();
             self.reports.full_due = now.mono;
         }
-        self.reports.outbox.insert(seq, Waiting { sealed, sent: None });
+        self.reports.outbox.insert(seq, Waiting { sealed, since: now.mono, sent: None });
         self.relay_reports(now);
     }
 
@@ -167,16 +173,11 @@ impl NodeState {
             return;
         }
         self.timer(Reason::Relay, now.mono + AGAIN_AFTER);
-        let uplinks: Vec<_> = self
-            .membership
-            .connected_uplinks()
-            .filter(|device| self.peers.connected.contains_key(device))
-            .copied()
-            .collect();
+        let uplinks: Vec<_> = self.uplink_neighbours().copied().collect();
         let to = match self.peers.coordinator {
             Some(coordinator) => coordinator,
             None if uplinks.is_empty() => {
-                self.timer(Reason::Uplink, now.mono + AGAIN_AFTER);
+                self.timer(Reason::Dial, now.mono);
                 return;
             }
             None => uplinks[self.rng.below(uplinks.len())],

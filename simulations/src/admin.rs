@@ -1,0 +1,217 @@
+//! The admin of one deployment: keys, and documents signed with them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+use upswarm_protocol::catalog::{
+    Action, Approval, Certificate, Classification, Detect, FilePlacement, Keys, NodeRole, Payload, Platform,
+    PublisherRule, Recipe, Release, RestartPolicy, RingPlan, Root, Schedule, Severity,
+};
+use upswarm_protocol::chunk::{ChunkList, ChunkSizes};
+use upswarm_protocol::codec::{self, Bounded, Text};
+use upswarm_protocol::envelope::{self, Kind, Role};
+use upswarm_protocol::ids::{ChunkId, DeviceId, DocHash, GroupId, PayloadId, PublicKey, ReleaseId, SiteId};
+use upswarm_protocol::time::Wall;
+
+/// The wall clock at the start of every simulation.
+pub const START: Wall = Wall(1_900_000_000_000);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A key that a number stands for.
+pub fn key(purpose: &str, number: u64) -> SigningKey {
+    SigningKey::from_bytes(blake3::hash(format!("{purpose} {number}").as_bytes()).as_bytes())
+}
+
+/// The device that a key is.
+pub fn device(key: &SigningKey) -> DeviceId {
+    DeviceId(key.verifying_key().to_bytes())
+}
+
+/// A signed release with what belongs to it.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// Its name.
+    pub id: ReleaseId,
+    /// Its content.
+    pub release: Arc<Release>,
+    /// Its envelope.
+    pub bytes: Vec<u8>,
+    /// The chunk list of its one payload.
+    pub list: Arc<ChunkList>,
+}
+
+impl Published {
+    /// Its one payload.
+    pub fn payload(&self) -> PayloadId {
+        self.release.payloads[0].id
+    }
+
+    /// Bytes of its payload.
+    pub fn len(&self) -> u64 {
+        self.list.payload_len()
+    }
+
+    /// Whether its payload has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What a release is to be like.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// Name of the product.
+    pub product: &'static str,
+    /// Release counter.
+    pub counter: u64,
+    /// Bytes of the payload, about.
+    pub len: u64,
+    /// Chunks taken over from another payload: its list, and how many in a hundred.
+    pub like: Option<(Arc<ChunkList>, u64)>,
+    /// Releases that it supersedes.
+    pub supersedes: Vec<ReleaseId>,
+}
+
+/// Every key of a deployment in one place.
+#[derive(Debug)]
+pub struct Admin {
+    /// The envelope of the root.
+    pub root_bytes: Vec<u8>,
+    /// The root.
+    pub root: Root,
+    /// The coordinator's online key.
+    pub online: SigningKey,
+    publisher: SigningKey,
+    approver: SigningKey,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Admin {
+    /// A deployment with one key per role.
+    pub fn new() -> Self {
+        let one = |key: &SigningKey| Keys {
+            keys: Bounded::truncated(vec![PublicKey(key.verifying_key().to_bytes())]),
+            threshold: 1,
+        };
+        let [offline, online, publisher, approver] = ["root", "online", "publisher", "approver"].map(|p| key(p, 0));
+        let root = Root {
+            version: 1,
+            issued: START - DAY,
+            expires: START + DAY * 365,
+            root: one(&offline),
+            publishers: Bounded::truncated(vec![PublisherRule {
+                product_prefix: Text::default(),
+                keys: one(&publisher),
+            }]),
+            approvers: one(&approver),
+            group_rules: Bounded::default(),
+            online: one(&online),
+            report_key: [9; 32],
+        };
+        let root_bytes = envelope::sign(Kind::Root, Role::Root, &root, &[&offline]).expect("a small root");
+        Self { root_bytes, root, online, publisher, approver }
+    }
+
+    /// A release with one payload, cut into chunks of 64 KiB to 1 MiB around 256 KiB.
+    pub fn release(&self, wish: &Wish, now: Wall) -> Published {
+        let name = format!("{} {}", wish.product, wish.counter);
+        let seed = u64::from_le_bytes(std::array::from_fn(|at| blake3::hash(name.as_bytes()).as_bytes()[at]));
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let (mut pieces, mut sum) = (Vec::new(), 0);
+        let old = wish.like.as_ref().map(|(list, share)| (list.chunks(), *share));
+        while sum < wish.len {
+            let taken = old.and_then(|(old, share)| {
+                (rng.u64(..100) < share).then(|| old.get(pieces.len())).flatten().map(|chunk| (chunk.id, chunk.len))
+            });
+            let (id, len) = taken.unwrap_or_else(|| {
+                let len = if rng.bool() { rng.u32(64 << 10..192 << 10) } else { rng.u32(192 << 10..576 << 10) };
+                (ChunkId::of(format!("{name} {}", pieces.len()).as_bytes()), len)
+            });
+            pieces.push((id, len));
+            sum += u64::from(len);
+        }
+        let list = ChunkList::new(ChunkSizes::default(), pieces).expect("chunks within bounds");
+        let list_bytes = list.to_bytes();
+        let payload = Payload {
+            name: Text::lossy(&format!("{name}.bin")),
+            id: PayloadId::of(name.as_bytes()),
+            len: list.payload_len(),
+            chunk_list: DocHash::of(&list_bytes),
+            chunk_list_len: list_bytes.len() as u32,
+            sha256: [0; 32],
+            urls: Bounded::default(),
+            patches: Bounded::default(),
+        };
+        let path = Text::lossy(&format!("/opt/{}", wish.product));
+        let release = Release {
+            product: Text::lossy(wish.product),
+            version: Text::lossy(&wish.counter.to_string()),
+            counter: wish.counter,
+            title: Text::lossy(&name),
+            classification: Classification::Update,
+            severity: Severity::Moderate,
+            cves: Bounded::default(),
+            issued: now,
+            expires: now + DAY * 180,
+            platform: Platform::default(),
+            payloads: Bounded::truncated(vec![payload]),
+            applicability: Bounded::default(),
+            detect: Bounded::truncated(vec![Detect::FileExists { path: path.clone() }]),
+            install: Recipe::Files {
+                files: Bounded::truncated(vec![FilePlacement { payload: 0, path: path.clone(), mode: 0o755 }]),
+            },
+            uninstall: Some(Recipe::RemoveFiles { paths: Bounded::truncated(vec![path]) }),
+            restart: RestartPolicy::Never,
+            depends: Bounded::default(),
+            supersedes: Bounded::truncated(wish.supersedes.clone()),
+        };
+        let body = codec::encode(&release, Kind::Release.cap()).expect("a small release");
+        let bytes = envelope::seal(Kind::Release, Role::Publisher, &body, &[&self.publisher]).expect("a small release");
+        Published { id: ReleaseId::of(&body), release: Arc::new(release), bytes, list: Arc::new(list) }
+    }
+
+    /// An approval without a schedule, signed by the approver, or by somebody who is none.
+    pub fn approval(
+        &self,
+        group: GroupId,
+        release: ReleaseId,
+        version: u64,
+        action: Action,
+        now: Wall,
+        forged: bool,
+    ) -> Vec<u8> {
+        let approval = Approval {
+            group,
+            release,
+            version,
+            action,
+            issued: now,
+            expires: now + DAY * 30,
+            schedule: Schedule::default(),
+            rings: RingPlan::default(),
+            note: Text::default(),
+        };
+        let signer = if forged { &key("nobody", 0) } else { &self.approver };
+        envelope::sign(Kind::Approval, Role::Approver, &approval, &[signer]).expect("a small approval")
+    }
+
+    /// A certificate for a device.
+    pub fn certificate(&self, device: DeviceId, site: SiteId, group: GroupId, role: NodeRole) -> Vec<u8> {
+        let certificate = Certificate {
+            device,
+            site,
+            groups: Bounded::truncated(vec![group]),
+            role,
+            label: Text::default(),
+            issued: START - DAY,
+            expires: START + DAY * 89,
+        };
+        envelope::sign(Kind::Certificate, Role::Online, &certificate, &[&self.online]).expect("a small certificate")
+    }
+}

@@ -1,0 +1,230 @@
+//! Connections, control frames and gossip.
+
+use upswarm_protocol::codec::Text;
+use upswarm_protocol::coordinator_state as coordinator;
+use upswarm_protocol::node_state::{FetchError, Input};
+use upswarm_protocol::wire::{Message, Topic};
+
+use super::{Happening, Rumour, World};
+
+/// Microseconds until a machine that is off is known not to answer.
+const NO_ANSWER: u64 = 1_000_000;
+
+/// Neighbours to which a message of another is passed on: gossipsub's mesh has 4 to 12.
+const MESH: usize = 8;
+
+/// The address of a machine.
+pub(super) fn address(node: usize) -> String {
+    format!("/sim/{node}")
+}
+
+fn number(address: &str) -> Option<usize> {
+    address.strip_prefix("/sim/")?.parse().ok()
+}
+
+impl World {
+    pub(super) fn is_connected(&self, a: usize, b: usize, epoch: u32) -> bool {
+        self.connection(a, b) == Some(epoch)
+    }
+
+    pub(super) fn connection(&self, a: usize, b: usize) -> Option<u32> {
+        if a == self.hub_number() {
+            return self.hub.connections.get(&b).copied();
+        }
+        self.machines[a].connections.get(&b).copied()
+    }
+
+    fn is_reachable(&self, node: usize) -> bool {
+        if node == self.hub_number() { self.hub.up } else { self.machines.get(node).is_some_and(|m| m.is_up()) }
+    }
+
+    pub(super) fn dial(&mut self, from: usize, address: Text<512>) {
+        self.counts.dials += 1;
+        let after = match number(&address) {
+            Some(to) if to <= self.hub_number() && self.is_reachable(to) => 4 * self.latency(from, to),
+            _ => NO_ANSWER,
+        };
+        let life = self.machines[from].life;
+        self.push(after, Happening::Connect { from, life, address });
+    }
+
+    pub(super) fn connect(&mut self, from: usize, address: Text<512>) {
+        let to = number(&address).filter(|to| *to != from && self.is_reachable(*to));
+        let Some(to) = to else {
+            self.counts.dials_failed += 1;
+            return self.input(from, Input::DialFailed { address });
+        };
+        if self.connection(from, to).is_some() {
+            // As in the real host: a second connection to a connected peer is told to nobody.
+            return;
+        }
+        self.epoch += 1;
+        let epoch = self.epoch;
+        self.machines[from].connections.insert(to, epoch);
+        let device = self.machines[from].device;
+        if to == self.hub_number() {
+            self.hub.connections.insert(from, epoch);
+            let hub = self.hub.device;
+            self.hub_input(coordinator::Input::PeerUp { peer: device });
+            self.input(from, Input::PeerUp { peer: hub, dialled: Some(address) });
+        } else {
+            self.machines[to].connections.insert(from, epoch);
+            let peer = self.machines[to].device;
+            self.input(to, Input::PeerUp { peer: device, dialled: None });
+            self.input(from, Input::PeerUp { peer, dialled: Some(address) });
+        }
+    }
+
+    /// Ends the connection between two machines; the other side hears of it a little later. Frames on their way still arrive.
+    pub(super) fn hang_up(&mut self, from: usize, to: usize) {
+        let Some(epoch) = self.connection(from, to) else { return };
+        let after = if self.is_reachable(from) { self.latency(from, to) } else { 50_000 };
+        self.push(after, Happening::Closed { node: to, peer: from, epoch });
+        self.push(after, Happening::Closed { node: from, peer: to, epoch });
+    }
+
+    pub(super) fn closed(&mut self, node: usize, peer: usize, epoch: u32) {
+        if !self.is_connected(node, peer, epoch) {
+            return;
+        }
+        let hub = self.hub_number();
+        let device = |world: &Self, at: usize| if at == hub { world.hub.device } else { world.machines[at].device };
+        let gone = device(self, peer);
+        if node == hub {
+            self.hub.connections.remove(&peer);
+            self.hub.serves.retain(|_, serve| serve.epoch != epoch);
+            return self.hub_input(coordinator::Input::PeerDown { peer: gone });
+        }
+        let machine = &mut self.machines[node];
+        machine.connections.remove(&peer);
+        let lost: Vec<_> = machine.fetches.iter().filter(|(_, f)| f.peer == Some(peer)).map(|(id, _)| *id).collect();
+        let unserved: Vec<_> = machine.serves.iter().filter(|(_, s)| s.epoch == epoch).map(|(id, _)| *id).collect();
+        if !machine.is_up() {
+            return;
+        }
+        self.input(node, Input::PeerDown { peer: gone });
+        for fetch in lost {
+            self.fetch_over(node, fetch, Err(FetchError::Unreachable("the connection ended".to_owned())));
+        }
+        for serve in unserved {
+            self.served(node, serve, 0);
+        }
+    }
+
+    pub(super) fn send(&mut self, from: usize, to: usize, bytes: Vec<u8>) {
+        let Some(epoch) = self.connection(from, to) else { return };
+        if from != self.hub_number() {
+            self.counts.frames += 1;
+            self.counts.frame_bytes += bytes.len() as u64;
+            let kind = Message::decode(&bytes).map_or_else(|_| "?".to_owned(), |message| name(&message).to_owned());
+            *self.counts.kinds.entry(kind).or_default() += 1;
+        }
+        self.push(self.latency(from, to), Happening::Frame { from, to, epoch, bytes });
+    }
+
+    pub(super) fn frame(&mut self, from: usize, to: usize, bytes: Vec<u8>) {
+        if to == self.hub_number() {
+            let peer = self.machines[from].device;
+            return self.hub_input(coordinator::Input::Frame { peer, bytes });
+        }
+        let peer = if from == self.hub_number() { self.hub.device } else { self.machines[from].device };
+        self.input(to, Input::Frame { peer, bytes });
+    }
+
+    /// Gossips a message, unless this machine has seen it before.
+    pub(super) fn publish_rumour(&mut self, from: usize, topic: Topic, bytes: Vec<u8>) {
+        let hash = *blake3::hash(&bytes).as_bytes();
+        let rumour = match self.rumour_of.get(&hash) {
+            Some(rumour) => *rumour,
+            None => {
+                self.counts.rumours += 1;
+                self.rumours.push(Rumour { topic, bytes, seen: vec![0; self.machines.len() + 1] });
+                self.rumour_of.insert(hash, self.rumours.len() - 1);
+                self.rumours.len() - 1
+            }
+        };
+        if self.see(from, rumour) {
+            self.flood(from, rumour, usize::MAX);
+        }
+    }
+
+    fn see(&mut self, node: usize, rumour: usize) -> bool {
+        let life = self.machines.get(node).map_or(0, |machine| machine.life) + 1;
+        std::mem::replace(&mut self.rumours[rumour].seen[node], life) != life
+    }
+
+    fn has_seen(&self, node: usize, rumour: usize) -> bool {
+        let life = self.machines.get(node).map_or(0, |machine| machine.life) + 1;
+        self.rumours[rumour].seen[node] == life
+    }
+
+    /// Passes a message on to the neighbours of the mesh; its maker gives it to all.
+    pub(super) fn spread(&mut self, from: usize, rumour: usize) {
+        self.flood(from, rumour, MESH);
+    }
+
+    fn flood(&mut self, from: usize, rumour: usize, most: usize) {
+        let topic = self.rumours[rumour].topic;
+        let len = self.rumours[rumour].bytes.len() as u64;
+        let hub = self.hub_number();
+        let neighbours: Vec<_> = if from == hub {
+            self.hub.connections.iter().map(|(to, epoch)| (*to, *epoch)).collect()
+        } else {
+            self.machines[from].connections.iter().map(|(to, epoch)| (*to, *epoch)).collect()
+        };
+        let mut left = most;
+        // The same order for all messages: a mesh that stands still, as gossipsub's does.
+        let mut neighbours = neighbours;
+        neighbours.sort_by_key(|(to, _)| self.latency(from, *to));
+        for (to, epoch) in neighbours {
+            if left == 0 {
+                break;
+            }
+            let listens = match topic {
+                Topic::Head => true,
+                Topic::Site(site) => to != hub && self.machines[to].site == site,
+            };
+            if !listens {
+                continue;
+            }
+            left -= 1;
+            if from != hub {
+                self.counts.gossip += 1;
+                self.counts.gossip_bytes += len;
+            }
+            if !self.has_seen(to, rumour) {
+                self.push(self.latency(from, to), Happening::Gossip { from, to, epoch, rumour });
+            }
+        }
+    }
+
+    pub(super) fn rumour_arrives(&mut self, from: usize, to: usize, rumour: usize) {
+        if !self.see(to, rumour) {
+            return;
+        }
+        let Rumour { topic, bytes, .. } = &self.rumours[rumour];
+        let (topic, bytes, id) = (*topic, bytes.clone(), rumour as u64);
+        if to == self.hub_number() {
+            let from = self.machines[from].device;
+            return self.hub_input(coordinator::Input::Gossip { id, from, topic, bytes });
+        }
+        let from = if from == self.hub_number() { self.hub.device } else { self.machines[from].device };
+        self.input(to, Input::Gossip { id, from, topic, bytes });
+    }
+}
+
+fn name(message: &Message) -> &'static str {
+    match message {
+        Message::Hello { .. } => "Hello",
+        Message::Refused { .. } => "Refused",
+        Message::Head(_) => "Head",
+        Message::Catalog { .. } => "Catalog",
+        Message::Members(_) => "Members",
+        Message::Holding { .. } => "Holding",
+        Message::Have { .. } => "Have",
+        Message::Forget { .. } => "Forget",
+        Message::Relay { .. } => "Relay",
+        Message::RelayAck { .. } => "RelayAck",
+        _ => "other",
+    }
+}
