@@ -4,6 +4,7 @@ mod approve;
 pub(crate) mod coordinator;
 mod demo;
 mod export;
+mod installer;
 mod node;
 mod progress;
 mod publish;
@@ -73,6 +74,8 @@ enum Verb {
     Coordinator(coordinator::Args),
     /// Join and run an office machine or a branch cache.
     Node(node::Args),
+    /// Run the small process of root's that installs for a node without rights.
+    Installer(installer::Args),
     /// Sign a release and give it, with its payloads, to the coordinator.
     Publish(publish::Args),
     /// Sign the decision to install or uninstall a release in a group.
@@ -121,6 +124,7 @@ fn execute(cli: Cli) -> Result<(), CliError> {
     match cli.verb {
         Verb::Coordinator(args) => coordinator::run(args, common),
         Verb::Node(args) => node::run(args, common),
+        Verb::Installer(args) => installer::run(args, common),
         Verb::Publish(args) => publish::run(args, common),
         Verb::Approve(args) => approve::run(args, common),
         Verb::Status(args) => status::run(args, common),
