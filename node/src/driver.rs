@@ -23,8 +23,7 @@ use upswarm_protocol::codec::Text;
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::{DocHash, PayloadId, ReleaseId};
 use upswarm_protocol::node_state::{
-    FetchError, FetchFrom, FetchId, Input, NodeConfig, NodeState, Output, Record, Restored,
-    ServeWhat, StoreError,
+    FetchError, FetchFrom, FetchId, Input, NodeConfig, NodeState, Output, Record, Restored, ServeWhat, StoreError,
 };
 use upswarm_protocol::schedule;
 use upswarm_protocol::time::Wall;

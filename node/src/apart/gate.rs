@@ -54,7 +54,11 @@ impl Pin {
     fn read(dir: &Path) -> anyhow::Result<Self> {
         let path = dir.join("pin");
         let text = fs::read_to_string(&path).with_context(|| {
-            format!("cannot read {}; pin a root first: upswarm installer pin --data-dir {}", path.display(), dir.display())
+            format!(
+                "cannot read {}; pin a root first: upswarm installer pin --data-dir {}",
+                path.display(),
+                dir.display()
+            )
         })?;
         serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
     }
@@ -127,6 +131,9 @@ impl Gate {
         }
         let Some(trust) = &mut self.trust else { return Err("no root is known".into()) };
         for root in roots {
+            if *root == *trust.root_bytes() {
+                continue;
+            }
             trust.offer_root(root, wall).map_err(|error| error.to_string())?;
         }
         // 2. The head and the index that it names; an older one is no error and changes nothing.
@@ -160,7 +167,9 @@ impl Gate {
             if payloads.windows(2).any(|pair| pair[0] >= pair[1])
                 || payloads.last().is_some_and(|last| usize::from(*last) >= count)
             {
-                return Err(format!("the positions of payloads are not in order, or beyond the {count} of the release"));
+                return Err(format!(
+                    "the positions of payloads are not in order, or beyond the {count} of the release"
+                ));
             }
         }
         Ok(admitted)
@@ -182,8 +191,7 @@ impl Gate {
 /// Replaces a file as a whole; durable on return.
 pub(super) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = dir.join(format!("{name}.tmp"));
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&temporary, dir.join(name))?;

@@ -61,7 +61,11 @@ pub(crate) struct Installer {
 impl Installer {
     /// Installs in this process, with this process's rights, below `root` if there is one. Undoes first what an earlier run
     /// was stopped in the middle of.
-    pub(crate) fn in_process(state_dir: PathBuf, root: Option<PathBuf>, ending: Arc<AtomicBool>) -> anyhow::Result<Self> {
+    pub(crate) fn in_process(
+        state_dir: PathBuf,
+        root: Option<PathBuf>,
+        ending: Arc<AtomicBool>,
+    ) -> anyhow::Result<Self> {
         for dir in root.iter().chain([&state_dir]) {
             fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         }
@@ -279,7 +283,10 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// The envelopes of the first roots after this version, in order.
-fn later_roots(dir: &Path, known: u64) -> io::Result<Vec<Bounded<u8, { upswarm_protocol::envelope::Kind::Root.cap() }>>> {
+fn later_roots(
+    dir: &Path,
+    known: u64,
+) -> io::Result<Vec<Bounded<u8, { upswarm_protocol::envelope::Kind::Root.cap() }>>> {
     let names = fs::read_dir(dir)?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
     let mut versions: Vec<u64> = names.filter(|version| *version > known).collect();
     versions.sort_unstable();

@@ -113,7 +113,8 @@ struct Hall {
 
 impl Hall {
     fn serve(&self, mut stream: UnixStream, gate: &mut Gate) {
-        let served = stream.set_nonblocking(false).map_err(WireError::from).and_then(|()| self.converse(&mut stream, gate));
+        let served =
+            stream.set_nonblocking(false).map_err(WireError::from).and_then(|()| self.converse(&mut stream, gate));
         if let Err(error) = served {
             warn!("a request was not served: {error}");
             let _ = wire::send(&mut stream, &Answer::Refused(Text::lossy(&error.to_string())), MAX_ANSWER);

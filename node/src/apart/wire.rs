@@ -244,22 +244,17 @@ pub(super) fn send_files(stream: &UnixStream, files: &[File]) -> Result<(), Wire
 }
 
 /// Receives exactly this many open files.
-pub(super) fn receive_files(
-    stream: &UnixStream,
-    count: usize,
-    patience: Patience<'_>,
-) -> Result<Vec<File>, WireError> {
+pub(super) fn receive_files(stream: &UnixStream, count: usize, patience: Patience<'_>) -> Result<Vec<File>, WireError> {
     let mut files: Vec<File> = Vec::new();
     while files.len() < count {
         patience.prepare(stream)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
-        let received =
-            match recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC) {
-                Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => continue,
-                other => other.map_err(io::Error::from)?,
-            };
+        let received = match recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => continue,
+            other => other.map_err(io::Error::from)?,
+        };
         let mut came = Vec::new();
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
@@ -293,6 +288,6 @@ fn read(stream: &mut UnixStream, len: usize, patience: Patience<'_>) -> Result<V
     Ok(bytes)
 }
 
-fn is_passing(error: &io::Error) -> bool {
+pub(super) fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }

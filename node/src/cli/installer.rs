@@ -61,7 +61,8 @@ struct PinArgs {
 pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
     match args.verb {
         Verb::Run(args) => {
-            let node_uid = user_id(&args.node_uid).map_err(|error| CliError::Refused(format!("--node-uid: {error:#}")))?;
+            let node_uid =
+                user_id(&args.node_uid).map_err(|error| CliError::Refused(format!("--node-uid: {error:#}")))?;
             let config =
                 ServerConfig { data_dir: args.data_dir, socket: args.socket, node_uid, root: args.install_root };
             Ok(quiet_runtime()?.block_on(async { apart::run(config, asked_to_stop()?).await })?)

@@ -106,7 +106,9 @@ impl Trust {
         let newest = self.newest.as_ref().filter(|newest| newest.label.hash == head.index_hash);
         unexpired(newest.ok_or(Blocked::Withdrawn)?.label.expires, Blocked::IndexExpired)?;
         // 2. The index names both, and they are signed by the product's publisher and the group's approvers.
-        let Believed::Release(known) = self.open_named(Kind::Release, release)? else { return Err(Blocked::NoRelease.into()) };
+        let Believed::Release(known) = self.open_named(Kind::Release, release)? else {
+            return Err(Blocked::NoRelease.into());
+        };
         let Believed::Approval(approved) = self.open_named(Kind::Approval, approval)? else {
             return Err(Blocked::NotApproved.into());
         };
