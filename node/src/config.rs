@@ -35,6 +35,10 @@ pub(crate) struct Config {
     /// has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) install_root: Option<PathBuf>,
+    /// Socket of an installer that runs apart, with rights that this process then does not need (`upswarm installer run`); empty
+    /// means that this process installs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) installer_socket: Option<PathBuf>,
     /// Where payloads are kept.
     pub(crate) store: StoreConfig,
     /// How much of the network may be used.
@@ -91,6 +95,7 @@ impl Default for Config {
             wan_weight: 8,
             upload_slots: 8,
             install_root: None,
+            installer_socket: None,
             store: StoreConfig::default(),
             limits: Limits::default(),
             coordinator: Coordinator::default(),
@@ -136,6 +141,9 @@ impl Config {
                 bail!("{text:?} is not a multiaddr; they look like \"/ip4/192.0.2.7/tcp/4410\"");
             }
         }
+        if self.installer_socket.as_ref().is_some_and(|path| !path.is_absolute()) {
+            bail!("installer_socket must be an absolute path, for example \"/run/upswarm/installer.sock\"");
+        }
         Text::<64>::new(self.label.as_str()).context("label")?;
         Ok(())
     }
@@ -177,6 +185,11 @@ impl NodeDir {
 
     pub(crate) fn install(&self) -> PathBuf {
         self.0.join("install")
+    }
+
+    /// Every root since enrolment, by version, for an installer that runs apart.
+    pub(crate) fn roots(&self) -> PathBuf {
+        self.0.join("roots")
     }
 
     /// Where a running node tells how to reach it.

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -18,19 +17,19 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use upswarm_cache::{Store, StoreConfig};
-use upswarm_protocol::catalog::{Action, Release};
+use upswarm_protocol::catalog::Action;
 use upswarm_protocol::chunk::ChunkList;
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::{DocHash, PayloadId, ReleaseId};
 use upswarm_protocol::node_state::{
-    Detection, FetchError, FetchFrom, FetchId, Input, InstallOutcome, NodeConfig, NodeState, Output, Record, Restored,
-    ServeWhat, StoreError,
+    FetchError, FetchFrom, FetchId, Input, NodeConfig, NodeState, Output, Record, Restored, ServeWhat, StoreError,
 };
 use upswarm_protocol::schedule;
 use upswarm_protocol::time::Wall;
 use upswarm_protocol::wire::{BlockStatus, BlockWhat};
 
+use crate::apart::Installer;
 use crate::clock::Clock;
 use crate::config::{Config, NodeDir, RunInfo};
 use crate::host::{Host, HostConfig, HostEvent, is_loopback, useful};
@@ -70,8 +69,7 @@ struct Driver {
     wan_down: Limiter,
     lan_up: Limiter,
     lan_down: Limiter,
-    install_dir: PathBuf,
-    install_root: Option<PathBuf>,
+    installer: Installer,
     ending: Arc<AtomicBool>,
     lists: BTreeMap<PayloadId, Arc<ChunkList>>,
     fetches: BTreeMap<FetchId, CancellationToken>,
@@ -101,14 +99,11 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
     for notice in store.notices().iter().chain(&loaded.notices) {
         warn!("{notice}");
     }
-    let install_dir = dir.install();
-    if let Some(root) = &config.install_root {
-        std::fs::create_dir_all(root).with_context(|| format!("cannot create {}", root.display()))?;
-    }
-    std::fs::create_dir_all(&install_dir).with_context(|| format!("cannot create {}", install_dir.display()))?;
-    for recovered in installer::recover(&install_dir) {
-        warn!(release = %recovered.release.short(), "{}", recovered.text);
-    }
+    let ending = Arc::new(AtomicBool::new(false));
+    let installer = match &config.installer_socket {
+        Some(socket) => Installer::connect(socket.clone(), dir.roots(), ending.clone())?,
+        None => Installer::in_process(dir.install(), config.install_root.clone(), ending.clone())?,
+    };
     let not_joined = || format!("{} has not joined; run: upswarm node join TOKEN --data-dir ...", dir.path().display());
     let restored = Restored {
         trust: loaded.trust.with_context(not_joined)?,
@@ -143,9 +138,8 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
         wan_down,
         lan_up: limiter(config.limits.lan_up),
         lan_down: limiter(config.limits.lan_down),
-        install_dir,
-        install_root: config.install_root.clone(),
-        ending: Arc::new(AtomicBool::new(false)),
+        installer,
+        ending,
         lists: BTreeMap::new(),
         fetches: BTreeMap::new(),
         inputs: VecDeque::new(),
@@ -265,6 +259,7 @@ impl Driver {
     }
 
     async fn drain(&mut self) {
+        self.installer.keep_root(self.state.trust());
         while let Some(output) = self.state.poll_output() {
             self.act(output).await;
         }
@@ -438,49 +433,22 @@ impl Driver {
         });
     }
 
-    fn release(&self, release: &ReleaseId) -> Option<Arc<Release>> {
-        self.state.trust().catalog().releases().get(release).map(|found| found.release.clone())
-    }
-
-    fn detect(&mut self, id: ReleaseId) {
-        let Some(release) = self.release(&id) else {
-            let result = Detection::Unknown("the release is no longer in the catalog".into());
-            return self.inputs.push_back(Input::Detected { release: id, result });
-        };
-        let (done, root) = (self.done.clone(), self.install_root.clone());
+    fn detect(&mut self, release: ReleaseId) {
+        let (done, detected) = (self.done.clone(), self.installer.detect(&self.state, release));
         tokio::spawn(async move {
-            let detected = tokio::task::spawn_blocking(move || installer::detect(&release, root.as_deref())).await;
-            let result = detected.unwrap_or_else(|error| Detection::Unknown(format!("detection broke off: {error}")));
-            let _ = done.send(vec![Input::Detected { release: id, result }]).await;
+            let result = detected.await;
+            let _ = done.send(vec![Input::Detected { release, result }]).await;
         });
     }
 
-    fn install(&mut self, id: ReleaseId, action: Action) {
+    fn install(&mut self, release: ReleaseId, action: Action) {
+        let installed = self.installer.install(&self.state, |id| self.store.path(id), release, action);
         let done = self.done.clone();
-        let release = self.release(&id);
-        let paths = release.iter().flat_map(|release| &release.payloads).map(|payload| self.store.path(payload.id));
-        let payloads: Vec<PathBuf> = paths.map(Option::unwrap_or_default).collect();
-        let (state_dir, root, ending) = (self.install_dir.clone(), self.install_root.clone(), self.ending.clone());
-        info!(release = %id.short(), ?action, "begins");
+        info!(release = %release.short(), ?action, "begins");
         tokio::spawn(async move {
-            let installed = tokio::task::spawn_blocking(move || match release {
-                Some(release) => installer::run(&installer::Job {
-                    id,
-                    release: &release,
-                    action,
-                    payloads,
-                    state_dir: &state_dir,
-                    root: root.as_deref(),
-                    cancel: &ending,
-                }),
-                None => InstallOutcome::Failed { code: None, reason: "the release is no longer in the catalog".into() },
-            });
-            let outcome = installed.await.unwrap_or_else(|error| InstallOutcome::Failed {
-                code: None,
-                reason: format!("the installer broke off: {error}"),
-            });
-            info!(release = %id.short(), ?outcome, "ended");
-            let _ = done.send(vec![Input::InstallEnded { release: id, action, outcome }]).await;
+            let outcome = installed.await;
+            info!(release = %release.short(), ?outcome, "ended");
+            let _ = done.send(vec![Input::InstallEnded { release, action, outcome }]).await;
         });
     }
 

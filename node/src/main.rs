@@ -1,5 +1,6 @@
 //! The `upswarm` program: office node, branch cache, coordinator and command line.
 
+mod apart;
 mod cli;
 mod clock;
 mod config;

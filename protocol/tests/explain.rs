@@ -207,7 +207,8 @@ fn detection_says_why() {
 
 #[test]
 fn holds_name_what_is_held() {
-    let cases: [(fn(ReleaseId) -> Hold, &str); 3] = [
+    type Case = (fn(ReleaseId) -> Hold, &'static str);
+    let cases: [Case; 3] = [
         (|_| Hold::Everything, "stopped everything"),
         (|_| Hold::Group(GROUP), "stopped this group"),
         (Hold::Release, "stopped this release"),

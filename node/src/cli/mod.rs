@@ -8,6 +8,7 @@ mod explain;
 mod export;
 mod group;
 mod hold;
+mod installer;
 mod node;
 mod node_status;
 mod preview;
@@ -82,6 +83,8 @@ enum Verb {
     Coordinator(coordinator::Args),
     /// Join and run an office machine or a branch cache.
     Node(node::Args),
+    /// Run the small process of root's that installs for a node without rights.
+    Installer(installer::Args),
     /// Sign a release and give it, with its payloads, to the coordinator.
     Publish(publish::Args),
     /// Sign the decision to install or uninstall a release in a group.
@@ -146,6 +149,7 @@ fn execute(cli: Cli) -> Result<(), CliError> {
     match cli.verb {
         Verb::Coordinator(args) => coordinator::run(args, common),
         Verb::Node(args) => node::run(args, common),
+        Verb::Installer(args) => installer::run(args, common),
         Verb::Publish(args) => publish::run(args, common),
         Verb::Approve(args) => approve::run(*args, common),
         Verb::Decline(args) => decide::decline(args, common),

@@ -13,8 +13,10 @@ use upswarm_protocol::node_state::Record;
 use upswarm_protocol::trust::Trust;
 use upswarm_protocol::wire::{self, BlockWhat, Message};
 
+use super::installer::INSTALLER_SOCKET;
 use super::token::JoinToken;
 use super::{CliError, Common, quiet_runtime, runtime};
+use crate::apart::{Pin, user_id};
 use crate::clock;
 use crate::config::{Config, Coordinator, NodeDir, Size};
 use crate::driver::{self, BUILD_TIME};
@@ -66,6 +68,12 @@ struct JoinArgs {
     /// Do not look for machines of the site by multicast DNS.
     #[arg(long)]
     no_mdns: bool,
+    /// Data directory of the installer apart: pins it to the same root and this device. Needs root.
+    #[arg(long, value_name = "DIR", requires = "owner")]
+    installer_dir: Option<PathBuf>,
+    /// The user that the node runs as when an installer runs apart; it becomes the owner of the data directory.
+    #[arg(long, value_name = "USER", requires = "installer_dir")]
+    owner: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -159,15 +167,29 @@ async fn join(args: &JoinArgs) -> Result<Certificate, CliError> {
     let write = |record: Record| journal.write(&record).context("cannot write the journal");
     write(Record::Trust(trust.snapshot()))?;
     write(Record::Certificate(certificate))?;
+    if let Some(installer) = &args.installer_dir {
+        let pin = Pin { root: token.root, device: believed.device };
+        pin.write(installer).map_err(|error| refuse(format!("{error:#}")))?;
+    }
     // Last: a directory with a node.toml has joined.
     let config = Config { coordinator: Coordinator { origins, ..config.coordinator }, ..config };
     config.write(&dir.config())?;
+    if let Some(owner) = &args.owner {
+        drop(journal);
+        give(dir.path(), user_id(owner)?)?;
+    }
     Ok(believed)
 }
 
 fn configure(args: &JoinArgs, token: &JoinToken) -> Result<Config, CliError> {
     let default = Config::default();
     let cache = args.role == RoleArg::Cache;
+    if let Some(owner) = &args.owner {
+        user_id(owner).map_err(|error| CliError::Refused(format!("--owner: {error:#}")))?;
+        if !rustix::process::geteuid().is_root() {
+            return Err(CliError::Refused("an installer apart is set up by root; run this as root".into()));
+        }
+    }
     let label = args.label.clone().unwrap_or_default();
     Text::<64>::new(label.as_str()).map_err(|error| CliError::Refused(format!("--label: {error}")))?;
     for address in args.listen.iter().chain(&args.peer) {
@@ -178,6 +200,7 @@ fn configure(args: &JoinArgs, token: &JoinToken) -> Result<Config, CliError> {
         peers: args.peer.clone(),
         mdns: !args.no_mdns,
         label,
+        installer_socket: args.installer_dir.as_ref().map(|_| INSTALLER_SOCKET.into()),
         coordinator: Coordinator {
             device: token.coordinator,
             addresses: token.addresses.iter().map(|address| address.to_string()).collect(),
@@ -252,6 +275,17 @@ async fn enrol(
     };
     let root = root.map_err(|error| CliError::Failed(anyhow!("the coordinator does not give its root: {error:?}")))?;
     Ok((root, certificate, origins))
+}
+
+/// Hands a directory over to the user that the node runs as. What is in it was made by this process a moment ago.
+fn give(path: &Path, owner: u32) -> anyhow::Result<()> {
+    if path.is_dir() && !path.is_symlink() {
+        for entry in std::fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))? {
+            give(&entry?.path(), owner)?;
+        }
+    }
+    std::os::unix::fs::lchown(path, Some(owner), None)
+        .with_context(|| format!("cannot make user {owner} the owner of {}", path.display()))
 }
 
 /// The directory holds a private key.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 use upswarm_protocol::catalog::{Applicability, Detect, PackageKind, Platform, Release};
+use upswarm_protocol::inventory::{FACT_ARCH, FACT_OS, FACT_OS_ID, FACT_OS_VERSION};
 use upswarm_protocol::node_state::Detection;
 
 use super::program::{Ended, Program, find};
@@ -193,22 +194,14 @@ pub(crate) fn os_name() -> String {
     if name.is_empty() { std::env::consts::OS.into() } else { name }
 }
 
-/// The value of a fact about this machine; empty when the machine does not say.
+/// The value of a fact, by the inventory's names.
 fn fact(name: &str) -> Result<String, String> {
-    let os_release = |key: &str| {
-        let text = OS_RELEASE.iter().find_map(|path| fs::read_to_string(path).ok()).unwrap_or_default();
-        Ok(os_release_value(&text, key))
-    };
-    match name {
-        "os.type" => Ok(std::env::consts::OS.into()),
-        "os.arch" => Ok(std::env::consts::ARCH.into()),
-        "os.kernel" => Ok(rustix::system::uname().release().to_string_lossy().into_owned()),
-        "os.id" => os_release("ID"),
-        "os.version_id" => os_release("VERSION_ID"),
-        "os.version_codename" => os_release("VERSION_CODENAME"),
-        other => crate::inventory::fact(other)
-            .ok_or_else(|| format!("this machine has no fact {other:?}; `upswarm scan` lists the facts that it has")),
-    }
+    crate::inventory::fact(name).ok_or_else(|| {
+        format!(
+            "this machine has no fact {name:?}; it may be {FACT_OS}, {FACT_ARCH}, {FACT_OS_ID}, {FACT_OS_VERSION} or another \
+             that `upswarm scan` lists"
+        )
+    })
 }
 
 /// A value of os-release(5): the last assignment counts, quotes and backslashes as in a shell.

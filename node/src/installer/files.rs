@@ -19,7 +19,7 @@ use upswarm_protocol::ids::ReleaseId;
 use upswarm_protocol::node_state::InstallOutcome;
 
 use super::manifest::{Backups, Entry, Manifest, remove_tree};
-use super::place::{Kind, Place, duplicate, hash_at, locate, locate_or_make};
+use super::place::{Kind, Made, Place, duplicate, hash_at, locate, locate_or_make, unmake};
 use super::{Job, Trouble, payload, random_name};
 
 /// A placement that a crash had cut short, undone.
@@ -66,8 +66,22 @@ pub(super) fn place(job: &Job<'_>, files: &[FilePlacement]) -> Result<InstallOut
     if let Some(file) = files.iter().find(|file| file.mode > 0o7777) {
         return Err(Trouble::failed(format!("{:o} is no mode for {:?}", file.mode, file.path)));
     }
-    let places: Vec<Place> = files.iter().map(|file| locate_or_make(root, &file.path)).collect::<Result<_, _>>()?;
+    let mut made = Vec::new();
+    let placed = place_below(job, root, files, &mut made);
+    if placed.is_err() {
+        unmake(made);
+    }
+    placed
+}
 
+fn place_below(
+    job: &Job<'_>,
+    root: &Path,
+    files: &[FilePlacement],
+    made: &mut Vec<Made>,
+) -> Result<InstallOutcome, Trouble> {
+    let places: Vec<Place> =
+        files.iter().map(|file| locate_or_make(root, &file.path, made)).collect::<Result<_, _>>()?;
     let backups = Backups::open(job.state_dir)?;
     let pending = backups.pending(job.id);
     if pending.exists() {

@@ -13,7 +13,7 @@ use upswarm_protocol::ids::{DocHash, PayloadId, ReleaseId};
 use upswarm_protocol::node_state::InstallOutcome;
 use upswarm_protocol::time::Wall;
 
-use super::{Job, run};
+use super::{Job, Source, run};
 
 /// A store with payloads, a state directory, and a directory to install into.
 pub(super) struct Fixture {
@@ -113,7 +113,7 @@ impl Fixture {
             id: self.id,
             release: &self.release,
             action,
-            payloads: (0..self.release.payloads.len()).map(|at| self.stored(at)).collect(),
+            payloads: (0..self.release.payloads.len()).map(|at| Source::Path(self.stored(at))).collect(),
             state_dir: &state,
             root: self.root.as_deref(),
             cancel: &self.cancel,

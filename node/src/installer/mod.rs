@@ -39,6 +39,7 @@ use upswarm_protocol::node_state::InstallOutcome;
 
 pub(crate) use detect::{detect, os_name, os_release_value};
 pub(crate) use files::recover;
+pub(crate) use payload::Source;
 
 /// One install or uninstall.
 #[derive(Debug)]
@@ -49,8 +50,8 @@ pub(crate) struct Job<'a> {
     pub(crate) release: &'a Release,
     /// Install or uninstall.
     pub(crate) action: Action,
-    /// One path per payload of the release, in order. Those that the recipe uses are complete; none is trusted.
-    pub(crate) payloads: Vec<PathBuf>,
+    /// One per payload of the release, in order. Those that the recipe uses are complete; none is trusted.
+    pub(crate) payloads: Vec<Source>,
     /// Where copies, logs and backups go; made if it is not there.
     pub(crate) state_dir: &'a Path,
     /// Install packages and files below this directory instead of `/` (an image, a trial). Programs run as ever, with the
@@ -86,10 +87,10 @@ pub(crate) fn run(job: &Job<'_>) -> InstallOutcome {
 
 /// Why a job did not get as far as an outcome of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Trouble {
+pub(crate) struct Trouble {
     /// Whether trying again later may help.
     retry: bool,
-    reason: String,
+    pub(crate) reason: String,
 }
 
 impl Trouble {
@@ -124,7 +125,7 @@ impl From<Trouble> for InstallOutcome {
 }
 
 /// The directory `name` of the state directory, made if it is not there, closed to everyone but this user.
-fn private_dir(state_dir: &Path, name: &str) -> Result<PathBuf, Trouble> {
+pub(crate) fn private_dir(state_dir: &Path, name: &str) -> Result<PathBuf, Trouble> {
     let dir = state_dir.join(name);
     let cannot = |error| Trouble::io("cannot prepare", &dir, error);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(cannot)?;

@@ -1,8 +1,8 @@
 //! Verified copies of payloads, where nobody else can change them.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::io::{self, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -65,10 +65,10 @@ pub(super) fn seal(job: &Job<'_>, positions: &[usize], executable: Option<usize>
     Ok(sealed)
 }
 
-/// The payload at a position of the release, and where the store has it.
-pub(super) fn find<'a>(job: &'a Job<'_>, position: usize) -> Result<(&'a Payload, &'a Path), Trouble> {
+/// The payload at a position of the release, and where its bytes are.
+pub(super) fn find<'a>(job: &'a Job<'_>, position: usize) -> Result<(&'a Payload, &'a Source), Trouble> {
     let payload = job.release.payloads.get(position);
-    payload.zip(job.payloads.get(position).map(PathBuf::as_path)).ok_or_else(|| {
+    payload.zip(job.payloads.get(position)).ok_or_else(|| {
         let count = job.release.payloads.len();
         Trouble::failed(format!("the recipe names payload {position}, the release has {count}"))
     })
@@ -82,23 +82,47 @@ pub(super) fn installable(job: &Job<'_>) -> Vec<usize> {
     (0..payloads.len()).filter(|at| !is_patch(*at)).collect()
 }
 
+/// Where the bytes of a payload come from. None of them are trusted.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// A file of the store.
+    Path(PathBuf),
+    /// An open file that another process has handed over; it may move its position at any time.
+    File(File),
+    /// Nowhere: the recipe does without it.
+    Missing,
+}
+
+impl Source {
+    fn open(&self, payload: &Payload) -> Result<File, Trouble> {
+        // Neither a link to somewhere else nor a pipe that never answers.
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let missing = || Trouble::retry(format!("payload {} is not in the store", payload.name));
+        let file = match self {
+            Source::Path(path) => {
+                OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|error| match error.kind() {
+                    io::ErrorKind::NotFound => missing(),
+                    _ => Trouble::io("cannot read", path, error),
+                })
+            }
+            Source::File(file) => file.try_clone().map_err(|error| unreadable(payload, error)),
+            Source::Missing => Err(missing()),
+        }?;
+        let found = file.metadata().map_err(|error| unreadable(payload, error))?;
+        if !found.is_file() {
+            return Err(Trouble::failed(format!("payload {} in the store is not a plain file", payload.name)));
+        }
+        Ok(file)
+    }
+}
+
 /// Copies a payload into `copy`, a new file that only this user can open, and makes sure that the copy has the length and hash
 /// that the release says.
-pub(super) fn copy_verified(payload: &Payload, source: &Path, copy: &mut File) -> Result<(), Trouble> {
-    // Neither a link to somewhere else nor a pipe that never answers.
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    let cannot = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => Trouble::retry(format!("payload {} is not in the store", payload.name)),
-        _ => Trouble::io("cannot read", source, error),
-    };
-    let original = OpenOptions::new().read(true).custom_flags(flags).open(source).map_err(cannot)?;
-    let found = original.metadata().map_err(cannot)?;
-    if !found.is_file() {
-        return Err(Trouble::failed(format!("{} is not a plain file", source.display())));
-    }
+pub(super) fn copy_verified(payload: &Payload, source: &Source, copy: &mut File) -> Result<(), Trouble> {
+    let original = source.open(payload)?;
     let write = |error: io::Error| Trouble {
         reason: format!("cannot copy payload {}: {error}", payload.name),
-        ..Trouble::io("", source, error)
+        ..Trouble::io("", Path::new(""), error)
     };
     let differs = |what: String| {
         let reason = format!("payload {} in the store {what}; it was not used", payload.name);
@@ -106,18 +130,21 @@ pub(super) fn copy_verified(payload: &Payload, source: &Path, copy: &mut File) -
     };
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 256 << 10];
-    let mut len = 0;
+    let mut len = 0_u64;
     // A clone is a snapshot: what is hashed is the copy, which nobody else can change. Elsewhere the bytes are hashed while
     // they are copied, each read once.
-    let cloned = found.len() == payload.len && rustix::fs::ioctl_ficlone(&*copy, &original).is_ok();
-    let mut reader = if cloned { copy.try_clone().map_err(write)? } else { original };
-    reader.rewind().map_err(cannot)?;
-    let mut reader = reader.take(payload.len.saturating_add(1));
-    loop {
-        let count = reader.read(&mut buffer).map_err(cannot)?;
-        if count == 0 {
-            break;
-        }
+    let as_long = original.metadata().is_ok_and(|found| found.len() == payload.len);
+    let cloned = as_long && rustix::fs::ioctl_ficlone(&*copy, &original).is_ok();
+    let reader = if cloned { copy.try_clone().map_err(write)? } else { original };
+    copy.rewind().map_err(write)?;
+    while len <= payload.len {
+        // By position: whoever handed the file over shares its own.
+        let count = match reader.read_at(&mut buffer, len) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(unreadable(payload, error)),
+        };
         len += count as u64;
         hasher.update(&buffer[..count]);
         if !cloned {
@@ -132,6 +159,11 @@ pub(super) fn copy_verified(payload: &Payload, source: &Path, copy: &mut File) -
         return Err(differs(format!("hashes to {}, the release says {}", found.short(), payload.id.short())));
     }
     Ok(())
+}
+
+fn unreadable(payload: &Payload, error: io::Error) -> Trouble {
+    let reason = format!("cannot read payload {}: {error}", payload.name);
+    Trouble { reason, ..Trouble::io("", Path::new(""), error) }
 }
 
 /// The payload's file name, if it is one.

@@ -47,15 +47,25 @@ pub(super) fn components(path: &str) -> Result<Vec<&str>, Trouble> {
 
 /// The place that an absolute path names below `root`. Its directory must exist.
 pub(super) fn locate(root: &Path, path: &str) -> Result<Place, Trouble> {
-    walk(root, path, false)
+    walk(root, path, None)
 }
 
-/// The same, with directories that are missing made on the way, open to everyone to read.
-pub(super) fn locate_or_make(root: &Path, path: &str) -> Result<Place, Trouble> {
-    walk(root, path, true)
+/// The same, with directories that are missing made on the way, open to everyone to read; `made` learns of each.
+pub(super) fn locate_or_make(root: &Path, path: &str, made: &mut Vec<Made>) -> Result<Place, Trouble> {
+    walk(root, path, Some(made))
 }
 
-fn walk(root: &Path, path: &str, make: bool) -> Result<Place, Trouble> {
+/// A directory that was made: the one it lies in, and its name.
+pub(super) type Made = (OwnedFd, OsString);
+
+/// Removes directories that were made, the last first, as far as they are empty.
+pub(super) fn unmake(made: Vec<Made>) {
+    for (dir, name) in made.iter().rev() {
+        let _ = rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR);
+    }
+}
+
+fn walk(root: &Path, path: &str, mut made: Option<&mut Vec<Made>>) -> Result<Place, Trouble> {
     let mut ahead: Vec<OsString> = components(path)?.into_iter().rev().map(OsString::from).collect();
     // The first element of the path comes last; so the name in the directory comes first.
     let name = ahead.remove(0);
@@ -76,13 +86,15 @@ fn walk(root: &Path, path: &str, make: bool) -> Result<Place, Trouble> {
             _ => {}
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let found = match rustix::fs::openat(here, &step, flags, Mode::empty()) {
-            Err(Errno::NOENT) if make => {
+        let found = match (rustix::fs::openat(here, &step, flags, Mode::empty()), &mut made) {
+            (Err(Errno::NOENT), Some(made)) => {
+                let parent = here.try_clone().map_err(|error| Trouble::io("cannot reach", &full, error))?;
                 rustix::fs::mkdirat(here, &step, Mode::from_raw_mode(0o755)).map_err(cannot)?;
+                made.push((parent, step.clone()));
                 rustix::fs::fsync(here).map_err(cannot)?;
                 rustix::fs::openat(here, &step, flags, Mode::empty())
             }
-            found => found,
+            (found, _) => found,
         };
         let found = found.map_err(cannot)?;
         let stat = rustix::fs::fstat(&found).map_err(cannot)?;

@@ -20,18 +20,19 @@ mod status;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 use jiff::tz::TimeZone;
 
 use crate::catalog::{Certificate, NodeRole};
 use crate::codec::Text;
-use crate::ids::{DeviceId, PayloadId, ReleaseId};
+use crate::ids::{DeviceId, DocHash, PayloadId, ReleaseId};
 use crate::membership::Membership;
 use crate::rng::Rng;
 use crate::time::{Mono, Now, Wall};
 use crate::trust::{Trust, TrustError};
-use crate::wire::Topic;
+use crate::wire::{BlockWhat, Topic};
 
 pub use explain::{Section, Sentence, Subject};
 pub use io::{
@@ -217,6 +218,16 @@ impl NodeState {
     /// What this device's certificate says.
     pub fn certificate(&self) -> &Certificate {
         &self.certificate
+    }
+
+    /// The envelope of this device's certificate.
+    pub fn certificate_bytes(&self) -> &[u8] {
+        &self.certificate_bytes
+    }
+
+    /// The envelope of a document that this node holds: a release, an approval, an index, a chunk list.
+    pub fn document(&self, hash: &DocHash) -> Option<Arc<Vec<u8>>> {
+        self.document_bytes(&BlockWhat::Doc(*hash))
     }
 
     /// What it believes.

@@ -178,7 +178,12 @@ impl Assembly {
     }
 
     pub(super) fn names(&self, hash: &DocHash) -> bool {
-        self.missing.contains_key(hash) || self.loaded.contains_key(hash) || self.refused.contains_key(hash)
+        self.entry(hash).is_some() || self.refused.contains_key(hash)
+    }
+
+    /// What the index says about a document that was not refused.
+    pub(super) fn entry(&self, hash: &DocHash) -> Option<&DocEntry> {
+        self.missing.get(hash).or_else(|| self.loaded.get(hash).map(|(entry, _)| entry))
     }
 
     /// Takes over documents that an older assembly has verified already. An entry that describes them differently is left

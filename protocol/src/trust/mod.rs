@@ -37,7 +37,7 @@ use self::catalog::{Assembly, Believed, Floors, Label, Loaded};
 use self::verify::{open_certificate, open_head, open_index, open_next_root, open_own_root, unexpired};
 
 pub use self::catalog::{Catalog, CatalogApproval, CatalogRelease};
-pub use self::permit::Blocked;
+pub use self::permit::{Admitted, Blocked, NotAdmitted};
 pub use self::snapshot::MAX_SNAPSHOT;
 pub use self::validate::{Invalid, MAX_TIMEOUT_S, validate_approval, validate_release, validate_root};
 pub(crate) use self::verify::{Opened, open_approval, open_release};

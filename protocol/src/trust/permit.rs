@@ -2,11 +2,13 @@
 
 use core::fmt;
 
-use crate::catalog::{Action, Hold};
-use crate::ids::{GroupId, ReleaseId};
+use crate::catalog::{Action, Approval, Hold, Release};
+use crate::envelope::Kind;
+use crate::ids::{DocHash, GroupId, ReleaseId};
 use crate::time::Wall;
 
-use super::Trust;
+use super::catalog::{Believed, Loaded};
+use super::{Trust, TrustError};
 
 /// Why nothing may be installed or removed now, in a sentence for `status` and `explain`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +69,80 @@ impl fmt::Display for Blocked {
 
 impl std::error::Error for Blocked {}
 
+/// A release, and an approval of it, that may be acted on now; only [`Trust::admit`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admitted {
+    /// BLAKE3 of the release's signed body.
+    pub id: ReleaseId,
+    /// The release.
+    pub release: Release,
+    /// The approval of it.
+    pub approval: Approval,
+}
+
+/// Why a release and an approval were not admitted.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAdmitted {
+    /// One of the two is not what the newest index names, or not signed as it should be.
+    #[error(transparent)]
+    Document(#[from] TrustError),
+    /// Both are genuine, and it must not happen now.
+    #[error(transparent)]
+    Blocked(#[from] Blocked),
+}
+
 impl Trust {
+    /// The question of an installer that keeps no catalog: may this release be acted on now, because of this approval? Takes
+    /// the bytes of both envelopes, and asks all that [`Trust::may_install`] asks, of the newest index alone.
+    ///
+    /// The approval's version counts from now on, an older one does not: persist [`Trust::snapshot`] before acting.
+    pub fn admit(&mut self, release: &[u8], approval: &[u8], wall: Wall) -> Result<Admitted, NotAdmitted> {
+        let now = self.clock(wall);
+        let unexpired = |at: Wall, blocked: fn(Wall) -> Blocked| if now < at { Ok(()) } else { Err(blocked(at)) };
+        // 1. From the root down: nothing rests on a document above it that has expired, or on an index that the head has replaced.
+        unexpired(self.root().expires, Blocked::RootExpired)?;
+        let head = self.head().ok_or(Blocked::NoHead)?;
+        unexpired(head.expires, Blocked::HeadExpired)?;
+        let newest = self.newest.as_ref().filter(|newest| newest.label.hash == head.index_hash);
+        unexpired(newest.ok_or(Blocked::Withdrawn)?.label.expires, Blocked::IndexExpired)?;
+        // 2. The index names both, and they are signed by the product's publisher and the group's approvers.
+        let Believed::Release(known) = self.open_named(Kind::Release, release)? else {
+            return Err(Blocked::NoRelease.into());
+        };
+        let Believed::Approval(approved) = self.open_named(Kind::Approval, approval)? else {
+            return Err(Blocked::NotApproved.into());
+        };
+        let (id, release, approval) = (known.id, known.release, approved.approval);
+        // 3. One is about the other.
+        if approval.release != id {
+            return Err(TrustError::OtherRelease { approved: approval.release, release: id }.into());
+        }
+        // 4. No version of the approval is used after a later one.
+        if approval.version < self.floors.of(&(approval.group, id)) {
+            return Err(Blocked::Withdrawn.into());
+        }
+        self.floors.raise(&approval);
+        // 5. Neither declined, nor stopped, nor too old.
+        if approval.action == Action::None {
+            return Err(Blocked::Declined.into());
+        }
+        if let Some(hold) = self.catalog().hold(&id, &approval.group) {
+            return Err(Blocked::Held(hold).into());
+        }
+        unexpired(release.expires, Blocked::ReleaseExpired)?;
+        unexpired(approval.expires, Blocked::ApprovalExpired)?;
+        Ok(Admitted { id, release: release.as_ref().clone(), approval: approval.as_ref().clone() })
+    }
+
+    /// Verifies a document of this kind that the newest index names.
+    fn open_named(&self, kind: Kind, bytes: &[u8]) -> Result<Believed, TrustError> {
+        let hash = DocHash::of(bytes);
+        let entry = self.newest.as_ref().and_then(|newest| newest.entry(&hash));
+        let entry = entry.filter(|entry| entry.kind == kind && entry.len as usize == bytes.len());
+        let opened = Loaded::open(self.root(), entry.ok_or(TrustError::NotNamed(hash))?, bytes);
+        opened.map(|loaded| loaded.document).map_err(|reason| TrustError::Refused { hash, reason })
+    }
+
     /// Whether a release may be installed (or removed, if its approval says so) in a group at this time.
     /// `wall` is this machine's own clock; [`Trust::clock`] is applied to it here.
     pub fn may_install(&self, release: &ReleaseId, group: &GroupId, wall: Wall) -> Result<(), Blocked> {

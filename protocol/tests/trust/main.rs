@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod admit;
 mod attacks;
 mod certificates;
 mod clocks;

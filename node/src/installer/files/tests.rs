@@ -65,10 +65,16 @@ fn an_own_recipe_may_take_some_files_away() {
 #[test]
 fn a_failure_in_the_middle_leaves_everything_as_it_was() {
     type Spoil = fn(&mut Fixture);
-    let spoils: [(&str, Spoil); 7] = [
+    let spoils: [(&str, Spoil); 8] = [
         ("cannot reach", |fixture| {
-            let paths = ["a", "missing/b", "c"];
+            let paths = ["made/a", "file/b", "c"];
             *fixture = std::mem::replace(fixture, Fixture::new(&[])).placing(&paths);
+            fs::write(fixture.target("file"), b"no directory").unwrap();
+        }),
+        ("bytes that the release says", |fixture| {
+            let paths = ["a", "made/deep/b", "made/c"];
+            *fixture = std::mem::replace(fixture, Fixture::new(&[])).placing(&paths);
+            fs::write(fixture.stored(2), b"another length").unwrap();
         }),
         ("neither a plain file", |fixture| {
             fs::remove_file(fixture.target("b")).unwrap();
@@ -92,6 +98,7 @@ fn a_failure_in_the_middle_leaves_everything_as_it_was() {
         let outcome = fixture.run(Action::Install);
         assert!(reason(&outcome).contains(expected), "{expected}: {outcome:?}");
         assert_eq!(fixture.snapshot(), before, "{expected}");
+        assert!(!fixture.target("made").exists(), "{expected}: directories that were made go too");
         assert_eq!(recover(&fixture.state()), [], "{expected}: nothing is left to undo");
     }
 }

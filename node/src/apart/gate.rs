@@ -1,0 +1,199 @@
+//! What the installer believes, and the one way past it.
+//!
+//! ```text
+//! DIR/pin     JSON: hash of the root envelope, this device's key; written by root at enrolment, never by this program
+//! DIR/trust   magic "UPIN" | version u8 = 1 | zero 3 | issued of the newest certificate u64 | trust snapshot
+//! ```
+//! The node hands in documents and is believed in nothing. What only grows (root, head and index versions, approval versions,
+//! the age of the certificate) is durable before anything is run because of it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+use upswarm_protocol::catalog::Action;
+use upswarm_protocol::ids::{DeviceId, DocHash};
+use upswarm_protocol::time::Wall;
+use upswarm_protocol::trust::{Admitted, MAX_SNAPSHOT, Trust};
+
+use super::wire::{Answer, Job, Task};
+
+const MAGIC: [u8; 8] = *b"UPIN\x01\0\0\0";
+const HEADER: usize = 16;
+
+/// What root has written down at enrolment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pin {
+    /// Hash of the envelope of the root that everything begins with.
+    pub(crate) root: DocHash,
+    /// This device's key: certificates of others do not count.
+    pub(crate) device: DeviceId,
+}
+
+impl Pin {
+    /// Writes the pin of a new installer. One that is there already is not replaced, unless it says the same.
+    pub(crate) fn write(self, dir: &Path) -> anyhow::Result<()> {
+        let path = dir.join("pin");
+        if path.exists() {
+            if Self::read(dir)? == self {
+                return Ok(());
+            }
+            let dir = dir.display();
+            bail!("{dir} is pinned to another root or device; if this machine has joined anew, remove {dir} first");
+        }
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .and_then(|()| replace(dir, "pin", serde_json::to_string_pretty(&self)?.as_bytes()))
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn read(dir: &Path) -> anyhow::Result<Self> {
+        let path = dir.join("pin");
+        let text = fs::read_to_string(&path).with_context(|| {
+            format!(
+                "cannot read {}; pin a root first: upswarm installer pin --data-dir {}",
+                path.display(),
+                dir.display()
+            )
+        })?;
+        serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
+    }
+}
+
+/// The installer's own trust.
+#[derive(Debug)]
+pub(super) struct Gate {
+    dir: PathBuf,
+    pin: Pin,
+    build_time: Wall,
+    trust: Option<Trust>,
+    /// Of certificates issued before this one none counts: the device has left a group since.
+    certificate_issued: Wall,
+    /// What the file `trust` holds.
+    written: Vec<u8>,
+}
+
+impl Gate {
+    /// Reads what was pinned and what has been believed since.
+    pub(super) fn open(dir: &Path, build_time: Wall) -> anyhow::Result<Self> {
+        let pin = Pin::read(dir)?;
+        let path = dir.join("trust");
+        let mut written = Vec::new();
+        match File::open(&path) {
+            Ok(file) => drop(file.take((HEADER + MAX_SNAPSHOT) as u64).read_to_end(&mut written)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+        let mut gate = Self { dir: dir.to_owned(), pin, build_time, trust: None, certificate_issued: Wall(0), written };
+        if !gate.written.is_empty() {
+            // Starting from the pin again would bring old versions back: that is for root to decide.
+            let damaged = || format!("{} is damaged; restore it, or pin this machine anew", path.display());
+            let head = gate.written.first_chunk::<HEADER>().with_context(damaged)?;
+            if head[..8] != MAGIC {
+                bail!(damaged());
+            }
+            gate.certificate_issued = Wall(u64::from_le_bytes(*head.last_chunk().with_context(damaged)?));
+            gate.trust = Some(Trust::restore(&gate.written[HEADER..], build_time).with_context(damaged)?);
+        }
+        Ok(gate)
+    }
+
+    /// What the node need not send again.
+    pub(super) fn state(&self) -> Answer {
+        let trust = self.trust.as_ref();
+        Answer::State {
+            root: trust.map_or(0, |trust| trust.root().version),
+            index: trust.and_then(Trust::index_bytes).map(DocHash::of),
+        }
+    }
+
+    /// Takes in the job's documents and says whether it may be done at this time. The error is for the person who asks why not.
+    pub(super) fn admit(&mut self, job: &Job, wall: Wall) -> Result<Admitted, String> {
+        let admitted = self.judge(job, wall);
+        // Whatever came of it, what was learnt must not be forgotten.
+        self.persist().map_err(|error| format!("the installer cannot write {}: {error}", self.dir.display()))?;
+        admitted
+    }
+
+    fn judge(&mut self, job: &Job, wall: Wall) -> Result<Admitted, String> {
+        // 1. The pinned root, and from it step by step to today's.
+        let mut roots = job.roots.iter().map(|root| &**root);
+        if self.trust.is_none() {
+            let pinned = roots.by_ref().find(|root| DocHash::of(root) == self.pin.root).ok_or_else(|| {
+                format!("the root {} that is pinned here was not sent; pin this machine anew", self.pin.root.short())
+            })?;
+            let trust = Trust::pin(pinned.to_vec(), self.pin.root, self.build_time);
+            self.trust = Some(trust.map_err(|error| format!("the pinned root is not good: {error}"))?);
+        }
+        let Some(trust) = &mut self.trust else { return Err("no root is known".into()) };
+        for root in roots {
+            if *root == *trust.root_bytes() {
+                continue;
+            }
+            trust.offer_root(root, wall).map_err(|error| error.to_string())?;
+        }
+        // 2. The head and the index that it names; an older one is no error and changes nothing.
+        trust.offer_head(&job.head, wall).map_err(|error| error.to_string())?;
+        if let Some(index) = &job.index {
+            trust.offer_index(index.to_vec(), wall).map_err(|error| error.to_string())?;
+        }
+        // 3. The certificate is this device's, and the newest that was seen.
+        let certificate = trust.check_certificate(&job.certificate, wall).map_err(|error| error.to_string())?;
+        if certificate.device != self.pin.device {
+            return Err("the certificate is another device's".into());
+        }
+        if certificate.issued < self.certificate_issued {
+            return Err(format!("a later certificate than the one of {} is known", certificate.issued));
+        }
+        self.certificate_issued = certificate.issued;
+        // 4. Release and approval: signed, named by the index, about each other, not stopped, not expired.
+        let admitted = trust.admit(&job.release, &job.approval, wall).map_err(|error| error.to_string())?;
+        // 5. For this device, and for this.
+        if !certificate.groups.contains(&admitted.approval.group) {
+            return Err("the approval is for a group that this device is not in".into());
+        }
+        if let Task::Install { action, payloads } = &job.task {
+            if *action == Action::None || *action != admitted.approval.action {
+                return Err(format!("{action:?} was asked for, {:?} is approved", admitted.approval.action));
+            }
+            if let Some(from) = admitted.approval.schedule.available_from.filter(|from| wall < *from) {
+                return Err(format!("the approval counts from {from}"));
+            }
+            let count = admitted.release.payloads.len();
+            if payloads.windows(2).any(|pair| pair[0] >= pair[1])
+                || payloads.last().is_some_and(|last| usize::from(*last) >= count)
+            {
+                return Err(format!(
+                    "the positions of payloads are not in order, or beyond the {count} of the release"
+                ));
+            }
+        }
+        Ok(admitted)
+    }
+
+    fn persist(&mut self) -> io::Result<()> {
+        let Some(trust) = &self.trust else { return Ok(()) };
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&self.certificate_issued.0.to_le_bytes());
+        bytes.extend_from_slice(&trust.snapshot());
+        if bytes != self.written {
+            replace(&self.dir, "trust", &bytes)?;
+            self.written = bytes;
+        }
+        Ok(())
+    }
+}
+
+/// Replaces a file as a whole; durable on return.
+pub(super) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = dir.join(format!("{name}.tmp"));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, dir.join(name))?;
+    File::open(dir)?.sync_all()
+}

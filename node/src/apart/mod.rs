@@ -1,0 +1,296 @@
+//! Who installs: this process, or the installer apart.
+//!
+//! The process that talks to the network need not be the one that has the right to change the machine. With
+//! `installer_socket` in node.toml it has no rights at all, and asks a small process of root's over a Unix socket. That one
+//! trusts nothing it is told: it has a pin of its own ([`Pin`]), walks the roots itself, verifies head, index, certificate,
+//! release and approval, remembers the versions that only grow, and hashes each payload on the copy that it uses. A node that
+//! is taken over can keep updates from being installed; it cannot have anything installed that is not released and approved
+//! for this device, nor earlier than the approval's `available_from`. When within the schedule it happens is the node's word.
+//!
+//! Architecture invariant: the installer opens no network socket and no path that the node names; payloads come as descriptors.
+
+mod gate;
+mod server;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Context as _;
+use rustix::fs::OFlags;
+use tokio::sync::Mutex;
+use upswarm_protocol::catalog::{Action, Detect, Release};
+use upswarm_protocol::codec::Bounded;
+use upswarm_protocol::ids::{DocHash, PayloadId, ReleaseId};
+use upswarm_protocol::node_state::{Detection, InstallOutcome, NodeState};
+use upswarm_protocol::trust::Trust;
+
+use crate::clock;
+use crate::installer::{self, Source};
+
+pub(crate) use gate::Pin;
+pub(crate) use server::{ServerConfig, run, user_id};
+
+use wire::{Answer, Ask, Job, MAX_ANSWER, MAX_ASK, MAX_ROOTS, Patience, Task, WireError};
+
+/// Detects and installs for a node.
+#[derive(Debug)]
+pub(crate) struct Installer {
+    /// Of the installer apart; none means in this process.
+    socket: Option<PathBuf>,
+    /// Where copies, logs and backups go, in process.
+    state_dir: PathBuf,
+    root: Option<PathBuf>,
+    /// Set when the node is about to end.
+    ending: Arc<AtomicBool>,
+    /// Every root since enrolment by version, for an installer that has not heard of them.
+    roots: PathBuf,
+    root_version: u64,
+    /// The installer apart does one thing at a time: the others wait here, where they cost nothing.
+    turn: Arc<Mutex<()>>,
+}
+
+impl Installer {
+    /// Installs in this process, with this process's rights, below `root` if there is one. Undoes first what an earlier run
+    /// was stopped in the middle of.
+    pub(crate) fn in_process(
+        state_dir: PathBuf,
+        root: Option<PathBuf>,
+        ending: Arc<AtomicBool>,
+    ) -> anyhow::Result<Self> {
+        for dir in root.iter().chain([&state_dir]) {
+            fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        }
+        for recovered in installer::recover(&state_dir) {
+            tracing::warn!(release = %recovered.release.short(), "{}", recovered.text);
+        }
+        let (roots, turn) = (PathBuf::new(), Arc::default());
+        Ok(Self { socket: None, state_dir, root, ending, roots, root_version: 0, turn })
+    }
+
+    /// Asks the installer at this socket. Roots are kept in the directory `roots`.
+    pub(crate) fn connect(socket: PathBuf, roots: PathBuf, ending: Arc<AtomicBool>) -> anyhow::Result<Self> {
+        fs::create_dir_all(&roots).with_context(|| format!("cannot create {}", roots.display()))?;
+        let state_dir = PathBuf::new();
+        Ok(Self { socket: Some(socket), state_dir, root: None, ending, roots, root_version: 0, turn: Arc::default() })
+    }
+
+    /// Keeps today's root for the installer apart. To be called whenever it may have changed, before it is persisted: a gap
+    /// in the chain would stop every install.
+    pub(crate) fn keep_root(&mut self, trust: &Trust) {
+        let version = trust.root().version;
+        if self.socket.is_none() || version == self.root_version {
+            return;
+        }
+        let path = self.roots.join(version.to_string());
+        let written = gate::replace(&self.roots, &version.to_string(), trust.root_bytes());
+        match written {
+            Ok(()) => self.root_version = version,
+            Err(error) => tracing::error!("{} cannot be written: {error}; the installer will miss it", path.display()),
+        }
+    }
+
+    /// Whether a release of the catalog is installed here.
+    pub(crate) fn detect(&self, state: &NodeState, id: ReleaseId) -> impl Future<Output = Detection> + Send + 'static {
+        let release = release(state, &id);
+        let (root, errand) = (self.root.clone(), self.errand(state, &id, None));
+        async move {
+            let Some(release) = release else {
+                return Detection::Unknown("the release is no longer in the catalog".into());
+            };
+            // Looking at files and packages needs no rights, as a rule; programs get the rights they were written for.
+            let runs_programs = release.detect.iter().any(|rule| matches!(rule, Detect::Command { .. }));
+            if errand.is_none() || !runs_programs {
+                let here = tokio::task::spawn_blocking(move || installer::detect(&release, root.as_deref())).await;
+                let here = here.unwrap_or_else(|error| Detection::Unknown(format!("detection broke off: {error}")));
+                if errand.is_none() || !matches!(here, Detection::Unknown(_)) {
+                    return here;
+                }
+            }
+            let Some(errand) = errand else { return Detection::Unknown("there is no installer".into()) };
+            match errand.run(Vec::new()).await {
+                Ok(Answer::Detected(found)) => found.into(),
+                Ok(other) => Detection::Unknown(unexpected(&other)),
+                Err(why) => Detection::Unknown(why),
+            }
+        }
+    }
+
+    /// Runs a release's recipe. `path` tells where the store has a payload.
+    pub(crate) fn install(
+        &self,
+        state: &NodeState,
+        path: impl Fn(PayloadId) -> Option<PathBuf>,
+        id: ReleaseId,
+        action: Action,
+    ) -> impl Future<Output = InstallOutcome> + Send + 'static {
+        let release = release(state, &id);
+        let paths: Vec<Option<PathBuf>> =
+            release.iter().flat_map(|release| &release.payloads).map(|payload| path(payload.id)).collect();
+        let (state_dir, root, ending) = (self.state_dir.clone(), self.root.clone(), self.ending.clone());
+        let errand = self.errand(state, &id, Some(action));
+        async move {
+            let failed = |reason: String| InstallOutcome::Failed { code: None, reason };
+            let Some(release) = release else { return failed("the release is no longer in the catalog".into()) };
+            if let Some(errand) = errand {
+                return match errand.run(paths).await {
+                    Ok(Answer::Ended(outcome)) => outcome.into(),
+                    Ok(other) => InstallOutcome::Retry { code: None, reason: unexpected(&other) },
+                    Err(reason) => InstallOutcome::Retry { code: None, reason },
+                };
+            }
+            let payloads = paths.into_iter().map(|path| path.map_or(Source::Missing, Source::Path)).collect();
+            let installed = tokio::task::spawn_blocking(move || {
+                let (release, state_dir, root) = (&*release, &*state_dir, root.as_deref());
+                installer::run(&installer::Job { id, release, action, payloads, state_dir, root, cancel: &ending })
+            });
+            installed.await.unwrap_or_else(|error| failed(format!("the installer broke off: {error}")))
+        }
+    }
+
+    /// What to ask the installer apart, if there is one. Without an action it is to detect.
+    fn errand(&self, state: &NodeState, id: &ReleaseId, action: Option<Action>) -> Option<Errand> {
+        let socket = self.socket.clone()?;
+        let documents = Documents::of(state, id, action);
+        let (roots, ending, turn) = (self.roots.clone(), self.ending.clone(), self.turn.clone());
+        Some(Errand { socket, documents, action, roots, ending, turn })
+    }
+}
+
+/// A question for the installer apart.
+#[derive(Debug)]
+struct Errand {
+    socket: PathBuf,
+    documents: Result<Documents, String>,
+    action: Option<Action>,
+    roots: PathBuf,
+    ending: Arc<AtomicBool>,
+    turn: Arc<Mutex<()>>,
+}
+
+/// The envelopes that a question rests on.
+#[derive(Debug)]
+struct Documents {
+    head: Vec<u8>,
+    index: Vec<u8>,
+    certificate: Vec<u8>,
+    release: Arc<Vec<u8>>,
+    approval: Arc<Vec<u8>>,
+}
+
+impl Documents {
+    fn of(state: &NodeState, id: &ReleaseId, action: Option<Action>) -> Result<Self, String> {
+        let (trust, groups) = (state.trust(), &state.certificate().groups);
+        let wall = clock::wall();
+        let mut approvals: Vec<_> = groups
+            .iter()
+            .filter_map(|group| Some((group, trust.catalog().approvals().get(&(*group, *id))?)))
+            .filter(|(_, known)| action.is_none_or(|action| known.approval.action == action))
+            .collect();
+        // Of several groups' approvals, one that stands.
+        approvals.sort_by_key(|(group, _)| trust.may_install(id, group, wall).is_err());
+        let (_, approval) = approvals.first().ok_or("no approval for a group of this device says so any more")?;
+        let release = trust.catalog().releases().get(id).ok_or("the release is no longer in the catalog")?;
+        let document = |hash: DocHash| state.document(&hash).ok_or(format!("document {} is not here", hash.short()));
+        Ok(Self {
+            head: trust.head_bytes().ok_or("no head has come from the coordinator yet")?.to_vec(),
+            index: trust.index_bytes().ok_or("the index is still on its way")?.to_vec(),
+            certificate: state.certificate_bytes().to_vec(),
+            release: document(release.hash)?,
+            approval: document(approval.hash)?,
+        })
+    }
+}
+
+impl Errand {
+    /// Asks, and waits for the answer. The error is a sentence: the installer is not there, or it refuses.
+    async fn run(self, paths: Vec<Option<PathBuf>>) -> Result<Answer, String> {
+        let turn = self.turn.clone().lock_owned().await;
+        let asked = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            self.ask(&paths)
+        });
+        match asked.await.map_err(|error| format!("asking the installer broke off: {error}"))?? {
+            Answer::Refused(why) => Err(format!("the installer refuses: {why}")),
+            answer => Ok(answer),
+        }
+    }
+
+    fn ask(self, paths: &[Option<PathBuf>]) -> Result<Answer, String> {
+        let Documents { head, index, certificate, release, approval } = self.documents?;
+        let socket = self.socket.display();
+        let mut stream = UnixStream::connect(&self.socket).map_err(|error| {
+            format!("the installer does not answer at {socket} ({error}); start it: systemctl start upswarm-installer")
+        })?;
+        let broke = |error: WireError| format!("the installer at {socket} broke off: {error}; see its log");
+        let patience = Patience::Unless(&self.ending);
+        wire::send(&mut stream, &Ask::State, MAX_ASK).map_err(broke)?;
+        let (known, known_index) = match wire::receive(&mut stream, MAX_ANSWER, patience).map_err(broke)? {
+            Answer::State { root, index } => (root, index),
+            other => return Err(unexpected(&other)),
+        };
+        let mut task = Task::Detect;
+        let mut files = Vec::new();
+        if let Some(action) = self.action {
+            let mut positions = Vec::new();
+            for (position, path) in paths.iter().enumerate() {
+                if let Some(file) = path.as_deref().and_then(|path| open(path).ok()) {
+                    positions.push(u16::try_from(position).unwrap_or(u16::MAX));
+                    files.push(file);
+                }
+            }
+            task = Task::Install { action, payloads: Bounded::truncated(positions) };
+        }
+        let roots = later_roots(&self.roots, known).map_err(|error| format!("{}: {error}", self.roots.display()))?;
+        let index = (known_index != Some(DocHash::of(&index))).then(|| Bounded::truncated(index));
+        let job = Job {
+            roots: Bounded::truncated(roots),
+            head: Bounded::truncated(head),
+            index,
+            certificate: Bounded::truncated(certificate),
+            release: Bounded::truncated(release.to_vec()),
+            approval: Bounded::truncated(approval.to_vec()),
+            task,
+        };
+        wire::send(&mut stream, &Ask::Job(Box::new(job)), MAX_ASK).map_err(broke)?;
+        wire::send_files(&stream, &files).map_err(broke)?;
+        wire::receive(&mut stream, MAX_ANSWER, patience).map_err(|error| match error {
+            WireError::Ending => "the node is about to end; the installer goes on by itself".to_owned(),
+            other => broke(other),
+        })
+    }
+}
+
+fn release(state: &NodeState, id: &ReleaseId) -> Option<Arc<Release>> {
+    state.trust().catalog().releases().get(id).map(|found| found.release.clone())
+}
+
+fn unexpected(answer: &Answer) -> String {
+    format!("the installer gave another answer than was asked for: {answer:?}")
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    fs::OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+/// The envelopes of the first roots after this version, in order.
+fn later_roots(
+    dir: &Path,
+    known: u64,
+) -> io::Result<Vec<Bounded<u8, { upswarm_protocol::envelope::Kind::Root.cap() }>>> {
+    let names = fs::read_dir(dir)?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
+    let mut versions: Vec<u64> = names.filter(|version| *version > known).collect();
+    versions.sort_unstable();
+    versions.truncate(MAX_ROOTS);
+    let read = |version: u64| Ok(Bounded::truncated(fs::read(dir.join(version.to_string()))?));
+    versions.into_iter().map(read).collect()
+}

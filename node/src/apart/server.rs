@@ -1,0 +1,209 @@
+//! The installer's process: one connection, one job at a time.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, chown};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use rustix::fs::{FlockOperation, Mode, flock};
+use tracing::{info, warn};
+use upswarm_protocol::codec::Text;
+
+use super::gate::Gate;
+use super::wire::{self, Answer, Ask, Job, MAX_ANSWER, MAX_ASK, Patience, Task, WireError};
+use crate::clock;
+use crate::driver::BUILD_TIME;
+use crate::installer::{self, Source};
+
+/// A connection has said everything within this: the node is on the same machine.
+const SAY_WITHIN: Duration = Duration::from_secs(10);
+/// The node asks for the state, and then for one job.
+const MAX_ASKS: usize = 2;
+/// Before accepting goes on after an error, such as too many open files.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// How an installer runs.
+#[derive(Debug, Clone)]
+pub(crate) struct ServerConfig {
+    /// Where the pin, what has been believed, logs and backups are; closed to everyone but this user.
+    pub(crate) data_dir: PathBuf,
+    /// Where to listen. Its directory must be writable by this user only.
+    pub(crate) socket: PathBuf,
+    /// The user that the node runs as; it and root may connect.
+    pub(crate) node_uid: u32,
+    /// Install below this directory instead of `/`.
+    pub(crate) root: Option<PathBuf>,
+}
+
+/// Serves until `stop` completes; a job that runs then is ended as [`installer::Job::cancel`] says, and waited for.
+pub(crate) async fn run(config: ServerConfig, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let lock = fs::File::create(config.data_dir.join("lock"))
+        .with_context(|| format!("cannot write in {}", config.data_dir.display()))?;
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!("another installer uses {}; stop it first", config.data_dir.display());
+    }
+    let mut gate = Gate::open(&config.data_dir, BUILD_TIME)?;
+    let jobs = config.data_dir.join("jobs");
+    installer::private_dir(&config.data_dir, "jobs").map_err(|trouble| anyhow::anyhow!(trouble.reason))?;
+    for recovered in installer::recover(&jobs) {
+        warn!(release = %recovered.release.short(), "{}", recovered.text);
+    }
+    let listener = listen(&config.socket, config.node_uid)?;
+    info!(socket = %config.socket.display(), node = config.node_uid, "installer listens");
+    let ending = Arc::new(AtomicBool::new(false));
+    let hall = Arc::new(Hall { jobs, root: config.root, node_uid: config.node_uid, ending: ending.clone() });
+    tokio::pin!(stop);
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream.into_std()?,
+                Err(error) => {
+                    warn!("no connection can be taken: {error}");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            },
+            () = &mut stop => break,
+        };
+        let hall = hall.clone();
+        let mut served = tokio::task::spawn_blocking(move || {
+            hall.serve(stream, &mut gate);
+            gate
+        });
+        gate = tokio::select! {
+            served = &mut served => served?,
+            () = &mut stop => {
+                ending.store(true, Ordering::Relaxed);
+                served.await?;
+                break;
+            }
+        };
+    }
+    let _ = fs::remove_file(&config.socket);
+    info!("installer stopped");
+    Ok(())
+}
+
+/// The user number of a name in passwd(5), or the number itself.
+pub(crate) fn user_id(user: &str) -> anyhow::Result<u32> {
+    if let Ok(number) = user.parse() {
+        return Ok(number);
+    }
+    let passwd = fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
+    let number = passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(user)).then(|| fields.nth(1)?.parse().ok())?
+    });
+    number.with_context(|| format!("there is no user {user:?}; create it, or give a user number"))
+}
+
+/// What every connection needs.
+#[derive(Debug)]
+struct Hall {
+    jobs: PathBuf,
+    root: Option<PathBuf>,
+    node_uid: u32,
+    ending: Arc<AtomicBool>,
+}
+
+impl Hall {
+    fn serve(&self, mut stream: UnixStream, gate: &mut Gate) {
+        let served =
+            stream.set_nonblocking(false).map_err(WireError::from).and_then(|()| self.converse(&mut stream, gate));
+        if let Err(error) = served {
+            warn!("a request was not served: {error}");
+            let _ = wire::send(&mut stream, &Answer::Refused(Text::lossy(&error.to_string())), MAX_ANSWER);
+        }
+    }
+
+    fn converse(&self, stream: &mut UnixStream, gate: &mut Gate) -> Result<(), WireError> {
+        let peer = rustix::net::sockopt::socket_peercred(&*stream).map_err(io::Error::from)?.uid.as_raw();
+        if peer != self.node_uid && peer != 0 {
+            let text = format!("user {peer} may not ask this installer");
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text).into());
+        }
+        // Nobody may hold up the installer by not listening.
+        stream.set_write_timeout(Some(SAY_WITHIN))?;
+        let patience = Patience::Until(Instant::now() + SAY_WITHIN);
+        for _ in 0..MAX_ASKS {
+            match wire::receive(stream, MAX_ASK, patience)? {
+                Ask::State => wire::send(stream, &gate.state(), MAX_ANSWER)?,
+                Ask::Job(job) => {
+                    let answer = self.work(stream, &job, gate, patience)?;
+                    return wire::send(stream, &answer, MAX_ANSWER);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn work(
+        &self,
+        stream: &UnixStream,
+        job: &Job,
+        gate: &mut Gate,
+        patience: Patience<'_>,
+    ) -> Result<Answer, WireError> {
+        let files = match &job.task {
+            Task::Detect => Vec::new(),
+            Task::Install { payloads, .. } => wire::receive_files(stream, payloads.len(), patience)?,
+        };
+        let admitted = match gate.admit(job, clock::wall()) {
+            Ok(admitted) => admitted,
+            Err(why) => {
+                warn!("refused: {why}");
+                return Ok(Answer::Refused(Text::lossy(&why)));
+            }
+        };
+        let (action, positions) = match &job.task {
+            Task::Detect => {
+                return Ok(Answer::Detected(installer::detect(&admitted.release, self.root.as_deref()).into()));
+            }
+            Task::Install { action, payloads } => (*action, payloads),
+        };
+        let mut sources: Vec<Source> = admitted.release.payloads.iter().map(|_| Source::Missing).collect();
+        for (position, file) in positions.iter().zip(files) {
+            // The gate has looked at the positions.
+            sources[usize::from(*position)] = Source::File(file);
+        }
+        info!(release = %admitted.id.short(), ?action, "begins");
+        let outcome = installer::run(&installer::Job {
+            id: admitted.id,
+            release: &admitted.release,
+            action,
+            payloads: sources,
+            state_dir: &self.jobs,
+            root: self.root.as_deref(),
+            cancel: &self.ending,
+        });
+        info!(release = %admitted.id.short(), ?outcome, "ended");
+        Ok(Answer::Ended(outcome.into()))
+    }
+}
+
+/// A socket that only the node's user and root can connect to, from its first instant on.
+fn listen(path: &Path, node_uid: u32) -> anyhow::Result<tokio::net::UnixListener> {
+    let what = || format!("cannot listen at {}", path.display());
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).with_context(what)?;
+    }
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(path).with_context(what)?,
+        Ok(_) => bail!("{} is there and no socket; remove it", path.display()),
+        Err(_) => {}
+    }
+    let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(before);
+    let listener = listener.with_context(what)?;
+    if rustix::process::geteuid().is_root() {
+        chown(path, Some(node_uid), None).with_context(what)?;
+    }
+    listener.set_nonblocking(true).with_context(what)?;
+    tokio::net::UnixListener::from_std(listener).with_context(what)
+}

@@ -1,0 +1,203 @@
+//! Everything that must not be done, asked with otherwise perfect documents.
+
+use upswarm_protocol::catalog::*;
+use upswarm_protocol::codec::Bounded;
+use upswarm_protocol::envelope::{Kind, Role};
+use upswarm_protocol::ids::DeviceId;
+
+use super::world::{Bench, Edition, GROUP, HOUR, OTHERS, World, list};
+use crate::apart::wire::{Answer, Task};
+
+/// Names, and what must be refused; each rests on a later index than the one before, so that none is refused as an old one.
+pub(super) fn forgeries(world: &World, first: u64) -> Vec<(&'static str, Edition)> {
+    let mut version = first;
+    let mut next = || {
+        version += 1;
+        version
+    };
+    let bad = world.release("org.example.bad", "bad");
+    let released = world.publish(&bad);
+    let approved = |version: u64, change: &dyn Fn(&mut Approval)| {
+        let mut approval = world.approval(&released, version);
+        change(&mut approval);
+        approval
+    };
+    let plain = |version: u64| world.edition(version, released.clone(), world.approve(&approved(version, &|_| ())));
+    let mut all = Vec::new();
+
+    // Signed by those who may not.
+    for (name, seed) in
+        [("approved by nobody", 66), ("approved by the online key", 30), ("approved by the publisher", 10)]
+    {
+        let version = next();
+        let approval = world.sign(Kind::Approval, Role::Approver, &approved(version, &|_| ()), seed);
+        all.push((name, world.edition(version, released.clone(), approval)));
+    }
+    let version = next();
+    let mut unsigned = world.approve(&approved(version, &|_| ()));
+    unsigned.truncate(unsigned.len() - 97);
+    unsigned.push(0);
+    all.push(("approved without a signature", world.edition(version, released.clone(), unsigned)));
+    for (name, seed) in
+        [("released by nobody", 66), ("released by the approver", 20), ("released by the online key", 30)]
+    {
+        let version = next();
+        let release = world.sign(Kind::Release, Role::Publisher, &bad, seed);
+        let approval = world.approve(&world.approval(&release, version));
+        all.push((name, world.edition(version, release, approval)));
+    }
+    let version = next();
+    let foreign = world.publish(&Release { product: super::world::text("com.other"), ..bad.clone() });
+    let approval = world.approve(&world.approval(&foreign, version));
+    all.push(("released by another product's publisher", world.edition(version, foreign, approval)));
+    let version = next();
+    let mut twisted = plain(version);
+    twisted.index = world.sign(Kind::Index, Role::Online, &Vec::<u8>::new(), 66);
+    all.push(("another index", twisted));
+    let mut headless = plain(next());
+    headless.head = world.sign(Kind::Head, Role::Online, &0u8, 66);
+    all.push(("a head by nobody", headless));
+
+    // Signed, and not meant for this.
+    let version = next();
+    let approval = world.approve(&approved(version, &|approval| approval.group = OTHERS));
+    all.push(("another group", world.edition(version, released.clone(), approval)));
+    type Change = fn(&World, &mut Approval);
+    let changes: [(&str, Change); 4] = [
+        ("declined", |_, approval| approval.action = Action::None),
+        ("approved for removal", |_, approval| approval.action = Action::Uninstall),
+        ("an expired approval", |world, approval| approval.expires = world.now),
+        ("an approval for later", |world, approval| approval.schedule.available_from = Some(world.now + HOUR)),
+    ];
+    for (name, change) in changes {
+        let version = next();
+        let approval = world.approve(&approved(version, &|approval| change(world, approval)));
+        all.push((name, world.edition(version, released.clone(), approval)));
+    }
+    let version = next();
+    let old = world.publish(&Release { expires: world.now, ..bad.clone() });
+    let approval = world.approve(&world.approval(&old, version));
+    all.push(("an expired release", world.edition(version, old, approval)));
+    let version = next();
+    let good = world.publish(&world.release("org.example.tool", "good"));
+    let approval = world.approve(&world.approval(&good, version));
+    all.push(("the approval of another release", world.edition(version, released.clone(), approval)));
+
+    // Named by no index, stopped, or too old.
+    let version = next();
+    let mut unnamed = plain(version);
+    (unnamed.head, unnamed.index) = world.catalog(version, &[(Kind::Release, 1, &released)], |_, _| ());
+    all.push(("an approval that no index names", unnamed));
+    let version = next();
+    let mut unnamed = plain(version);
+    let approval = unnamed.approval.clone();
+    (unnamed.head, unnamed.index) = world.catalog(version, &[(Kind::Approval, version, &approval)], |_, _| ());
+    all.push(("a release that no index names", unnamed));
+    type Spoil = fn(&World, &mut Index, &mut Head);
+    let spoils: [(&str, Spoil); 5] = [
+        ("everything is held", |_, index, _| index.holds = list([Hold::Everything])),
+        ("the group is held", |_, index, _| index.holds = list([Hold::Group(GROUP)])),
+        ("the device is revoked", |world, index, _| index.revoked_devices = list([world.pin().device])),
+        ("an expired index", |world, index, _| index.expires = world.now),
+        ("an expired head", |world, _, head| head.expires = world.now),
+    ];
+    for (name, spoil) in spoils {
+        let version = next();
+        let mut edition = plain(version);
+        let (release, approval) = (edition.release.clone(), edition.approval.clone());
+        let documents: [(_, _, &[u8]); 2] = [(Kind::Release, 1, &release), (Kind::Approval, version, &approval)];
+        (edition.head, edition.index) = world.catalog(version, &documents, |index, head| spoil(world, index, head));
+        all.push((name, edition));
+    }
+
+    // For another device, or by a certificate that has been replaced.
+    let certificates: [(&str, Certificate, u8); 4] = [
+        ("another device", Certificate { device: DeviceId([7; 32]), ..world.certificate() }, 30),
+        ("another signer", world.certificate(), 66),
+        ("an expired certificate", Certificate { expires: world.now, ..world.certificate() }, 30),
+        ("a replaced certificate", Certificate { issued: world.now - 2 * HOUR, ..world.certificate() }, 30),
+    ];
+    for (name, certificate, seed) in certificates {
+        let mut edition = plain(next());
+        edition.certificate = world.sign(Kind::Certificate, Role::Online, &certificate, seed);
+        all.push((name, edition));
+    }
+
+    // Under a root that nobody handed the deployment over to.
+    let mut usurped = world.clone();
+    usurped.root.version = 2;
+    let mut edition = plain(next());
+    edition.roots = vec![usurped.sign(Kind::Root, Role::Root, &usurped.root, 66)];
+    all.push(("a root by nobody", edition));
+    all
+}
+
+#[test]
+fn nothing_runs_that_is_not_released_and_approved_for_this_device() {
+    let bench = Bench::start(World::now(), rustix::process::geteuid().as_raw());
+    let good = bench.world.good(1);
+    // A root that is not the pinned one, before anything is believed.
+    let stranger = Edition { roots: vec![good.head.clone()], ..good.clone() };
+    assert!(matches!(bench.install(&stranger), Answer::Refused(why) if why.contains("is pinned here")));
+    assert!(matches!(bench.install(&good), Answer::Ended(_)));
+    let forgeries = forgeries(&bench.world, 1);
+    assert!(forgeries.len() > 25);
+    let files = bench.files(&[&bench.world.bad_script()]);
+    for (name, edition) in &forgeries {
+        // For detection the difference between install and uninstall means nothing.
+        if *name != "approved for removal" && *name != "an approval for later" {
+            let answer = bench.detect(edition);
+            assert!(matches!(answer, Answer::Refused(_)), "{name}: {answer:?}");
+        } else {
+            continue;
+        }
+        let answer = bench.ask(&edition.install(), &files);
+        assert!(matches!(answer, Answer::Refused(_)), "{name}: {answer:?}");
+    }
+    assert_eq!(bench.marks(), ["good"]);
+    // None of it was believed so far that the truth could not follow.
+    let last = bench.world.good(1000);
+    assert!(matches!(bench.install(&last), Answer::Ended(_)));
+    // And the past does not come back, by head, index or approval.
+    for old in [&good, &Edition { head: last.head.clone(), ..good.clone() }] {
+        assert!(matches!(bench.install(old), Answer::Refused(_)));
+    }
+    let renamed = bench.world.edition(1001, good.release.clone(), good.approval.clone());
+    assert!(matches!(bench.install(&renamed), Answer::Refused(_)), "an index that names the old approval again");
+}
+
+#[test]
+fn only_the_approved_action_and_only_payloads_of_the_release() {
+    let bench = Bench::start(World::now(), rustix::process::geteuid().as_raw());
+    let good = bench.world.good(1);
+    for action in [Action::Uninstall, Action::None] {
+        let answer = bench.ask(&good.job(Task::Install { action, payloads: Bounded::default() }), &[]);
+        assert!(matches!(&answer, Answer::Refused(why) if why.contains("is approved")), "{answer:?}");
+    }
+    for positions in [vec![1], vec![0, 0], vec![0, u16::MAX]] {
+        let files: Vec<_> = positions.iter().flat_map(|_| bench.files(&[&bench.world.good_script()])).collect();
+        let payloads = list(positions);
+        let answer = bench.ask(&good.job(Task::Install { action: Action::Install, payloads }), &files);
+        assert!(matches!(&answer, Answer::Refused(why) if why.contains("positions of payloads")), "{answer:?}");
+    }
+    let none = bench.ask(&good.job(Task::Install { action: Action::Install, payloads: Bounded::default() }), &[]);
+    assert!(matches!(&none, Answer::Ended(_)), "{none:?}");
+    assert_eq!(bench.marks(), Vec::<String>::new());
+}
+
+/// A root is walked to step by step, and the online key it takes away counts no more.
+#[test]
+fn the_installer_walks_the_roots_itself() {
+    let bench = Bench::start(World::now(), rustix::process::geteuid().as_raw());
+    let first = bench.world.good(1);
+    assert!(matches!(bench.install(&first), Answer::Ended(_)));
+    let mut second = bench.world.clone();
+    second.root.version = 2;
+    let mut third = bench.world.clone();
+    third.root.version = 3;
+    let mut edition = third.good(2);
+    edition.roots = vec![third.root_doc()];
+    assert!(matches!(bench.install(&edition), Answer::Refused(_)), "a step is missing");
+    edition.roots = vec![second.root_doc(), third.root_doc()];
+    assert!(matches!(bench.install(&edition), Answer::Ended(_)));
+}

@@ -1,0 +1,293 @@
+//! What the node and the installer say to each other over their Unix socket.
+//!
+//! ```text
+//! frame: magic "UPI" | version u8 = 1 | body length u32 | body (codec)
+//! ```
+//! Integers are little-endian. The node asks [`Ask::State`] and then [`Ask::Job`], each answered by one [`Answer`]; then the
+//! connection is closed. The descriptors of an install's payloads follow its frame: single zero bytes, each with up to
+//! [`BATCH`] descriptors (`SCM_RIGHTS`), in the order in which the job names their positions.
+//!
+//! Everything that is read has a bound in bytes and in time.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use upswarm_protocol::catalog::Action;
+use upswarm_protocol::codec::{self, Bounded, CodecError, Text};
+use upswarm_protocol::envelope::Kind;
+use upswarm_protocol::ids::DocHash;
+use upswarm_protocol::node_state::{Detection, InstallOutcome};
+
+/// The most bytes of an [`Ask`]: 16 roots, an index of 4 MiB, a release, an approval and small change.
+pub(super) const MAX_ASK: usize = 5 << 20;
+/// The most bytes of an [`Answer`].
+pub(super) const MAX_ANSWER: usize = 4 << 10;
+/// The most roots of one job; a node that has seen more sends the first of them, and the rest the next time.
+pub(super) const MAX_ROOTS: usize = 16;
+/// The most descriptors that travel with one byte; the kernel takes 253.
+pub(super) const BATCH: usize = 64;
+const MAGIC: [u8; 4] = *b"UPI\x01";
+const HEADER: usize = 8;
+
+/// What the node asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Ask {
+    /// What the installer knows already.
+    State,
+    /// Something to do.
+    Job(Box<Job>),
+}
+
+/// Something to do, with every document that it rests on. Nothing of it is believed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Job {
+    /// Envelopes of the roots that the installer does not have yet, in order.
+    pub(super) roots: Bounded<Bounded<u8, { Kind::Root.cap() }>, MAX_ROOTS>,
+    /// Envelope of the newest head.
+    pub(super) head: Bounded<u8, { Kind::Head.cap() }>,
+    /// Envelope of the index that it names, if the installer does not have it yet.
+    pub(super) index: Option<Bounded<u8, { Kind::Index.cap() }>>,
+    /// Envelope of this device's certificate.
+    pub(super) certificate: Bounded<u8, { Kind::Certificate.cap() }>,
+    /// Envelope of the release.
+    pub(super) release: Bounded<u8, { Kind::Release.cap() }>,
+    /// Envelope of the approval for one of the device's groups.
+    pub(super) approval: Bounded<u8, { Kind::Approval.cap() }>,
+    /// What is to be done.
+    pub(super) task: Task,
+}
+
+/// What is to be done with a release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Task {
+    /// Run its rules.
+    Detect,
+    /// Run its recipe.
+    Install {
+        /// Must be the approval's.
+        action: Action,
+        /// Positions in the release of the payloads whose descriptors follow.
+        payloads: Bounded<u16, 512>,
+    },
+}
+
+/// What the installer answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Answer {
+    /// To [`Ask::State`].
+    State {
+        /// Version of its root; 0 when it knows no more than the hash that was pinned.
+        root: u64,
+        /// The newest index that it has.
+        index: Option<DocHash>,
+    },
+    /// The rules have been run.
+    Detected(Found),
+    /// The recipe has ended.
+    Ended(Outcome),
+    /// Nothing was run, and why.
+    Refused(Text<1024>),
+}
+
+/// [`Detection`] on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Found {
+    Present,
+    Absent,
+    NotApplicable(Text<1024>),
+    Unknown(Text<1024>),
+}
+
+/// [`InstallOutcome`] on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Outcome {
+    Done { restart: bool, code: Option<i32> },
+    Retry { code: Option<i32>, reason: Text<1024> },
+    Failed { code: Option<i32>, reason: Text<1024> },
+}
+
+impl From<Detection> for Found {
+    fn from(found: Detection) -> Self {
+        match found {
+            Detection::Present => Self::Present,
+            Detection::Absent => Self::Absent,
+            Detection::NotApplicable(why) => Self::NotApplicable(Text::lossy(&why)),
+            Detection::Unknown(why) => Self::Unknown(Text::lossy(&why)),
+        }
+    }
+}
+
+impl From<Found> for Detection {
+    fn from(found: Found) -> Self {
+        match found {
+            Found::Present => Self::Present,
+            Found::Absent => Self::Absent,
+            Found::NotApplicable(why) => Self::NotApplicable(why.to_string()),
+            Found::Unknown(why) => Self::Unknown(why.to_string()),
+        }
+    }
+}
+
+impl From<InstallOutcome> for Outcome {
+    fn from(outcome: InstallOutcome) -> Self {
+        match outcome {
+            InstallOutcome::Done { restart, code } => Self::Done { restart, code },
+            InstallOutcome::Retry { code, reason } => Self::Retry { code, reason: Text::lossy(&reason) },
+            InstallOutcome::Failed { code, reason } => Self::Failed { code, reason: Text::lossy(&reason) },
+        }
+    }
+}
+
+impl From<Outcome> for InstallOutcome {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Done { restart, code } => Self::Done { restart, code },
+            Outcome::Retry { code, reason } => Self::Retry { code, reason: reason.to_string() },
+            Outcome::Failed { code, reason } => Self::Failed { code, reason: reason.to_string() },
+        }
+    }
+}
+
+/// Why a message did not come or go.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WireError {
+    #[error("the connection broke: {0}")]
+    Io(#[from] io::Error),
+    #[error("not a message of this version of upswarm; are both sides of the same version?")]
+    Magic,
+    #[error("a message that is {0}")]
+    Codec(#[from] CodecError),
+    #[error("not everything came in time")]
+    Late,
+    #[error("the descriptors of the payloads did not come as announced")]
+    Descriptors,
+    #[error("upswarm is about to end")]
+    Ending,
+}
+
+/// How long a reader waits.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Patience<'a> {
+    /// Until this instant, for all of it.
+    Until(Instant),
+    /// As long as it takes, unless the program is about to end.
+    Unless(&'a AtomicBool),
+}
+
+impl Patience<'_> {
+    /// Bounds the next read.
+    fn prepare(self, stream: &UnixStream) -> Result<(), WireError> {
+        let wait = match self {
+            Patience::Until(end) => {
+                end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()).ok_or(WireError::Late)?
+            }
+            Patience::Unless(ending) if ending.load(Ordering::Relaxed) => return Err(WireError::Ending),
+            Patience::Unless(_) => Duration::from_millis(250),
+        };
+        Ok(stream.set_read_timeout(Some(wait))?)
+    }
+}
+
+/// Sends one message.
+pub(super) fn send<T: Serialize>(stream: &mut UnixStream, message: &T, limit: usize) -> Result<(), WireError> {
+    let body = codec::encode(message, limit - HEADER)?;
+    let mut frame = Vec::with_capacity(HEADER + body.len());
+    frame.extend_from_slice(&MAGIC);
+    // The limits are far below 4 GiB.
+    frame.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    frame.extend_from_slice(&body);
+    Ok(stream.write_all(&frame)?)
+}
+
+/// Receives one message of at most `limit` bytes. Descriptors that come with it are closed by the kernel.
+pub(super) fn receive<T: DeserializeOwned>(
+    stream: &mut UnixStream,
+    limit: usize,
+    patience: Patience<'_>,
+) -> Result<T, WireError> {
+    let header = read(stream, HEADER, patience)?;
+    let (magic, len) = header.split_at(4);
+    if magic != MAGIC {
+        return Err(WireError::Magic);
+    }
+    let len = len.iter().rev().fold(0, |len, byte| len << 8 | usize::from(*byte));
+    if len > limit - HEADER {
+        let (len, limit) = (len as u64, (limit - HEADER) as u64);
+        return Err(CodecError::TooLong { len, limit }.into());
+    }
+    Ok(codec::decode(&read(stream, len, patience)?, limit - HEADER)?)
+}
+
+/// Sends open files.
+pub(super) fn send_files(stream: &UnixStream, files: &[File]) -> Result<(), WireError> {
+    for batch in files.chunks(BATCH) {
+        let descriptors: Vec<BorrowedFd<'_>> = batch.iter().map(File::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+            return Err(WireError::Descriptors);
+        }
+        sendmsg(stream, &[IoSlice::new(&[0])], &mut control, SendFlags::NOSIGNAL).map_err(io::Error::from)?;
+    }
+    Ok(())
+}
+
+/// Receives exactly this many open files.
+pub(super) fn receive_files(stream: &UnixStream, count: usize, patience: Patience<'_>) -> Result<Vec<File>, WireError> {
+    let mut files: Vec<File> = Vec::new();
+    while files.len() < count {
+        patience.prepare(stream)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        let received = match recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => continue,
+            other => other.map_err(io::Error::from)?,
+        };
+        let mut came = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                came.extend(descriptors.map(File::from));
+            }
+        }
+        let whole = received.bytes == 1 && !received.flags.contains(ReturnFlags::CTRUNC);
+        if !whole || came.is_empty() || files.len() + came.len() > count {
+            return Err(WireError::Descriptors);
+        }
+        files.extend(came);
+    }
+    Ok(files)
+}
+
+/// Exactly `len` bytes. Memory grows with what comes, not with what was announced.
+fn read(stream: &mut UnixStream, len: usize, patience: Patience<'_>) -> Result<Vec<u8>, WireError> {
+    let mut bytes = Vec::new();
+    let mut piece = [0; 16 << 10];
+    while bytes.len() < len {
+        patience.prepare(stream)?;
+        let room = piece.len().min(len - bytes.len());
+        match stream.read(&mut piece[..room]) {
+            Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            Ok(count) => bytes.extend_from_slice(&piece[..count]),
+            // What is left of the time is looked at before the next attempt.
+            Err(error) if is_passing(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(bytes)
+}
+
+pub(super) fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
+}

@@ -1,0 +1,78 @@
+//! `upswarm installer`: the process that installs for a node without rights.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use upswarm_protocol::ids::{DeviceId, DocHash};
+
+use super::{CliError, Common, asked_to_stop, quiet_runtime};
+use crate::apart::{self, Pin, ServerConfig, user_id};
+
+/// Where the packaged installer listens.
+pub(crate) const INSTALLER_SOCKET: &str = "/run/upswarm/installer.sock";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// Install what is released and approved when the node asks, until told to stop (Ctrl-C or SIGTERM).
+    #[command(after_help = "Example:\n  upswarm installer run --data-dir /var/lib/upswarm-installer \
+                            --socket /run/upswarm/installer.sock --node-uid upswarm")]
+    Run(RunArgs),
+    /// Write down what the installer believes in from the first. `upswarm node join --installer-dir` does it too.
+    #[command(after_help = "Example:\n  upswarm installer pin --data-dir /var/lib/upswarm-installer \
+                            --root-hash 8c1f... --device 77ab...")]
+    Pin(PinArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct RunArgs {
+    /// Where the pin, what has been believed since, logs and backups are. Only this user may write there.
+    #[arg(long)]
+    data_dir: PathBuf,
+    /// Where to listen; only this user may write to its directory.
+    #[arg(long, default_value = INSTALLER_SOCKET)]
+    socket: PathBuf,
+    /// The user that the node runs as, by name or number. It and root may connect.
+    #[arg(long, value_name = "USER")]
+    node_uid: String,
+    /// Install below this directory instead of /, for trials.
+    #[arg(long, value_name = "DIR")]
+    install_root: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct PinArgs {
+    /// The installer's data directory; created if missing.
+    #[arg(long)]
+    data_dir: PathBuf,
+    /// Hash of the root envelope that this machine joined with, in hex; the join token names it.
+    #[arg(long, value_name = "HASH")]
+    root_hash: DocHash,
+    /// This device's key, in hex; `upswarm node join` prints it.
+    #[arg(long, value_name = "KEY")]
+    device: DeviceId,
+}
+
+pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
+    match args.verb {
+        Verb::Run(args) => {
+            let node_uid =
+                user_id(&args.node_uid).map_err(|error| CliError::Refused(format!("--node-uid: {error:#}")))?;
+            let config =
+                ServerConfig { data_dir: args.data_dir, socket: args.socket, node_uid, root: args.install_root };
+            Ok(quiet_runtime()?.block_on(async { apart::run(config, asked_to_stop()?).await })?)
+        }
+        Verb::Pin(args) => {
+            let pin = Pin { root: args.root_hash, device: args.device };
+            pin.write(&args.data_dir).map_err(|error| CliError::Refused(format!("{error:#}")))?;
+            let text = format!("pinned to root {} for device {}", pin.root.short(), pin.device.short());
+            common.print(&json!({ "root": pin.root, "device": pin.device, "data_dir": args.data_dir }), &text);
+            Ok(())
+        }
+    }
+}
