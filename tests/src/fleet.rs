@@ -226,6 +226,18 @@ impl<'lab> Coordinator<'lab> {
         })
     }
 
+    /// Waits until every machine has reported that it holds every byte, verified.
+    pub fn wait_for_bytes(&self, nodes: &[Node<'_>], release: &str, within: Duration) {
+        wait::until("every machine to hold every byte", within, || {
+            let status = self.status();
+            let holds = |node: &&Node<'_>| {
+                status.deployment(&node.label, release).is_some_and(|found| found.total > 0 && found.done == found.total)
+            };
+            let holding = nodes.iter().filter(holds).count();
+            if holding == nodes.len() { Ok(()) } else { Err(format!("{holding} of {} do", nodes.len())) }
+        });
+    }
+
     /// The chunk list of a payload.
     pub fn chunk_list(&self, payload: &PublishedPayload) -> ChunkList {
         let entries = fs::read_dir(self.dir.join("doc")).expect("the coordinator's documents");
