@@ -231,7 +231,9 @@ impl<'lab> Coordinator<'lab> {
         wait::until("every machine to hold every byte", within, || {
             let status = self.status();
             let holds = |node: &&Node<'_>| {
-                status.deployment(&node.label, release).is_some_and(|found| found.total > 0 && found.done == found.total)
+                status
+                    .deployment(&node.label, release)
+                    .is_some_and(|found| found.total > 0 && found.done == found.total)
             };
             let holding = nodes.iter().filter(holds).count();
             if holding == nodes.len() { Ok(()) } else { Err(format!("{holding} of {} do", nodes.len())) }

@@ -1,0 +1,164 @@
+//! What of a payload this node fetches over the WAN, and what it tells and hears of who does.
+
+use super::*;
+
+impl NodeState {
+    /// A member is gone: its leases are free.
+    pub(in crate::node_state) fn candidates_departed(&mut self, device: &DeviceId, now: Now) {
+        let mut timers = Vec::new();
+        for (id, download) in &mut self.downloads.map {
+            if download.is_fetching() {
+                download.leases.departed(now.mono, device);
+                timers.push((Reason::Lease(*id), download.leases.may_begin()));
+            }
+        }
+        for (reason, at) in timers {
+            self.timer(reason, at.max(now.mono));
+        }
+    }
+
+    /// Membership has news: others may want a payload too, or no longer.
+    pub(in crate::node_state) fn candidates_changed(&mut self, now: Now) {
+        let fetching: Vec<_> = self.downloads.map.iter().filter(|(_, d)| d.wanted).map(|(id, _)| *id).collect();
+        for payload in fetching {
+            let candidates = self.membership.wan_candidates(&payload, self.config.wan_weight);
+            if let Some(download) = self.downloads.map.get_mut(&payload) {
+                download.leases.set_candidates(now.mono, &candidates);
+                let at = download.leases.may_begin().max(now.mono);
+                self.timer(Reason::Lease(payload), at);
+            }
+        }
+    }
+
+    pub(in crate::node_state) fn lease_taken(&mut self, lease: &Lease, now: Now) -> Verdict {
+        let Some(download) = self.downloads.map.get_mut(&lease.payload) else { return Verdict::Accept };
+        if !download.leases.heard(now.mono, lease.device, lease.seq, &lease.extents, lease.progress) {
+            return Verdict::Ignore;
+        }
+        // Two at work on one extent: the one who comes later in the order gives way.
+        let outranked: Vec<_> = download
+            .own
+            .iter()
+            .filter(|(_, extent)| download.leases.outranked(now.mono, **extent))
+            .map(|(f, _)| *f)
+            .collect();
+        self.output.extend(outranked.into_iter().map(|fetch| Output::Cancel { fetch }));
+        if lease.extents.is_empty() {
+            self.timer(Reason::Lease(lease.payload), now.mono + crate::lease::QUIET);
+        }
+        Verdict::Accept
+    }
+
+    /// Looks after one payload's leases: passes over the idle, begins what is this node's to fetch, tells the others.
+    pub(in crate::node_state) fn look_after_lease(&mut self, payload: PayloadId, now: Now) {
+        self.reopen_failed(payload, now);
+        let candidates = self.membership.wan_candidates(&payload, self.config.wan_weight);
+        let held = self.held_on_the_lan(&payload, now);
+        let Some(download) = self.downloads.map.get_mut(&payload) else { return };
+        if !download.is_fetching() {
+            return;
+        }
+        download.leases.set_candidates(now.mono, &candidates);
+        let Phase::Open(swarm) = &download.phase else { return };
+        let lacking = swarm.lacking_extents();
+        if !held {
+            download.leases.pass_over_the_idle(now.mono, &lacking);
+        }
+        self.fetch_over_wan(payload, held, now);
+        self.announce_lease(payload, now);
+        let Some(download) = self.downloads.map.get(&payload) else { return };
+        let begin = download.leases.may_begin();
+        let next = if begin > now.mono { begin } else { now.mono + LEASE_EVERY };
+        self.timer(Reason::Lease(payload), next);
+        self.timer(Reason::Stalls, now.mono + Duration::from_secs(1));
+        self.payload_moved(&payload, now);
+    }
+
+    /// Whether some member holds all of it and there is no sign that this is a lie: then nothing need cross the WAN.
+    pub(super) fn held_on_the_lan(&self, payload: &PayloadId, now: Now) -> bool {
+        let Some(download) = self.downloads.map.get(payload) else { return false };
+        let still = now.mono.since(download.moved.max(download.since));
+        still < BELIEVE_HOLDER && self.membership.holders(payload).next().is_some()
+    }
+
+    fn fetch_over_wan(&mut self, payload: PayloadId, held: bool, now: Now) {
+        let weight = self.config.wan_weight;
+        let origins = self.origins();
+        let mut begun = Vec::new();
+        let Some(download) = self.downloads.map.get_mut(&payload) else { return };
+        let Phase::Open(swarm) = &mut download.phase else { return };
+        if held || weight == 0 || download.origin_next > now.mono || now.mono < download.leases.may_begin() {
+            return;
+        }
+        let lacking = swarm.lacking_extents();
+        for extent in lacking {
+            if download.own.len() + begun.len() >= MAX_WAN {
+                break;
+            }
+            if download.own.values().any(|own| *own == extent) || !download.leases.mine(now.mono, extent) {
+                continue;
+            }
+            if let Some(run) = swarm.wan_run(extent) {
+                swarm.begun(run.clone());
+                begun.push((extent, run));
+            }
+        }
+        let urls: Vec<String> = if download.payload.urls.is_empty() {
+            origins.iter().map(|base| format!("{}/payload/{payload}", base.trim_end_matches('/'))).collect()
+        } else {
+            download.payload.urls.iter().map(|url| url.to_string()).collect()
+        };
+        for (extent, run) in begun {
+            let fetch = self.fetch_id();
+            let Some(download) = self.downloads.map.get_mut(&payload) else { return };
+            download.leases.freeze();
+            download.own.insert(fetch, extent);
+            self.downloads.fetches.insert(fetch, Fetch { payload, run: run.clone(), peer: None, moved: now.mono });
+            // The lease goes out before the request.
+            self.announce_lease(payload, now);
+            let (first, count) = (run.start, run.end - run.start);
+            self.output.push_back(Output::Fetch { fetch, from: FetchFrom::Urls(urls.clone()), payload, first, count });
+        }
+    }
+
+    /// Tells the site which extents this node fetches: at every change, and regularly while there are some.
+    fn announce_lease(&mut self, payload: PayloadId, now: Now) {
+        let Some(download) = self.downloads.map.get_mut(&payload) else { return };
+        let mut extents: Vec<u32> = download.own.values().copied().collect();
+        extents.sort_unstable();
+        extents.dedup();
+        let due = match &download.lease_sent {
+            None => !extents.is_empty(),
+            Some((at, sent)) => {
+                *sent != extents || (!extents.is_empty() && now.mono.since(*at) >= LEASE_EVERY * 9 / 10)
+            }
+        };
+        if !due {
+            return;
+        }
+        download.lease_sent = Some((now.mono, extents.clone()));
+        self.downloads.lease_seq = (self.downloads.lease_seq + 1).max(now.wall.0);
+        let lease = Lease {
+            device: self.me,
+            site: self.membership.site(),
+            seq: self.downloads.lease_seq,
+            payload,
+            extents: Bounded::truncated(extents),
+            progress: download.own_bytes,
+        };
+        match envelope::sign(Kind::Lease, Role::Device, &lease, &[&self.config.key]) {
+            Ok(bytes) => self.output.push_back(Output::Publish { topic: Topic::Site(lease.site), bytes }),
+            Err(error) => self.output.push_back(Output::Alarm(format!("a lease was not announced: {error}"))),
+        }
+    }
+
+    pub(super) fn reopen_failed(&mut self, payload: PayloadId, now: Now) {
+        let Some(download) = self.downloads.map.get_mut(&payload) else { return };
+        if let Phase::Failed { retry, .. } = &download.phase
+            && *retry <= now.mono
+        {
+            download.phase = Phase::List;
+            self.timer(Reason::Documents, now.mono);
+        }
+    }
+}
