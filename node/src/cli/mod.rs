@@ -2,14 +2,20 @@
 
 mod approve;
 pub(crate) mod coordinator;
+mod decide;
 mod demo;
 mod explain;
 mod export;
+mod group;
+mod hold;
 mod node;
 mod node_status;
+mod preview;
 mod progress;
 mod publish;
+mod rule;
 mod scan;
+pub(crate) mod schedule;
 mod status;
 pub(crate) mod token;
 mod top;
@@ -79,7 +85,19 @@ enum Verb {
     /// Sign a release and give it, with its payloads, to the coordinator.
     Publish(publish::Args),
     /// Sign the decision to install or uninstall a release in a group.
-    Approve(approve::Args),
+    Approve(Box<approve::Args>),
+    /// Decline a release in a group, and retire an earlier approval of it.
+    Decline(decide::DeclineArgs),
+    /// Let an approved release begin now, whatever its schedule says.
+    Expedite(decide::ExpediteArgs),
+    /// Hold everything, a group, a release, or a release in a group.
+    Pause(hold::Args),
+    /// Let go on what was paused, or has stopped by itself.
+    Resume(hold::Args),
+    /// Approve releases of some kind as soon as they are published.
+    Rule(rule::Args),
+    /// List groups, make them, and put machines into them.
+    Group(group::Args),
     /// Show every device with its deployments.
     Status(status::Args),
     /// Say why an update is not installed here, why a peer is not used, and where each byte came from.
@@ -102,7 +120,7 @@ pub(crate) fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("UPSWARM_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,upswarm=info")),
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,upswarm=info,libp2p_gossipsub=error")),
         )
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
@@ -129,7 +147,13 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Coordinator(args) => coordinator::run(args, common),
         Verb::Node(args) => node::run(args, common),
         Verb::Publish(args) => publish::run(args, common),
-        Verb::Approve(args) => approve::run(args, common),
+        Verb::Approve(args) => approve::run(*args, common),
+        Verb::Decline(args) => decide::decline(args, common),
+        Verb::Expedite(args) => decide::expedite(args, common),
+        Verb::Pause(args) => hold::run(args, true, common),
+        Verb::Resume(args) => hold::run(args, false, common),
+        Verb::Rule(args) => rule::run(args, common),
+        Verb::Group(args) => group::run(args, common),
         Verb::Status(args) => status::run(args, common),
         Verb::Explain(args) => explain::run(args, common),
         Verb::Top(args) => top::run(args, common),
@@ -154,7 +178,7 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// every step on their way; hashing and disk have threads of their own.
 pub(crate) fn quiet_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    Ok(builder.enable_all().max_blocking_threads(8).build()?)
+    Ok(builder.enable_all().max_blocking_threads(4).build()?)
 }
 
 /// Completes when the user or the system asks the program to stop.

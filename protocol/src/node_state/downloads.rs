@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::peers::{Stage, backoff};
-use super::{FetchError, FetchFrom, FetchId, NodeState, Output, Reason, ServeWhat, StoreError, Verdict};
+use super::{FetchError, FetchFrom, FetchId, NodeState, Output, Reason, ServeWhat, StoreError, Verdict, reports};
 use crate::catalog;
 use crate::chunk::{Bitmap, ChunkList};
 use crate::codec::Bounded;
@@ -23,7 +23,7 @@ use crate::wire::{BlockStatus, BlockWhat, Lease, MAX_BLOCK, Message, Topic};
 /// Blocks asked of one neighbour at a time: the next is under way while one is answered.
 const PER_PEER: usize = 3;
 /// Blocks asked of all neighbours at a time; each may take [`MAX_BLOCK`] bytes of memory.
-const MAX_LAN: usize = 12;
+const MAX_LAN: usize = 8;
 /// Extents fetched over the WAN at a time: two hide the pause between one answer and the next request.
 const MAX_WAN: usize = 2;
 /// A block that has not come by then is asked of someone else.
@@ -35,7 +35,9 @@ const SLOTS_PER_PEER: usize = 4;
 const SETTLE_AFTER_START: Duration = Duration::from_millis(900);
 const SETTLE: Duration = Duration::from_millis(250);
 /// New chunks are announced together, this long after the first of them.
-const ANNOUNCE_AFTER: Duration = Duration::from_millis(15);
+const ANNOUNCE_AFTER: Duration = Duration::from_millis(60);
+/// Chunks that nobody in the site may have yet are announced sooner.
+const ANNOUNCE_FIRST: Duration = Duration::from_millis(10);
 /// A member that says it holds a payload is believed for this long without a byte of progress.
 const BELIEVE_HOLDER: Duration = Duration::from_secs(10);
 
@@ -153,6 +155,11 @@ impl Downloads {
     /// From when this node may ask for a chunk list over the WAN.
     pub(super) fn list_wan_from(&self, payload: &PayloadId) -> Mono {
         self.map.get(payload).map_or(Mono(u64::MAX), |d| d.list_from)
+    }
+
+    /// Whether bytes of some payload are still to come.
+    pub(super) fn is_fetching(&self) -> bool {
+        self.map.values().any(Download::is_fetching)
     }
 
     pub(super) fn progress(&self, payload: &PayloadId) -> Progress {
@@ -306,6 +313,7 @@ impl NodeState {
                     self.tell_members(&message);
                 }
                 self.beacon_soon(now);
+                self.timer(Reason::Report, now.mono + reports::SOON);
                 self.timer(Reason::Lease(payload), now.mono);
                 self.ask_neighbours(now);
             }
@@ -637,7 +645,8 @@ impl NodeState {
             p.given += len;
         }
         self.downloads.news.entry(payload).or_default().push(chunk);
-        self.timer(Reason::Announce, now.mono + ANNOUNCE_AFTER);
+        let wait = if peer.is_none() { ANNOUNCE_FIRST } else { ANNOUNCE_AFTER };
+        self.timer(Reason::Announce, now.mono + wait);
         if complete {
             self.announce_chunks();
             self.completed(payload, now);
@@ -650,6 +659,7 @@ impl NodeState {
         self.output.extend(spare.into_iter().map(|fetch| Output::Cancel { fetch }));
         self.beacon_soon(now);
         self.persist_counters();
+        self.timer(Reason::Report, now.mono + reports::SOON);
         self.payload_moved(&payload, now);
     }
 

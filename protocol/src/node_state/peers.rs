@@ -33,6 +33,8 @@ const MAX_HOLDINGS: usize = 512;
 const MAX_HOLDING_BYTES: usize = 2 << 20;
 /// Beacons follow news at this distance at least.
 const BEACON_SPACING: Duration = Duration::from_millis(200);
+/// The address of a peer that was refused, of another site for example, is not dialled again for this long.
+const REFUSED_FOR: Duration = Duration::from_secs(300);
 /// A peer that served bad bytes or broke the protocol is not talked to for this long.
 const BAN: Duration = Duration::from_secs(3600);
 const MAX_BANS: usize = 1024;
@@ -720,6 +722,9 @@ impl NodeState {
             self.send(peer, &refusal);
             self.peers.past.parted(peer, &reason, now.wall);
             self.disconnect(peer, reason);
+            // Whoever is refused now will be refused in a moment too.
+            let dialled = self.peers.addresses.values_mut().filter(|address| address.device == Some(peer));
+            dialled.for_each(|address| address.next = now.mono + REFUSED_FOR);
             self.peer_down(peer, now);
         }
     }
