@@ -207,12 +207,11 @@ fn detection_says_why() {
 
 #[test]
 fn holds_name_what_is_held() {
-    type Case = (fn(ReleaseId) -> Hold, &'static str);
-    let cases: [Case; 3] = [
-        (|_| Hold::Everything, "stopped everything"),
-        (|_| Hold::Group(GROUP), "stopped this group"),
-        (Hold::Release, "stopped this release"),
-    ];
+    type Held = fn(ReleaseId) -> Hold;
+    let everything: Held = |_| Hold::Everything;
+    let group: Held = |_| Hold::Group(GROUP);
+    let release: Held = Hold::Release;
+    let cases = [(everything, "stopped everything"), (group, "stopped this group"), (release, "stopped this release")];
     for (hold, wanted) in cases {
         let world = World::new();
         let release = world.publish(&tool());
@@ -439,7 +438,10 @@ fn a_peer_of_another_site_and_one_that_does_not_answer() {
         root_version: 1,
     };
     here.input(Input::Frame { peer, bytes: hello.encode().unwrap() });
-    contains(&told(&here.state.explain_peer(&peer, here.now)), &["it belongs to another site", "0 s ago"]);
+    contains(
+        &told(&here.state.explain_peer(&peer, here.now)),
+        &["it belongs to another site", "0 s ago", "is not dialled for another 5 min"],
+    );
     here.input(Input::DialFailed { address: text("/pc-9"), reason: text("no route to host") });
     contains(
         &told(&here.state.explain_peer(&peer, here.now)),

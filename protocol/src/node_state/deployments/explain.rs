@@ -163,8 +163,9 @@ impl NodeState {
     fn explain_schedule(&self, deployment: &Deployment, approval: &str, now: Now) -> Vec<Sentence> {
         let schedule = &deployment.approval.schedule;
         let facts = self.facts(&deployment.journal);
+        let wall = self.trust.clock(now.wall);
         let mut sentences = Vec::new();
-        match schedule::decide(&deployment.approval, &facts, now.wall) {
+        match schedule::decide(&deployment.approval, &facts, wall) {
             Decision::Now { .. } => {}
             Decision::NotInRings => sentences.push(Sentence::new(
                 "The rollout has no ring for this device yet.",
@@ -221,7 +222,7 @@ impl NodeState {
                         "windows and active_hours".to_owned(),
                     ),
                 };
-                let forced = schedule::forced_at(schedule, &facts, now.wall);
+                let forced = schedule::forced_at(schedule, &facts, wall);
                 let forced =
                     forced.map_or(String::new(), |at| format!("; the deadline lifts this at {}", self.local(at)));
                 let forced = if matches!(why, Why::Window | Why::ActiveHours | Why::NoOpening | Why::Deferred) {
@@ -230,7 +231,7 @@ impl NodeState {
                     String::new()
                 };
                 sentences.push(Sentence::new(text, format!("{because}, in {approval}{forced}")));
-                let earliest = schedule::earliest(&deployment.approval, &facts, now.wall);
+                let earliest = schedule::earliest(&deployment.approval, &facts, wall);
                 if let Some(earliest) = earliest.filter(|earliest| *earliest > at) {
                     sentences.push(Sentence::new(
                         format!("The first moment at which everything allows it is {}.", self.local(earliest)),

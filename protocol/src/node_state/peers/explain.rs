@@ -168,15 +168,20 @@ impl NodeState {
                 let since = span(now.mono.since(since));
                 return Some(Sentence::new(format!("It is being dialled at {text}."), format!("for {since}")));
             }
-            (address.failures > 0).then(|| {
-                let next = address.next.since(now.mono);
-                let next =
-                    if next.is_zero() { "when a neighbour is needed".to_owned() } else { format!("in {}", span(next)) };
-                Sentence::new(
-                    format!("Dialling it at {text} failed: {}. The next try is {next}.", address.trouble),
-                    format!("{} failures in a row", address.failures),
-                )
-            })
+            let next = address.next.since(now.mono);
+            if address.failures == 0 {
+                let resting = Sentence::new(
+                    format!("Its address {text} is not dialled for another {}.", span(next)),
+                    "whoever was refused a moment ago would be refused again",
+                );
+                return (!next.is_zero()).then_some(resting);
+            }
+            let next =
+                if next.is_zero() { "when a neighbour is needed".to_owned() } else { format!("in {}", span(next)) };
+            Some(Sentence::new(
+                format!("Dialling it at {text} failed: {}. The next try is {next}.", address.trouble),
+                format!("{} failures in a row", address.failures),
+            ))
         });
         told.take(4).collect()
     }
