@@ -35,6 +35,7 @@ use crate::config::{Config, NodeDir, RunInfo};
 use crate::host::{Host, HostConfig, HostEvent, is_loopback, useful};
 use crate::journal::Journal;
 use crate::limiter::Limiter;
+use crate::local::Local;
 use crate::origin::OriginClient;
 use crate::{installer, inventory, keys, seal};
 
@@ -150,6 +151,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
     let mut flush = tokio::time::interval(FLUSH_EVERY);
     let mut scrub = tokio::time::interval_at((Instant::now() + SCRUB_EVERY).into(), SCRUB_EVERY);
     let run_info = dir.run_info();
+    let mut local = Local::start(dir);
     let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
     tokio::pin!(stop);
     driver.drain().await;
@@ -179,10 +181,12 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
             _ = flush.tick() => driver.flush(),
             _ = scrub.tick() => driver.scrub(),
             _ = hangup.recv() => driver.reload(dir),
+            asked = local.next() => driver.inputs.extend(asked.answer(&driver.state, clock.now())),
             () = &mut stop => break,
         }
         driver.take_inputs().await;
     }
+    drop(local);
     driver.ending.store(true, Ordering::Relaxed);
     driver.inputs.push_back(Input::Shutdown);
     driver.take_inputs().await;
@@ -243,7 +247,7 @@ impl Driver {
             }
             HostEvent::DialFailed { address, reason } => {
                 debug!(%address, "no connection: {reason}");
-                Input::DialFailed { address }
+                Input::DialFailed { address, reason: Text::lossy(&reason) }
             }
             HostEvent::Frame { peer, bytes } => Input::Frame { peer, bytes },
             HostEvent::Gossip { id, from, topic, bytes } => Input::Gossip { id, from, topic, bytes },

@@ -13,6 +13,7 @@ mod inventory;
 mod journal;
 mod keys;
 mod limiter;
+mod local;
 mod origin;
 mod release_file;
 mod seal;

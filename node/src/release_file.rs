@@ -52,6 +52,14 @@ files = [{ payload = "editor.bin", path = "/opt/editor/editor", mode = "0755" }]
 remove = ["/opt/editor/editor"]
 "#;
 
+/// Chunks of large payloads are larger: each costs every machine a few messages, and a chunk that changed costs little of them.
+fn default_sizes(len: u64) -> ChunkSizes {
+    if len < 64 << 20 {
+        return ChunkSizes::default();
+    }
+    ChunkSizes { min: 128 << 10, average: 512 << 10, max: 1 << 20 }
+}
+
 /// What is wrong with a release file, and where.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -292,7 +300,7 @@ impl ReleaseFile {
         let payloads = file.sources()?.into_iter().map(|(name, _)| stand_in(name)).collect();
         let context = Context { counter: 1, issued: Wall(0), depends: Vec::new(), supersedes: Vec::new() };
         file.build(payloads, context)?;
-        file.chunk_sizes()?;
+        file.chunk_sizes(0)?;
         Ok(file)
     }
 
@@ -348,8 +356,8 @@ impl ReleaseFile {
     }
 
     /// Sizes for the chunker.
-    pub(crate) fn chunk_sizes(&self) -> Checked<ChunkSizes> {
-        let Some(average) = &self.chunk.average else { return Ok(ChunkSizes::default()) };
+    pub(crate) fn chunk_sizes(&self, len: u64) -> Checked<ChunkSizes> {
+        let Some(average) = &self.chunk.average else { return Ok(default_sizes(len)) };
         let average = units::size(average).map_err(ReleaseFileError)?;
         if !(4096..=u64::from(MAX_CHUNK) / 4).contains(&average) {
             return refuse(format!("chunk.average lies between 4KiB and {}KiB", MAX_CHUNK / 4096));
@@ -620,7 +628,7 @@ mod tests {
         let file = ReleaseFile::parse(EXAMPLE).unwrap();
         let sources = file.sources().unwrap();
         assert_eq!(sources, [("editor.bin".to_owned(), Source::File("editor.bin".into()))]);
-        assert_eq!(file.chunk_sizes().unwrap(), ChunkSizes::default());
+        assert_eq!(file.chunk_sizes(0).unwrap(), ChunkSizes::default());
     }
 
     #[test]

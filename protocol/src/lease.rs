@@ -384,6 +384,15 @@ mod tests {
     }
 
     #[test]
+    fn one_that_was_passed_over_has_its_turn_again_when_its_time_is_over() {
+        let mut view = views(&[(1, 8), (2, 8)]).remove(0);
+        view.stand_back(at(0), at(5000));
+        assert!(!view.fetchers().contains(&device(1)));
+        view.pass_over_the_idle(at(6000), &[]);
+        assert!(view.fetchers().contains(&device(1)), "although the candidates are the same");
+    }
+
+    #[test]
     fn a_latecomer_shifts_nothing_that_is_under_way() {
         let mut views = views(&[(1, 8), (2, 8)]);
         let owner = (0..2).find(|n| views[*n].mine(at(400), 0)).unwrap();

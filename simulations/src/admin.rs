@@ -67,10 +67,19 @@ pub struct Wish {
     pub counter: u64,
     /// Bytes of the payload, about.
     pub len: u64,
+    /// Bytes of a chunk on average.
+    pub chunk: u32,
     /// Chunks taken over from another payload: its list, and how many in a hundred.
     pub like: Option<(Arc<ChunkList>, u64)>,
     /// Releases that it supersedes.
     pub supersedes: Vec<ReleaseId>,
+}
+
+impl Wish {
+    /// The first release of a product, of so many MiB.
+    pub fn first(product: &'static str, mib: u64) -> Self {
+        Self { product, counter: 1, len: mib << 20, chunk: 256 << 10, like: None, supersedes: Vec::new() }
+    }
 }
 
 /// Every key of a deployment in one place.
@@ -118,7 +127,7 @@ impl Admin {
         Self { root_bytes, root, online, publisher, approver }
     }
 
-    /// A release with one payload, cut into chunks of 64 KiB to 1 MiB around 256 KiB.
+    /// A release with one payload, cut into chunks.
     pub fn release(&self, wish: &Wish, now: Wall) -> Published {
         let name = format!("{} {}", wish.product, wish.counter);
         let seed = u64::from_le_bytes(std::array::from_fn(|at| blake3::hash(name.as_bytes()).as_bytes()[at]));
@@ -130,13 +139,15 @@ impl Admin {
                 (rng.u64(..100) < share).then(|| old.get(pieces.len())).flatten().map(|chunk| (chunk.id, chunk.len))
             });
             let (id, len) = taken.unwrap_or_else(|| {
-                let len = if rng.bool() { rng.u32(64 << 10..192 << 10) } else { rng.u32(192 << 10..576 << 10) };
+                let quarter = wish.chunk / 4;
+                let len = if rng.bool() { rng.u32(quarter..3 * quarter) } else { rng.u32(3 * quarter..9 * quarter) };
                 (ChunkId::of(format!("{name} {}", pieces.len()).as_bytes()), len)
             });
             pieces.push((id, len));
             sum += u64::from(len);
         }
-        let list = ChunkList::new(ChunkSizes::default(), pieces).expect("chunks within bounds");
+        let sizes = ChunkSizes { min: wish.chunk / 4, average: wish.chunk, max: wish.chunk * 4 };
+        let list = ChunkList::new(sizes, pieces).expect("chunks within bounds");
         let list_bytes = list.to_bytes();
         let payload = Payload {
             name: Text::lossy(&format!("{name}.bin")),

@@ -1,27 +1,29 @@
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::json;
-use upswarm_protocol::catalog::{Action, Approval, RingPlan, Schedule};
-use upswarm_protocol::codec::Text;
+use upswarm_protocol::catalog::{Action, Approval};
 use upswarm_protocol::envelope::{self, Kind, Role};
-use upswarm_protocol::time::Wall;
+use upswarm_protocol::ids::GroupId;
+use upswarm_protocol::schedule::zone;
 
-use super::{CliError, Common, units};
+use super::hold::{held_line, holding};
+use super::preview::{Preview, machines};
+use super::schedule::ScheduleArgs;
+use super::{CliError, Common};
 use crate::clock::wall;
 use crate::coordinator::client::Client;
 use crate::coordinator::directory::Directory;
 use crate::coordinator::keys::{self, KeyUse, Passphrase};
-use crate::coordinator::requests::{Catalog, CatalogRelease};
+use crate::coordinator::requests::{Catalog, CatalogApproval, CatalogRelease};
 
 const EXAMPLE: &str = "\
 EXAMPLE:
-  upswarm approve --data-dir /var/lib/upswarm-coordinator org.example.editor@2.1 --group office
-  upswarm approve --data-dir D 5f0c3a9e --group office --available 2026-12-01T22:00:00Z --deadline +7d
+  upswarm approve --data-dir /var/lib/upswarm-coordinator org.example.editor@2.1 --group office --dry-run
+  upswarm approve --data-dir D 5f0c3a9e --group office --available 2026-12-01T22:00:00Z --deadline +7d --grace 2h \\
+      --window \"mon-fri 22:00-05:00\" --ring 1% --ring 10%+1d --ring 100%+3d --stop-above 5%
   upswarm approve --data-dir D 5f0c3a9e --group office --action uninstall";
 
-const LIFE: Duration = Duration::from_secs(30 * 86400);
 /// Digits of a release id that name it, if no other begins with them.
 const MIN_PREFIX: usize = 8;
 
@@ -40,15 +42,17 @@ pub(crate) struct Args {
     /// What is to be done; `none` declines the release and retires an earlier approval.
     #[arg(long, value_enum, default_value = "install")]
     action: ActionArg,
-    /// Nothing is installed before: now, +2h, or 2026-12-01T22:00:00Z. Bytes may be fetched earlier.
-    #[arg(long, value_name = "TIME")]
-    available: Option<String>,
-    /// From here on nothing holds it back any more: +7d, or 2026-12-08T22:00:00Z.
-    #[arg(long, value_name = "TIME")]
-    deadline: Option<String>,
-    /// A remark, at most 256 bytes.
-    #[arg(long, default_value = "")]
-    note: String,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
+    /// Show whom it would affect and when; sign nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Time zone in which the preview reads windows, for example Europe/Berlin; each machine uses its own.
+    #[arg(long, value_name = "ZONE", default_value = "UTC")]
+    zone: String,
+    /// Sign it even if it reaches nobody yet.
+    #[arg(long)]
+    allow_empty: bool,
     #[command(flatten)]
     keys: KeyArgs,
 }
@@ -96,50 +100,76 @@ impl KeyArgs {
 pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
     let client = Client::of(&args.data_dir)?;
     let now = wall();
-    let available_from = time("--available", args.available.as_deref(), now)?;
-    let deadline = time("--deadline", args.deadline.as_deref(), now)?;
-    if available_from.zip(deadline).is_some_and(|(available, deadline)| deadline < available) {
-        return Err(CliError::Refused("--deadline lies before --available".to_owned()));
-    }
-    let note = Text::new(args.note.as_str()).map_err(|error| CliError::Refused(format!("--note: {error}")))?;
-    let runtime = super::runtime()?;
-    let catalog = runtime.block_on(client.catalog())?;
-    let release = find_release(&catalog, &args.release)?.clone();
-    let group = *catalog.groups.get(&args.group).ok_or_else(|| {
-        let known: Vec<&str> = catalog.groups.keys().map(String::as_str).collect();
-        let known = if known.is_empty() { "none yet: invite machines first".to_owned() } else { known.join(", ") };
-        CliError::Refused(format!("there is no group {:?}; there are: {known}", args.group))
+    let zone_of = zone(&args.zone).ok_or_else(|| {
+        CliError::Refused(format!("--zone: {:?} is no time zone; write for example UTC or Europe/Berlin", args.zone))
     })?;
-    let before = catalog.approvals.iter().find(|known| known.group == group && known.release == release.release);
-    let signers = args.keys.signers(&args.data_dir, KeyUse::Approver)?;
-    let approval = Approval {
-        group,
-        release: release.release,
-        version: before.map_or(0, |known| known.version) + 1,
-        action: match args.action {
-            ActionArg::Install => Action::Install,
-            ActionArg::Uninstall => Action::Uninstall,
-            ActionArg::None => Action::None,
-        },
-        issued: now,
-        expires: now + LIFE,
-        schedule: Schedule { available_from, deadline, ..Schedule::default() },
-        rings: RingPlan::default(),
-        note,
+    let runtime = super::runtime()?;
+    let (catalog, status) = (runtime.block_on(client.catalog())?, runtime.block_on(client.status())?);
+    let release = find_release(&catalog, &args.release)?;
+    let group = find_group(&catalog, &args.group)?;
+    let before = current(&catalog, group, release);
+    let action = match args.action {
+        ActionArg::Install => Action::Install,
+        ActionArg::Uninstall => Action::Uninstall,
+        ActionArg::None => Action::None,
     };
-    let signers: Vec<_> = signers.iter().collect();
-    let bytes = envelope::sign(Kind::Approval, Role::Approver, &approval, &signers).context("signing the approval")?;
-    let index_version = runtime.block_on(client.submit("approval", bytes))?;
-    let text = format!(
-        "approved: {} {} in group {} (approval version {}, index {index_version})",
-        release.product, release.version, args.group, approval.version
-    );
-    let json = json!({
+    let version = before.map_or(0, |known| known.version) + 1;
+    let approval = args.schedule.approval((group, release.release), version, action, now)?;
+    let machines = machines(&status, &args.group, &release.release);
+    let preview = Preview::new(&approval, machines, &args.zone, &zone_of, now);
+    if !args.allow_empty {
+        preview.must_reach_somebody(&args.group)?;
+    }
+    let held_by = holding(&status, &args.group, &release.release);
+    let held = held_line(&held_by);
+    let mut json = json!({
         "release": release.release, "group": args.group, "action": approval.action, "version": approval.version,
-        "head_version": index_version,
+        "preview": preview.json(), "dry_run": args.dry_run, "held_by": held_by,
     });
+    let what = format!("{} {} in group {}", release.product, release.version, args.group);
+    if args.dry_run {
+        let replaces =
+            before.map_or(String::new(), |known| format!("\nreplaces version {}: its rings begin anew", known.version));
+        let text = format!("would be approved ({:?}): {what}\n{}{replaces}{held}", approval.action, preview.text());
+        common.print(&json, &text);
+        return Ok(());
+    }
+    let signers = args.keys.signers(&args.data_dir, KeyUse::Approver)?;
+    let index_version = runtime.block_on(submit(&client, &approval, &signers))?;
+    json["head_version"] = index_version.into();
+    let text =
+        format!("approved: {what} (approval version {version}, index {index_version})\n{}{held}", preview.short());
     common.print(&json, &text);
     Ok(())
+}
+
+/// Signs an approval and publishes it; returns the version of the index that names it.
+pub(super) async fn submit(
+    client: &Client,
+    approval: &Approval,
+    signers: &[ed25519_dalek::SigningKey],
+) -> Result<u64, CliError> {
+    let signers: Vec<_> = signers.iter().collect();
+    let bytes = envelope::sign(Kind::Approval, Role::Approver, approval, &signers).context("signing the approval")?;
+    client.submit("approval", bytes).await
+}
+
+/// The number of a group.
+pub(super) fn find_group(catalog: &Catalog, name: &str) -> Result<GroupId, CliError> {
+    catalog.groups.get(name).copied().ok_or_else(|| {
+        let known: Vec<&str> = catalog.groups.keys().map(String::as_str).collect();
+        let known = if known.is_empty() { "none yet: invite machines first".to_owned() } else { known.join(", ") };
+        CliError::Refused(format!("there is no group {name:?}; there are: {known}"))
+    })
+}
+
+/// The approval in force of a release in a group.
+pub(super) fn current<'a>(
+    catalog: &'a Catalog,
+    group: GroupId,
+    release: &CatalogRelease,
+) -> Option<&'a CatalogApproval> {
+    catalog.approvals.iter().find(|known| known.group == group && known.release == release.release)
 }
 
 /// The one release that a text names.
@@ -168,10 +198,4 @@ pub(super) fn find_release<'a>(catalog: &'a Catalog, text: &str) -> Result<&'a C
         }
         _ => Err(CliError::Refused(format!("several releases begin with {text:?}; give more digits"))),
     }
-}
-
-fn time(option: &str, text: Option<&str>, now: Wall) -> Result<Option<Wall>, CliError> {
-    text.map(|text| units::instant(text, now))
-        .transpose()
-        .map_err(|error| CliError::Refused(format!("{option}: {error}")))
 }

@@ -2,15 +2,24 @@
 
 mod approve;
 pub(crate) mod coordinator;
+mod decide;
 mod demo;
+mod explain;
 mod export;
+mod group;
+mod hold;
 mod installer;
 mod node;
+mod node_status;
+mod preview;
 mod progress;
 mod publish;
+mod rule;
 mod scan;
+pub(crate) mod schedule;
 mod status;
 pub(crate) mod token;
+mod top;
 pub(crate) mod units;
 
 use std::io::{IsTerminal, Write};
@@ -79,9 +88,25 @@ enum Verb {
     /// Sign a release and give it, with its payloads, to the coordinator.
     Publish(publish::Args),
     /// Sign the decision to install or uninstall a release in a group.
-    Approve(approve::Args),
+    Approve(Box<approve::Args>),
+    /// Decline a release in a group, and retire an earlier approval of it.
+    Decline(decide::DeclineArgs),
+    /// Let an approved release begin now, whatever its schedule says.
+    Expedite(decide::ExpediteArgs),
+    /// Hold everything, a group, a release, or a release in a group.
+    Pause(hold::Args),
+    /// Let go on what was paused, or has stopped by itself.
+    Resume(hold::Args),
+    /// Approve releases of some kind as soon as they are published.
+    Rule(rule::Args),
+    /// List groups, make them, and put machines into them.
+    Group(group::Args),
     /// Show every device with its deployments.
     Status(status::Args),
+    /// Say why an update is not installed here, why a peer is not used, and where each byte came from.
+    Explain(explain::Args),
+    /// Watch this machine's node: deployments, payloads, leases, peers, members of its site.
+    Top(top::Args),
     /// Show what is installed on this machine.
     Scan(scan::Args),
     /// Write a static origin that any web server can serve.
@@ -98,7 +123,7 @@ pub(crate) fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("UPSWARM_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,upswarm=info")),
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,upswarm=info,libp2p_gossipsub=error")),
         )
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
@@ -126,8 +151,16 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Node(args) => node::run(args, common),
         Verb::Installer(args) => installer::run(args, common),
         Verb::Publish(args) => publish::run(args, common),
-        Verb::Approve(args) => approve::run(args, common),
+        Verb::Approve(args) => approve::run(*args, common),
+        Verb::Decline(args) => decide::decline(args, common),
+        Verb::Expedite(args) => decide::expedite(args, common),
+        Verb::Pause(args) => hold::run(args, true, common),
+        Verb::Resume(args) => hold::run(args, false, common),
+        Verb::Rule(args) => rule::run(args, common),
+        Verb::Group(args) => group::run(args, common),
         Verb::Status(args) => status::run(args, common),
+        Verb::Explain(args) => explain::run(args, common),
+        Verb::Top(args) => top::run(args, common),
         Verb::Scan(args) => scan::run(args, common),
         Verb::Export(args) => export::run(args, common),
         Verb::Demo(args) => demo::run(args, common),
@@ -149,7 +182,7 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// every step on their way; hashing and disk have threads of their own.
 pub(crate) fn quiet_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    Ok(builder.enable_all().max_blocking_threads(8).build()?)
+    Ok(builder.enable_all().max_blocking_threads(4).build()?)
 }
 
 /// Completes when the user or the system asks the program to stop.

@@ -42,6 +42,8 @@ enum Verb {
     /// Run the node until it is told to stop (Ctrl-C or SIGTERM).
     #[command(after_help = "Example:\n  upswarm node run --data-dir /var/lib/upswarm")]
     Run(RunArgs),
+    /// Show in a few lines how the node that runs on this machine stands.
+    Status(super::node_status::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -105,6 +107,7 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
             common.print(&json, &text);
             Ok(())
         }
+        Verb::Status(args) => super::node_status::run(&args, common),
         Verb::Run(args) => {
             let dir = NodeDir::new(&args.data_dir);
             let config = Config::read(&dir.config()).map_err(|error| CliError::Refused(format!("{error:#}")))?;

@@ -1,24 +1,26 @@
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use serde_json::json;
+use serde_json::{Value, json};
 use upswarm_cache::chunker::{ChunkedFile, ChunkerError, chunk_file};
-use upswarm_protocol::catalog::Payload;
+use upswarm_protocol::catalog::{Action, Payload, Release};
 use upswarm_protocol::chunk::ChunkSizes;
 use upswarm_protocol::codec::{self, Bounded, Text};
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::{DocHash, ReleaseId};
 use upswarm_protocol::trust::validate_release;
 
-use super::approve::{KeyArgs, find_release};
+use super::approve::{KeyArgs, find_group, find_release, submit};
 use super::{CliError, Common, progress};
 use crate::clock::wall;
 use crate::coordinator::client::Client;
 use crate::coordinator::keys::KeyUse;
 use crate::coordinator::requests::Catalog;
+use crate::coordinator::rules::Rule;
 use crate::release_file::{Context, EXAMPLE as FILE, ReleaseFile, Source};
 
 const PIECE: usize = 256 << 10;
@@ -64,7 +66,7 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
         Context { counter: next_counter(&catalog, &file), issued: wall(), depends: depends?, supersedes: supersedes? };
     let signers = args.keys.signers(&args.data_dir, KeyUse::Publisher)?;
 
-    let sizes = file.chunk_sizes().map_err(refused)?;
+    let sizes = |len: u64| file.chunk_sizes(len).map_err(refused);
     let base = args.file.parent().unwrap_or(Path::new(""));
     let mut prepared = Vec::new();
     for (name, source) in file.sources().map_err(refused)? {
@@ -73,8 +75,8 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
             url => url,
         };
         let cut = match &source {
-            Source::File(path) => cut_file(path, sizes, common)?,
-            Source::Url(url) => cut_url(&runtime, url, sizes, common)?,
+            Source::File(path) => cut_file(path, &sizes, common)?,
+            Source::Url(url) => cut_url(&runtime, url, &sizes, common)?,
         };
         prepared.push(Prepared { name, cut, source });
     }
@@ -97,12 +99,80 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
             json!({ "name": p.name, "id": p.cut.id, "len": p.cut.list.payload_len(), "chunks": chunks })
         })
         .collect();
-    let json = json!({
+    let mut json = json!({
         "release": id, "product": file.product(), "version": file.version(), "payloads": payloads,
         "head_version": head_version,
     });
+    let applied = apply_rules(&runtime, &client, &args, &catalog, (id, &release));
+    json["approved"] = applied.approved.into();
+    json["not_approved"] = applied.not_approved.into();
     common.print(&json, &id.to_string());
     Ok(())
+}
+
+/// What came of the rules that match a release.
+#[derive(Default)]
+struct Applied {
+    approved: Vec<Value>,
+    not_approved: Vec<Value>,
+}
+
+/// Signs an approval for every group that a rule wants the release in. The release is published by now: whatever goes wrong is
+/// told, and leaves it to be approved by hand.
+fn apply_rules(
+    runtime: &tokio::runtime::Runtime,
+    client: &Client,
+    args: &Args,
+    catalog: &Catalog,
+    (id, release): (ReleaseId, &Release),
+) -> Applied {
+    let mut applied = Applied::default();
+    let rules = match runtime.block_on(client.rules()) {
+        Ok(rules) => rules,
+        Err(error) => {
+            eprintln!("upswarm: the auto-approval rules could not be read, and none was applied: {error}");
+            applied.not_approved.push(json!({ "reason": error.to_string() }));
+            return applied;
+        }
+    };
+    let (product, classification, severity) = (release.product.as_str(), release.classification, release.severity);
+    let matching: Vec<_> =
+        rules.into_iter().filter(|known| known.rule.matches(product, classification, severity)).collect();
+    if matching.is_empty() {
+        return applied;
+    }
+    let signers = args.keys.signers(&args.data_dir, KeyUse::Approver);
+    let mut groups = BTreeSet::new();
+    for Rule { id: number, rule } in matching {
+        // Of two rules for one group the older one decides.
+        if !groups.insert(rule.group.clone()) {
+            continue;
+        }
+        let approved = signers.as_ref().map_err(ToString::to_string).and_then(|signers| {
+            let sign = || {
+                let group = find_group(catalog, &rule.group)?;
+                let approval = rule.schedule.approval((group, id), 1, Action::Install, wall())?;
+                runtime.block_on(submit(client, &approval, signers))
+            };
+            sign().map_err(|error: CliError| error.to_string())
+        });
+        match approved {
+            Ok(index) => {
+                eprintln!("approved by rule {number}: {product} {} in group {}", release.version, rule.group);
+                applied.approved.push(json!({ "rule": number, "group": rule.group, "head_version": index }));
+            }
+            Err(reason) => {
+                eprintln!(
+                    "upswarm: rule {number} approves it for group {group}, but: {reason}. Approve it with: upswarm approve {id} \
+                     --group {group} --data-dir {}",
+                    args.data_dir.display(),
+                    group = rule.group,
+                );
+                applied.not_approved.push(json!({ "rule": number, "group": rule.group, "reason": reason }));
+            }
+        }
+    }
+    applied
 }
 
 /// One more than the highest counter of the product.
@@ -129,7 +199,11 @@ fn payload(prepared: &Prepared) -> Result<Payload, CliError> {
     })
 }
 
-fn cut_file(path: &Path, sizes: ChunkSizes, common: Common) -> Result<ChunkedFile, CliError> {
+fn cut_file(
+    path: &Path,
+    sizes: &impl Fn(u64) -> Result<ChunkSizes, CliError>,
+    common: Common,
+) -> Result<ChunkedFile, CliError> {
     let place = |error: std::io::Error| CliError::Refused(format!("the payload {}: {error}", path.display()));
     let file = File::open(path).map_err(place)?;
     let metadata = file.metadata().map_err(place)?;
@@ -137,7 +211,7 @@ fn cut_file(path: &Path, sizes: ChunkSizes, common: Common) -> Result<ChunkedFil
         return Err(CliError::Refused(format!("the payload {} is not a file", path.display())));
     }
     let bar = progress::bytes(common, "hashing", metadata.len());
-    let cut = chunk_file(bar.wrap_read(file), sizes);
+    let cut = chunk_file(bar.wrap_read(file), sizes(metadata.len())?);
     bar.finish_and_clear();
     cut.map_err(|error| match error {
         ChunkerError::Read(error) => CliError::Failed(anyhow!("reading the payload {}: {error}", path.display())),
@@ -149,7 +223,7 @@ fn cut_file(path: &Path, sizes: ChunkSizes, common: Common) -> Result<ChunkedFil
 fn cut_url(
     runtime: &tokio::runtime::Runtime,
     url: &str,
-    sizes: ChunkSizes,
+    sizes: &impl Fn(u64) -> Result<ChunkSizes, CliError>,
     common: Common,
 ) -> Result<ChunkedFile, CliError> {
     let http = reqwest::Client::builder().connect_timeout(VENDOR_PATIENCE).read_timeout(VENDOR_PATIENCE).build();
@@ -159,6 +233,7 @@ fn cut_url(
         return Err(CliError::Refused(format!("{url} answers with HTTP status {}", answer.status())));
     }
     let bar = progress::bytes(common, "downloading", answer.content_length().unwrap_or(0));
+    let sizes = sizes(answer.content_length().unwrap_or(0))?;
     let body = Body { runtime, answer, piece: bytes::Bytes::new() };
     let cut = chunk_file(bar.wrap_read(body), sizes);
     bar.finish_and_clear();

@@ -58,9 +58,7 @@ fn text(status: &Value) -> String {
     }
     notes.extend(list(&status["alarms"]).iter().map(|alarm| format!("coordinator: ALARM: {}", word(alarm))));
     for hold in list(&status["holds"]) {
-        let what = ["group", "release"].map(|key| word(&hold[key]));
-        let what = what.iter().filter(|what| !what.is_empty()).cloned().collect::<Vec<_>>().join(" ");
-        notes.push(format!("on hold: {}", if what.is_empty() { "everything" } else { &what }));
+        notes.push(format!("on hold: {}", super::hold::words(hold)));
     }
     let head = &status["head"];
     let first = format!(
@@ -71,11 +69,47 @@ fn text(status: &Value) -> String {
         status["connected"],
     );
     let mut text = format!("{first}\n\n{}", table(&rows));
+    let rollouts = rollouts(list(&status["rollouts"]));
+    if rollouts.len() > 1 {
+        text.push('\n');
+        text.push_str(&table(&rollouts));
+    }
     if !notes.is_empty() {
         text.push('\n');
         text.push_str(&notes.join("\n"));
     }
     text.trim_end().to_owned()
+}
+
+/// A line per ring, with the head of the table.
+fn rollouts(rollouts: &[Value]) -> Vec<Vec<String>> {
+    let mut rows = vec![
+        ["ROLLOUT", "GROUP", "RING", "UP TO", "BEGINS", "DEVICES", "BEGUN", "INSTALLED", "FAILED", "SILENT", "STOPS"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for rollout in rollouts {
+        let title = Some(word(&rollout["title"])).filter(|title| !title.is_empty());
+        let title = title.map_or_else(
+            || word(&rollout["release"]).chars().take(8).collect(),
+            |title| format!("{title} ({})", word(&rollout["version"])),
+        );
+        let stops = match (rollout["held"] == true, rollout["stop_above_percent"].as_f64().unwrap_or(0.0)) {
+            (true, _) => "on hold".to_owned(),
+            (false, 0.0) => "never".to_owned(),
+            (false, share) => format!("above {share} %"),
+        };
+        for ring in list(&rollout["rings"]) {
+            let number = |key: &str| ring[key].as_u64().unwrap_or(0).to_string();
+            let begins = if ring["has_begun"] == true { "begun".to_owned() } else { word(&ring["begins"]) };
+            let up_to = format!("{} %", ring["up_to_percent"].as_f64().unwrap_or(0.0));
+            let mut row = vec![title.clone(), word(&rollout["group"]), number("ring"), up_to, begins];
+            row.extend(["devices", "begun", "installed", "failed", "silent"].map(number));
+            row.push(stops.clone());
+            rows.push(row);
+        }
+    }
+    rows
 }
 
 fn about(deployment: &Value) -> [String; 4] {
@@ -121,7 +155,8 @@ fn bytes(value: &Value) -> String {
     indicatif::HumanBytes(value.as_u64().unwrap_or(0)).to_string()
 }
 
-fn table(rows: &[Vec<String>]) -> String {
+/// Rows of equal length as text, column under column.
+pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let widths: Vec<usize> =
         (0..columns).map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0)).collect();
@@ -142,14 +177,19 @@ mod tests {
     fn the_table_shows_silent_devices_and_reasons() {
         let status = serde_json::json!({
             "head": { "index_version": 4, "age_s": 9 }, "connected": 1, "origin": { "payload_bytes": 1048576 },
-            "holds": [{}],
+            "holds": [{}, { "group": "office", "release": "ef01" }],
+            "rollouts": [{ "title": "Editor", "version": "2.1", "group": "office", "held": true, "stop_above_percent": 5.0,
+              "rings": [{ "ring": 1, "up_to_percent": 0.5, "begins": "2027-01-15T08:00:00Z", "has_begun": true,
+                          "devices": 12, "begun": 11, "installed": 8, "failed": 2, "silent": 1 }] }],
             "devices": [
                 { "device": "ab".repeat(32), "label": "", "site": "berlin", "role": "node", "groups": ["office"],
                   "last_seen_s": null, "bytes": {}, "deployments": [], "alarms": [] },
                 { "device": "cd".repeat(32), "label": "pc7", "site": "berlin", "role": "node", "groups": ["office"],
                   "last_seen_s": 200, "bytes": { "origin": 1024 }, "alarms": ["a tampered document"],
                   "deployments": [{ "release": "ef", "title": "Editor", "version": "2.1", "state": "Failed", "sub_state": "None",
-                    "code": 3, "reason": "disk on fire", "since_s": 5, "done": 1, "total": 2 }] },
+                    "code": 3, "reason": "disk on fire", "since_s": 5, "done": 1, "total": 2 },
+                    { "release": "0a", "title": "Editor", "version": "2.0", "state": "Superseded", "sub_state": "None",
+                    "code": null, "reason": "Editor (2.1) takes its place", "since_s": 5, "done": 0, "total": 2 }] },
             ],
         });
         let text = text(&status);
@@ -163,8 +203,12 @@ mod tests {
             "50 %",
             "1.00 KiB",
             "disk on fire",
+            "Superseded",
+            "Editor (2.1) takes its place",
             "ALARM: a tampered document",
             "on hold: everything",
+            "on hold: --group office --release ef01",
+            "0.5 %  begun   12       11     8          2       1       on hold",
         ] {
             assert!(text.contains(wanted), "{wanted} is missing in\n{text}");
         }

@@ -19,7 +19,8 @@ use upswarm_protocol::ids::{DeviceId, DocHash, PayloadId};
 
 use super::directory::{self, Change};
 use super::keys;
-use super::requests::{Catalog, Gone, HoldRequest, InviteRequest, Invited, Request, ask};
+use super::requests::{Catalog, Gone, GroupRequest, HoldRequest, InviteRequest, Invited, RemoveRule, Request, ask};
+use super::rules::{NewRule, Rule};
 use super::server::{Refused, Shared};
 
 /// An upload that brings nothing for this long is ended.
@@ -147,6 +148,34 @@ pub(super) async fn post_revoke(
 ) -> Answer<Value> {
     let Json(RevokeRequest { device }) = request?;
     command(&shared, Command::Revoke(device)).await
+}
+
+pub(super) async fn post_group(
+    State(shared): State<Arc<Shared>>,
+    request: Result<Json<GroupRequest>, JsonRejection>,
+) -> Answer<Value> {
+    let Json(request) = request?;
+    Ok(Json(ask(&shared.driver, |reply| Request::Group(request, reply)).await??))
+}
+
+pub(super) async fn get_rules(State(shared): State<Arc<Shared>>) -> Answer<Vec<Rule>> {
+    Ok(Json(ask(&shared.driver, Request::Rules).await?))
+}
+
+pub(super) async fn post_rule(
+    State(shared): State<Arc<Shared>>,
+    request: Result<Json<NewRule>, JsonRejection>,
+) -> Answer<Value> {
+    let Json(rule) = request?;
+    Ok(Json(ask(&shared.driver, |reply| Request::AddRule(Box::new(rule), reply)).await??))
+}
+
+pub(super) async fn remove_rule(
+    State(shared): State<Arc<Shared>>,
+    request: Result<Json<RemoveRule>, JsonRejection>,
+) -> Answer<Value> {
+    let Json(RemoveRule { id }) = request?;
+    Ok(Json(ask(&shared.driver, |reply| Request::RemoveRule(id, reply)).await??))
 }
 
 pub(super) async fn get_status(State(shared): State<Arc<Shared>>) -> Answer<Value> {

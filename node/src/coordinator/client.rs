@@ -11,7 +11,8 @@ use upswarm_protocol::ids::{DocHash, PayloadId};
 use zeroize::Zeroizing;
 
 use super::directory::Directory;
-use super::requests::{Catalog, InviteRequest, Invited};
+use super::requests::{Catalog, GroupRequest, HoldRequest, InviteRequest, Invited, RemoveRule};
+use super::rules::{NewRule, Rule};
 use crate::cli::CliError;
 
 /// Longest wait for an answer that carries no payload.
@@ -62,11 +63,34 @@ impl Client {
         self.json(self.admin(Method::POST, "invite").json(request)).await
     }
 
+    /// Stops something, or lets it go on; returns the version of the index that says so, whose head is published.
+    pub(crate) async fn hold(&self, request: &HoldRequest) -> Result<u64, CliError> {
+        index_version(&self.json(self.admin(Method::POST, "hold").json(request)).await?)
+    }
+
+    /// Makes a group, or changes a device's membership.
+    pub(crate) async fn group(&self, request: &GroupRequest) -> Result<Value, CliError> {
+        self.json(self.admin(Method::POST, "group").json(request)).await
+    }
+
+    /// Every rule.
+    pub(crate) async fn rules(&self) -> Result<Vec<Rule>, CliError> {
+        self.json(self.admin(Method::GET, "rules")).await
+    }
+
+    /// Adds a rule; returns it with its number.
+    pub(crate) async fn add_rule(&self, rule: &NewRule) -> Result<Rule, CliError> {
+        self.json(self.admin(Method::POST, "rules").json(rule)).await
+    }
+
+    /// Removes a rule; returns it.
+    pub(crate) async fn remove_rule(&self, id: u32) -> Result<Rule, CliError> {
+        self.json(self.admin(Method::POST, "rules/remove").json(&RemoveRule { id })).await
+    }
+
     /// Publishes a release or an approval (`what`); returns the version of the index that names it.
     pub(crate) async fn submit(&self, what: &str, envelope: Vec<u8>) -> Result<u64, CliError> {
-        let answer: Value = self.json(self.admin(Method::POST, what).body(envelope)).await?;
-        let version = answer["index_version"].as_u64();
-        version.ok_or_else(|| CliError::Failed(anyhow!("the coordinator answered without an index version")))
+        index_version(&self.json(self.admin(Method::POST, what).body(envelope)).await?)
     }
 
     /// Whether the coordinator holds a payload already.
@@ -123,6 +147,11 @@ impl Client {
     fn unreachable(&self) -> String {
         format!("no answer from the coordinator at {}; is it running?", self.base)
     }
+}
+
+fn index_version(answer: &Value) -> Result<u64, CliError> {
+    let version = answer["index_version"].as_u64();
+    version.ok_or_else(|| CliError::Failed(anyhow!("the coordinator answered without an index version")))
 }
 
 /// An address that listens on every interface is reached on loopback.

@@ -12,6 +12,8 @@
 //! D/upload/                 what is still arriving
 //! D/devices, invites, fleet one file each
 //! D/names.json              the admin's names of groups and sites
+//! D/rules.json              what is approved as soon as it is published
+//! D/rollouts                what the admin accepted of rollouts that were stopped
 //! ```
 //! Every file is written beside its place, synced, renamed and the directory synced: after a power cut each is whole, old or new.
 
@@ -40,6 +42,7 @@ use zeroize::Zeroizing;
 use super::fleet::Fleet;
 use super::keys::{self, KeyUse};
 use super::names::Names;
+use super::rules::Rules;
 
 const RECORD_LIMIT: usize = 256 << 10;
 
@@ -84,6 +87,7 @@ pub(crate) struct Loaded {
     pub(crate) report_key: Zeroizing<[u8; 32]>,
     pub(crate) fleet: Fleet,
     pub(crate) names: Names,
+    pub(crate) rules: Rules,
 }
 
 impl Directory {
@@ -139,6 +143,14 @@ impl Directory {
 
     pub(crate) fn names(&self) -> PathBuf {
         self.path.join("names.json")
+    }
+
+    pub(crate) fn rules(&self) -> PathBuf {
+        self.path.join("rules.json")
+    }
+
+    fn rollouts(&self) -> PathBuf {
+        self.path.join("rollouts")
     }
 
     fn token_file(&self) -> PathBuf {
@@ -208,6 +220,7 @@ impl Directory {
         match record {
             Record::Document(document) => Change::Put(self.doc(&document.hash), document.bytes),
             Record::Catalog(bytes) => Change::Put(self.catalog(), bytes),
+            Record::Rollouts(bytes) => Change::Put(self.rollouts(), bytes),
             Record::Device(device, bytes) => Change::Put(self.path.join("devices").join(device.to_string()), bytes),
             Record::Invite(secret_hash, bytes) => {
                 let path = self.path.join("invites").join(hex::encode(secret_hash));
@@ -280,7 +293,8 @@ impl Directory {
             }
         }
         let mut stored = Stored {
-            catalog: self.read_catalog()?,
+            catalog: read_if_there(&self.catalog())?,
+            rollouts: read_if_there(&self.rollouts())?,
             documents: Vec::new(),
             devices: self.records("devices", |record: &DeviceRecord| record.device.to_string())?,
             invites: self.records("invites", |invite: &Invite| hex::encode(invite.secret_hash))?,
@@ -292,16 +306,16 @@ impl Directory {
         for (_, path) in files(&self.upload())? {
             remove(&path).with_context(|| format!("removing the unfinished upload {}", path.display()))?;
         }
-        let names = Names::load(&self.names())?;
+        let (names, rules) = (Names::load(&self.names())?, Rules::load(&self.rules())?);
         let device = DeviceId(SigningKey::from_bytes(&identity).verifying_key().to_bytes());
         let online = SigningKey::from_bytes(&online);
         let setup = Setup { device, root, root_hash, online, origins, stored };
-        Ok(Loaded { setup, identity, report_key, fleet, names })
+        Ok(Loaded { setup, identity, report_key, fleet, names, rules })
     }
 
     /// The origins that the stored index names.
     pub(crate) fn origins(&self) -> anyhow::Result<Vec<Text<512>>> {
-        let Some(bytes) = self.read_catalog()? else { return Ok(Vec::new()) };
+        let Some(bytes) = read_if_there(&self.catalog())? else { return Ok(Vec::new()) };
         let damaged = || format!("{} is damaged; restore it from a copy", self.catalog().display());
         let record = CatalogRecord::decode(&bytes).with_context(damaged)?;
         let envelope = Envelope::parse(&record.index, Kind::Index, Role::Online).with_context(damaged)?;
@@ -323,14 +337,6 @@ impl Directory {
             Ok((root, DocHash::of(&bytes)))
         };
         read().with_context(|| format!("the root of trust {} is damaged; restore it from a copy", path.display()))
-    }
-
-    fn read_catalog(&self) -> anyhow::Result<Option<Vec<u8>>> {
-        match fs::read(self.catalog()) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("reading {}", self.catalog().display())),
-        }
     }
 
     fn records<T: serde::de::DeserializeOwned>(
@@ -392,6 +398,14 @@ impl Directory {
     /// Removes a document that nothing names any more.
     pub(crate) fn drop_document(&self, hash: &DocHash) -> io::Result<()> {
         remove(&self.doc(hash))
+    }
+}
+
+fn read_if_there(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
     }
 }
 

@@ -11,9 +11,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use upswarm_protocol::catalog::{Head, Hold};
 use upswarm_protocol::codec::{self, Bounded, Text};
-use upswarm_protocol::coordinator_state::{Command, CoordinatorState, Done, Input, Invite, Output, Refusal};
+use upswarm_protocol::coordinator_state::{
+    Command, CoordinatorState, Done, Input, Invite, Output, Refusal, RolloutStatus,
+};
 use upswarm_protocol::envelope::{Envelope, Kind, Role};
-use upswarm_protocol::ids::{DeviceId, ReleaseId};
+use upswarm_protocol::ids::{DeviceId, GroupId, ReleaseId};
 use zeroize::Zeroizing;
 
 use super::directory::{Change, Directory};
@@ -22,8 +24,10 @@ use super::keys;
 use super::names::Names;
 use super::payloads::Counters;
 use super::requests::{
-    Catalog, CatalogApproval, CatalogRelease, HoldRequest, InviteRequest, Invited, MAX_REQUESTS, Request,
+    Catalog, CatalogApproval, CatalogRelease, GroupRequest, HoldRequest, InviteRequest, Invited, MAX_REQUESTS, Request,
 };
+use super::rollouts;
+use super::rules::{NewRule, Rules};
 use crate::cli::token::JoinToken;
 use crate::clock::Clock;
 use crate::seal;
@@ -54,6 +58,7 @@ pub(crate) struct Ends {
 enum Waiting {
     Command(Reply<Done>),
     Invite(Reply<Invited>, Invited),
+    Value(Reply<Value>, Value),
 }
 
 /// The one owner of a running coordinator's state.
@@ -63,6 +68,7 @@ pub(crate) struct Driver {
     directory: Directory,
     fleet: Fleet,
     names: Names,
+    rules: Rules,
     clock: Clock,
     report_key: Zeroizing<[u8; 32]>,
     counters: Arc<Counters>,
@@ -74,6 +80,8 @@ pub(crate) struct Driver {
     /// Changes that wait for the disk, and the token that is durable with them.
     changes: Vec<Change>,
     token: Option<u64>,
+    /// Who waits for the changes, with the answer.
+    saved: Vec<(Reply<Value>, Value)>,
     alarms: VecDeque<String>,
 }
 
@@ -84,6 +92,7 @@ pub(crate) struct Parts {
     pub(crate) directory: Directory,
     pub(crate) fleet: Fleet,
     pub(crate) names: Names,
+    pub(crate) rules: Rules,
     pub(crate) clock: Clock,
     pub(crate) report_key: Zeroizing<[u8; 32]>,
     pub(crate) counters: Arc<Counters>,
@@ -94,18 +103,20 @@ pub(crate) struct Parts {
 struct Written {
     changes: Vec<Change>,
     token: Option<u64>,
+    saved: Vec<(Reply<Value>, Value)>,
     result: anyhow::Result<()>,
 }
 
 impl Driver {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { state, device, directory, fleet, names, clock, report_key, counters, addresses } = parts;
+        let Parts { state, device, directory, fleet, names, rules, clock, report_key, counters, addresses } = parts;
         Self {
             state,
             device,
             directory,
             fleet,
             names,
+            rules,
             clock,
             report_key,
             counters,
@@ -115,6 +126,7 @@ impl Driver {
             backlog: VecDeque::new(),
             changes: Vec::new(),
             token: None,
+            saved: Vec::new(),
             alarms: VecDeque::new(),
         }
     }
@@ -138,7 +150,7 @@ impl Driver {
                     (Ok(_), None) => {}
                 },
                 Some(input) = ends.inputs.recv(), if room => self.state.handle_input(input, self.clock.now()),
-                Some(request) = ends.requests.recv(), if room && self.answers.len() < MAX_REQUESTS => self.request(request),
+                Some(request) = ends.requests.recv(), if room && self.answers.len() + self.saved.len() < MAX_REQUESTS => self.request(request),
                 written = finished(&mut writing) => {
                     writing = None;
                     if let Some(written) = written {
@@ -163,16 +175,19 @@ impl Driver {
     /// Starts writing everything that waits, after a pause.
     fn write(&mut self, pause: Duration) -> JoinHandle<Written> {
         let (changes, token) = (std::mem::take(&mut self.changes), self.token.take());
+        let saved = std::mem::take(&mut self.saved);
         let directory = self.directory.clone();
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;
             let work = tokio::task::spawn_blocking(move || {
                 let result = directory.apply(&changes);
-                Written { changes, token, result }
+                Written { changes, token, saved, result }
             });
             match work.await {
                 Ok(written) => written,
-                Err(error) => Written { changes: Vec::new(), token: None, result: Err(error.into()) },
+                Err(error) => {
+                    Written { changes: Vec::new(), token: None, saved: Vec::new(), result: Err(error.into()) }
+                }
             }
         })
     }
@@ -180,14 +195,18 @@ impl Driver {
     /// Tells the core what is durable, or tries again later.
     fn written(&mut self, written: Written) -> Option<JoinHandle<Written>> {
         match (written.result, written.token) {
-            (Ok(()), Some(token)) => {
-                self.state.handle_input(Input::Persisted { token }, self.clock.now());
+            (Ok(()), token) => {
+                // Whoever asked may have hung up; it is done all the same.
+                written.saved.into_iter().for_each(|(reply, value)| drop(reply.send(Ok(value))));
+                if let Some(token) = token {
+                    self.state.handle_input(Input::Persisted { token }, self.clock.now());
+                }
                 None
             }
-            (Ok(()), None) => None,
             (Err(error), token) => {
                 self.alarm(format!("cannot write to the data directory, trying again: {error:#}"));
                 self.changes.splice(0..0, written.changes);
+                self.saved.splice(0..0, written.saved);
                 // What is tried again contains what waits: one token stands for both.
                 self.token = self.token.or(token);
                 Some(self.write(DISK_RETRY))
@@ -215,6 +234,7 @@ impl Driver {
                         }
                     }
                     Output::Alarm(what) => self.alarm(what),
+                    Output::RolloutStopped(status) => self.rollout_stopped(&status),
                     order => self.backlog.push_back(order),
                 }
             }
@@ -246,6 +266,16 @@ impl Driver {
                 Ok(hold) => self.command(Command::Hold { hold, on: request.on }, Waiting::Command(reply)),
                 Err(refusal) => drop(reply.send(Err(refusal))),
             },
+            Request::Group(request, reply) => self.group(&request, reply),
+            Request::Rules(reply) => drop(reply.send(self.rules.all().to_vec())),
+            Request::AddRule(rule, reply) => {
+                let added = self.add_rule(*rule);
+                self.save_rules(added, reply);
+            }
+            Request::RemoveRule(id, reply) => {
+                let removed = self.rules.remove(id).map(|rule| json!(rule)).map_err(Refusal::Request);
+                self.save_rules(removed, reply);
+            }
             Request::Status(reply) => drop(reply.send(self.status())),
             Request::Catalog(reply) => drop(reply.send(self.catalog())),
         }
@@ -260,6 +290,7 @@ impl Driver {
     fn answer(&mut self, request: u64, result: Result<Done, Refusal>) {
         match self.answers.remove(&request) {
             Some(Waiting::Command(reply)) => drop(reply.send(result)),
+            Some(Waiting::Value(reply, value)) => drop(reply.send(result.map(|_| value))),
             Some(Waiting::Invite(reply, invited)) => drop(reply.send(result.map(|_| invited))),
             None => {}
         }
@@ -274,11 +305,71 @@ impl Driver {
         Ok(prepared)
     }
 
-    fn hold(&self, request: &HoldRequest) -> Result<Hold, Refusal> {
-        let group = |name: &String| {
-            let known = self.names.group(name);
-            known.ok_or_else(|| Refusal::Request(format!("there is no group {name:?}")))
+    fn add_rule(&mut self, rule: NewRule) -> Result<Value, Refusal> {
+        self.group_named(&rule.group)?;
+        self.rules.add(rule).map(|rule| json!(rule)).map_err(Refusal::Request)
+    }
+
+    /// Writes the rules after a change, and then answers.
+    fn save_rules(&mut self, change: Result<Value, Refusal>, reply: Reply<Value>) {
+        match change {
+            Ok(value) => {
+                self.changes.push(Change::Put(self.directory.rules(), self.rules.to_bytes()));
+                self.saved.push((reply, value));
+            }
+            Err(refusal) => drop(reply.send(Err(refusal))),
+        }
+    }
+
+    /// Makes a group, or puts a device into one or takes it out.
+    fn group(&mut self, request: &GroupRequest, reply: Reply<Value>) {
+        let Some(device) = request.device else {
+            let known = self.names.group(&request.group).is_some();
+            let made = match self.names.group_or_new(&request.group) {
+                Ok(group) => json!({ "group": request.group, "id": group, "new": !known }),
+                Err(error) => return drop(reply.send(Err(Refusal::Request(error.to_string())))),
+            };
+            self.changes.push(Change::Put(self.directory.names(), self.names.to_bytes()));
+            return self.saved.push((reply, made));
         };
+        match self.membership(device, &request.group, request.member) {
+            Ok((groups, change)) => {
+                let names: Vec<String> = groups.iter().map(|group| self.names.group_name(group)).collect();
+                let value = json!({ "device": device, "groups": names, "changed": change });
+                self.command(Command::Assign { device, groups }, Waiting::Value(reply, value));
+            }
+            Err(refusal) => drop(reply.send(Err(refusal))),
+        }
+    }
+
+    /// The groups of a device after a change, and whether it is one.
+    fn membership(&self, device: DeviceId, name: &str, member: bool) -> Result<(Bounded<GroupId, 64>, bool), Refusal> {
+        let group = self.group_named(name)?;
+        let record = self.state.devices().find(|record| record.device == device);
+        let mut groups = record.ok_or(Refusal::UnknownDevice(device))?.groups.to_vec();
+        let change = groups.contains(&group) != member;
+        groups.retain(|known| *known != group);
+        if member {
+            groups.push(group);
+            groups.sort();
+        }
+        let groups = Bounded::new(groups).map_err(|_| {
+            Refusal::Request("a device belongs to at most 64 groups; take it out of one first".to_owned())
+        })?;
+        Ok((groups, change))
+    }
+
+    fn group_named(&self, name: &str) -> Result<GroupId, Refusal> {
+        self.names.group(name).ok_or_else(|| Refusal::Request(format!("there is no group {name:?}")))
+    }
+
+    fn rollout_stopped(&mut self, status: &RolloutStatus) {
+        let what = rollouts::alarm(status, &self.state, &self.names);
+        self.alarm(what);
+    }
+
+    fn hold(&self, request: &HoldRequest) -> Result<Hold, Refusal> {
+        let group = |name: &String| self.group_named(name);
         let release = |id: &String| {
             let id: ReleaseId = id.parse().map_err(|error| Refusal::Request(format!("the release: {error}")))?;
             if self.state.releases().contains_key(&id) { Ok(id) } else { Err(Refusal::UnknownRelease(id)) }
@@ -305,6 +396,7 @@ impl Driver {
             })),
             "devices": self.fleet.view(&self.state, &self.names, now),
             "connected": self.state.connected(),
+            "rollouts": rollouts::view(&self.state, &self.names, now),
             "holds": holds,
             "alarms": self.alarms,
             "origin": { "payload_bytes": self.counters.total() },
@@ -327,6 +419,8 @@ impl Driver {
             version: known.release.version.as_str().to_owned(),
             counter: known.release.counter,
             title: known.release.title.as_str().to_owned(),
+            classification: known.release.classification,
+            severity: known.release.severity,
             expires: known.release.expires.to_string(),
         });
         let approvals = self.state.approvals().values().map(|known| CatalogApproval {
@@ -335,6 +429,9 @@ impl Driver {
             version: known.approval.version,
             action: known.approval.action,
             expires: known.approval.expires.to_string(),
+            schedule: known.approval.schedule.clone(),
+            rings: known.approval.rings.clone(),
+            note: known.approval.note.as_str().to_owned(),
         });
         Catalog {
             index_version: self.state.index_version(),

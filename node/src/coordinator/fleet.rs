@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use upswarm_protocol::codec::Text;
-use upswarm_protocol::coordinator_state::CoordinatorState;
+use upswarm_protocol::coordinator_state::{CoordinatorState, LastReport};
 use upswarm_protocol::ids::{DeviceId, GroupId, ReleaseId};
 use upswarm_protocol::report::{BytesBySource, DeploymentReport, Report};
 use upswarm_protocol::time::Wall;
@@ -72,9 +72,15 @@ impl Fleet {
     }
 
     /// Takes a stored status. Returns what the core must know of it; `None` when it is damaged.
-    pub(crate) fn restore(&mut self, device: DeviceId, bytes: &[u8]) -> Option<(DeviceId, u64, Vec<Text<128>>)> {
+    pub(crate) fn restore(&mut self, device: DeviceId, bytes: &[u8]) -> Option<LastReport> {
         let status: DeviceStatus = serde_json::from_slice(bytes).ok()?;
-        let known = (device, status.seq, status.addresses.clone());
+        let known = LastReport {
+            device,
+            seq: status.seq,
+            received: status.received,
+            addresses: status.addresses.clone(),
+            deployments: status.deployments.clone(),
+        };
         self.devices.insert(device, status);
         Some(known)
     }
@@ -188,7 +194,8 @@ mod tests {
         fleet.apply(report(2, vec![deployment(2, DeploymentState::Pending, 2)]), Wall(6));
         let bytes = fleet.apply(report(3, vec![deployment(1, DeploymentState::Installed, 3)]), Wall(7));
         let mut again = Fleet::default();
-        assert_eq!(again.restore(DeviceId([1; 32]), &bytes), Some((DeviceId([1; 32]), 3, Vec::new())));
+        let known = again.restore(DeviceId([1; 32]), &bytes).unwrap();
+        assert_eq!((known.seq, known.received, known.deployments.len()), (3, Wall(7), 2));
         let status = &again.devices[&DeviceId([1; 32])];
         let states: Vec<_> = status.deployments.iter().map(|deployment| deployment.state).collect();
         assert_eq!(states, [DeploymentState::Installed, DeploymentState::Pending]);

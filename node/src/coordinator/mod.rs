@@ -12,6 +12,8 @@ pub(crate) mod fleet;
 pub(crate) mod names;
 mod network;
 pub(crate) mod requests;
+mod rollouts;
+pub(crate) mod rules;
 
 mod admin;
 mod payloads;

@@ -132,6 +132,7 @@ async fn obey(host: &Host, order: Output) {
         | Output::Answer { .. }
         | Output::Persist { .. }
         | Output::DropDocument(_)
+        | Output::RolloutStopped(_)
         | Output::Alarm(_) => {}
     }
 }

@@ -5,6 +5,8 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use upswarm_protocol::coordinator_state::{Command, Done, Input, Refusal};
 
+use super::rules::{NewRule, Rule};
+
 /// Requests that may wait for the driver.
 pub(crate) const MAX_REQUESTS: usize = 64;
 
@@ -19,6 +21,14 @@ pub(crate) enum Request {
     Invite(InviteRequest, oneshot::Sender<Result<Invited, Refusal>>),
     /// Stop something, or let it go on.
     Hold(HoldRequest, oneshot::Sender<Result<Done, Refusal>>),
+    /// A group's name, or a device's membership; answered when it is on disk.
+    Group(GroupRequest, oneshot::Sender<Result<Value, Refusal>>),
+    /// Every rule.
+    Rules(oneshot::Sender<Vec<Rule>>),
+    /// A new rule; answered when it is on disk.
+    AddRule(Box<NewRule>, oneshot::Sender<Result<Value, Refusal>>),
+    /// Remove the rule with this number; answered when that is on disk.
+    RemoveRule(u32, oneshot::Sender<Result<Value, Refusal>>),
     /// The fleet's status.
     Status(oneshot::Sender<Value>),
     /// What is published, and the admin's names.
@@ -80,6 +90,28 @@ pub(crate) struct HoldRequest {
     pub(crate) on: bool,
 }
 
+/// `POST /admin/v1/group`: without a device, makes the group; with one, puts it in or takes it out.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GroupRequest {
+    /// Name of the group.
+    pub(crate) group: String,
+    /// The device.
+    #[serde(default)]
+    pub(crate) device: Option<upswarm_protocol::ids::DeviceId>,
+    /// Whether it is to be a member.
+    #[serde(default)]
+    pub(crate) member: bool,
+}
+
+/// `POST /admin/v1/rules/remove`.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RemoveRule {
+    /// The rule's number.
+    pub(crate) id: u32,
+}
+
 /// `GET /admin/v1/catalog`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Catalog {
@@ -101,6 +133,8 @@ pub(crate) struct CatalogRelease {
     pub(crate) version: String,
     pub(crate) counter: u64,
     pub(crate) title: String,
+    pub(crate) classification: upswarm_protocol::catalog::Classification,
+    pub(crate) severity: upswarm_protocol::catalog::Severity,
     /// When no new install rests on it any more, RFC 3339.
     pub(crate) expires: String,
 }
@@ -114,4 +148,10 @@ pub(crate) struct CatalogApproval {
     pub(crate) action: upswarm_protocol::catalog::Action,
     /// When no new install rests on it any more, RFC 3339.
     pub(crate) expires: String,
+    /// When.
+    pub(crate) schedule: upswarm_protocol::catalog::Schedule,
+    /// In which stages.
+    pub(crate) rings: upswarm_protocol::catalog::RingPlan,
+    /// The admin's remark.
+    pub(crate) note: String,
 }

@@ -85,7 +85,7 @@ pub(crate) async fn start(
     let http = listener.local_addr().context("asking for the HTTP port")?;
     let origins = origins(&options, http)?;
 
-    let Loaded { setup, identity, report_key, fleet, names } = directory.load(origins)?;
+    let Loaded { setup, identity, report_key, fleet, names, rules } = directory.load(origins)?;
     let (device, root_hash, root_path) = (setup.device, setup.root_hash, directory.root(setup.root.version));
     let (inputs, network_inputs) = mpsc::channel(CHANNEL);
     let (network_orders, orders) = mpsc::channel(CHANNEL);
@@ -104,6 +104,7 @@ pub(crate) async fn start(
         directory: directory.clone(),
         fleet,
         names,
+        rules,
         clock,
         report_key,
         counters: counters.clone(),

@@ -1,5 +1,7 @@
 //! A whole coordinator on 127.0.0.1, with real sockets and a real data directory.
 
+mod verbs;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,11 +9,11 @@ use ed25519_dalek::SigningKey;
 use reqwest::{Method, StatusCode};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use upswarm_protocol::catalog::NodeRole;
-use upswarm_protocol::codec::{Bounded, Text};
+use upswarm_protocol::catalog::{Certificate, Head, NodeRole};
+use upswarm_protocol::codec::{self, Bounded, Text};
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::{DeviceId, DocHash, PayloadId, SiteId};
-use upswarm_protocol::report::{BytesBySource, Report};
+use upswarm_protocol::report::{BytesBySource, DeploymentReport, Report};
 use upswarm_protocol::time::Wall;
 use upswarm_protocol::wire::{self, BlockWhat, Message};
 
@@ -139,6 +141,10 @@ async fn nothing_under_admin_answers_without_the_token() {
         (Method::POST, "/admin/v1/invite".to_owned()),
         (Method::POST, "/admin/v1/hold".to_owned()),
         (Method::POST, "/admin/v1/revoke".to_owned()),
+        (Method::POST, "/admin/v1/group".to_owned()),
+        (Method::GET, "/admin/v1/rules".to_owned()),
+        (Method::POST, "/admin/v1/rules".to_owned()),
+        (Method::POST, "/admin/v1/rules/remove".to_owned()),
         (Method::GET, "/admin/v1/status".to_owned()),
         (Method::GET, "/admin/v1/catalog".to_owned()),
         (Method::GET, "/admin/v1/metrics".to_owned()),
@@ -224,6 +230,11 @@ async fn a_tampered_upload_leaves_nothing_behind() {
         ("invite", b"{\"unknown\":1}".to_vec()),
         ("hold", b"{\"group\":\"nobody\",\"on\":true}".to_vec()),
         ("revoke", format!("{{\"device\":\"{hash}\"}}").into_bytes()),
+        ("group", format!("{{\"group\":\"nobody\",\"device\":\"{hash}\",\"member\":true}}").into_bytes()),
+        ("group", b"{\"group\":\" \"}".to_vec()),
+        ("rules", b"{\"group\":\"nobody\"}".to_vec()),
+        ("rules", b"{\"group\":\"nobody\",\"schedule\":{\"widnow\":[]}}".to_vec()),
+        ("rules/remove", b"{\"id\":1}".to_vec()),
     ] {
         let request = bench.http.post(bench.url(&format!("/admin/v1/{path}"))).bearer_auth(bench.token());
         let answer = request.header("content-type", "application/json").body(body).send().await.unwrap();
@@ -250,8 +261,11 @@ async fn publish_approve_export_and_a_restart() {
     let reason = refused(bench.verb(&["approve", "org.example.tool@2", "--group", "office"]).await);
     assert!(reason.contains("org.example.tool@1"), "says what exists: {reason}");
     let prefix = &release.to_string()[..8];
-    bench.verb(&["approve", prefix, "--group", "office", "--deadline", "+2h"]).await.unwrap();
-    bench.verb(&["approve", "org.example.tool@1", "--group", "office", "--action", "uninstall"]).await.unwrap();
+    let reason = refused(bench.verb(&["approve", prefix, "--group", "office"]).await);
+    assert!(reason.contains("no devices"), "{reason}");
+    let approve = ["approve", prefix, "--group", "office", "--allow-empty"];
+    bench.verb(&[&approve[..], &["--deadline", "+2h"]].concat()).await.unwrap();
+    bench.verb(&[&approve[..], &["--action", "uninstall"]].concat()).await.unwrap();
     let catalog = bench.client().catalog().await.unwrap();
     assert_eq!((catalog.approvals.len(), catalog.approvals[0].version), (1, 2));
 
@@ -385,6 +399,17 @@ struct Machine {
 }
 
 impl Machine {
+    /// A machine that has joined.
+    async fn joined(bench: &Bench, group: &str) -> Self {
+        let request =
+            InviteRequest { group: group.into(), site: "berlin".into(), ttl_s: 600, uses: 1, addresses: Vec::new() };
+        let token = JoinToken::parse(&bench.client().invite(&request).await.unwrap().token).unwrap();
+        let mut machine = Self::connect(&token).await;
+        machine.say(&enrol(&token)).await;
+        machine.hear(|message| matches!(message, Message::Enrolled { .. }).then_some(())).await;
+        machine
+    }
+
     async fn connect(token: &JoinToken) -> Self {
         let key = keys::generate().unwrap();
         let config = HostConfig {
@@ -426,11 +451,42 @@ impl Machine {
         self.until(heard).await
     }
 
+    /// Waits for a head with at least this index version.
+    async fn hear_of_index(&mut self, version: u64) -> u64 {
+        self.hear(|message| match message {
+            Message::Head(head) => {
+                let envelope = envelope::Envelope::parse(&head, Kind::Head, Role::Online).unwrap();
+                let head: Head = codec::decode(envelope.unverified_body(), Kind::Head.cap()).unwrap();
+                (head.index_version >= version).then_some(head.index_version)
+            }
+            _ => None,
+        })
+        .await
+    }
+
+    /// Waits for a new certificate; returns the number of its groups.
+    async fn renewed_groups(&mut self) -> usize {
+        self.hear(|message| match message {
+            Message::Renewed { certificate } => {
+                let envelope = envelope::Envelope::parse(&certificate, Kind::Certificate, Role::Online).unwrap();
+                let cap = Kind::Certificate.cap();
+                let certificate: Certificate = codec::decode(envelope.unverified_body(), cap).unwrap();
+                Some(certificate.groups.len())
+            }
+            _ => None,
+        })
+        .await
+    }
+
     fn device(&self) -> DeviceId {
         DeviceId(self.key.verifying_key().to_bytes())
     }
 
     fn report(&self, seq: u64, to: &[u8; 32]) -> Message {
+        self.report_of(seq, to, Vec::new())
+    }
+
+    fn report_of(&self, seq: u64, to: &[u8; 32], deployments: Vec<DeploymentReport>) -> Message {
         let report = Report {
             device: self.device(),
             seq,
@@ -444,7 +500,7 @@ impl Machine {
             addresses: Bounded::default(),
             bytes: BytesBySource { origin: 7, ..BytesBySource::default() },
             alarms: Bounded::new(vec![Text::lossy("smoke")]).unwrap(),
-            deployments: Bounded::default(),
+            deployments: Bounded::new(deployments).unwrap(),
         };
         let bytes = envelope::sign(Kind::Report, Role::Device, &report, &[&self.key]).unwrap();
         Message::Relay { device: self.device(), seq, sealed: Bounded::new(crate::seal::seal(to, &bytes)).unwrap() }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::documents::open_online;
 use super::io::{DeviceRecord, Invite, MAX_USES, Output, Record, Refusal, ServeWhat};
+use super::rollout::Outcomes;
 use super::{After, CoordinatorState, HELLO_PATIENCE};
 use crate::catalog::{Certificate, NodeRole};
 use crate::codec::{self, Bounded, Text};
@@ -64,6 +65,10 @@ impl Peer {
 #[derive(Debug)]
 pub(super) struct Device {
     pub(super) record: DeviceRecord,
+    /// When its last report came.
+    pub(super) heard: Option<Wall>,
+    /// What it last said about rollouts that are watched.
+    pub(super) outcomes: Outcomes,
     seq: u64,
     addresses: Vec<Text<128>>,
     allowance: u32,
@@ -72,12 +77,21 @@ pub(super) struct Device {
 
 impl Device {
     pub(super) fn new(record: DeviceRecord, now: Mono) -> Self {
-        Self { record, seq: 0, addresses: Vec::new(), allowance: REPORT_BURST, allowance_at: now }
+        Self {
+            record,
+            heard: None,
+            outcomes: Outcomes::new(),
+            seq: 0,
+            addresses: Vec::new(),
+            allowance: REPORT_BURST,
+            allowance_at: now,
+        }
     }
 
-    pub(super) fn reported(&mut self, seq: u64, addresses: Vec<Text<128>>) {
+    pub(super) fn reported(&mut self, seq: u64, addresses: Vec<Text<128>>, at: Wall) {
         self.seq = seq;
         self.addresses = addresses;
+        self.heard = Some(at);
     }
 
     fn may_report(&mut self, now: Mono) -> bool {
@@ -326,6 +340,25 @@ impl CoordinatorState {
         Ok(())
     }
 
+    /// Puts a device into these groups and no others. Its new certificate goes to it at once, or when it is next here.
+    pub(super) fn assign(&mut self, peer: DeviceId, groups: Bounded<GroupId, 64>, now: Now) -> Result<(), Refusal> {
+        let record = &self.devices.get(&peer).ok_or(Refusal::UnknownDevice(peer))?.record;
+        if self.documents.revoked.contains(&peer) {
+            return Err(Refusal::Request("the device is revoked: it belongs to no group any more".to_owned()));
+        }
+        if record.groups == groups {
+            return Ok(());
+        }
+        let mut record = record.clone();
+        // Of two certificates the later counts, so the time must grow even if the clock does not.
+        record.certified = now.wall.max(record.certified + Duration::from_millis(1));
+        record.certificate = self.certify(peer, record.role, record.site, groups.clone(), record.certified)?;
+        record.groups = groups;
+        self.remember(record, now);
+        self.when_durable(After::Renewed { peer }, now);
+        Ok(())
+    }
+
     /// Returns whether that is a change.
     pub(super) fn revoke(&mut self, device: DeviceId) -> Result<bool, Refusal> {
         if !self.devices.contains_key(&device) {
@@ -416,10 +449,12 @@ impl CoordinatorState {
             return;
         }
         let news = *known.addresses != *report.addresses && !report.addresses.is_empty();
-        known.reported(seq, report.addresses.to_vec());
+        known.reported(seq, report.addresses.to_vec(), now.wall);
         let site = known.record.site;
+        let deployments = report.deployments.to_vec();
         self.persist(Record::Report(Box::new(report), now.wall));
         self.when_durable(After::Acknowledge { peers: bearers, device, seq }, now);
+        self.outcomes(&device, &deployments, now);
         if news {
             self.tell_of_newcomer(device, site);
         }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::rollout::RolloutStatus;
 use crate::catalog::{Hold, NodeRole};
 use crate::codec::{Bounded, Text};
 use crate::envelope::{Document, EnvelopeError};
@@ -122,6 +123,13 @@ pub enum Command {
     },
     /// Take a device's certificate away for good.
     Revoke(DeviceId),
+    /// Put a device into these groups and no others.
+    Assign {
+        /// The device.
+        device: DeviceId,
+        /// Its groups.
+        groups: Bounded<GroupId, 64>,
+    },
 }
 
 /// An invitation, known by the hash of its secret.
@@ -224,6 +232,8 @@ pub enum Record {
     Invite([u8; 32], Vec<u8>),
     /// A verified report, and when it came.
     Report(Box<Report>, Wall),
+    /// What the admin has accepted of rollouts that were stopped: one file, replaced atomically.
+    Rollouts(Vec<u8>),
 }
 
 /// A document that a peer may read.
@@ -309,6 +319,8 @@ pub enum Output {
     DropDocument(DocHash),
     /// Something an admin should know.
     Alarm(String),
+    /// Too many devices failed or fell silent: the approval is on hold until the admin resumes it.
+    RolloutStopped(RolloutStatus),
 }
 
 /// What a timeout is for.
@@ -318,4 +330,6 @@ pub enum Reason {
     HeadDue,
     /// A peer has not shown a certificate in time.
     HelloOverdue,
+    /// Rollouts are looked at for devices that fell silent.
+    RolloutDue,
 }

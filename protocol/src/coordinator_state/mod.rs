@@ -7,6 +7,9 @@
 mod devices;
 mod documents;
 mod io;
+mod rollout;
+#[cfg(test)]
+mod rollout_tests;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +17,7 @@ pub use documents::{CatalogError, CatalogRecord, HEAD_LIFE, INDEX_LIFE, Publishe
 pub use io::{
     Command, DeviceRecord, Done, HeldList, Input, Invite, MAX_USES, Output, Reason, Record, Refusal, ServeWhat,
 };
+pub use rollout::{HEARD_WITHIN, MIN_DECIDED, RingStatus, RolloutStatus, SILENT_AFTER};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -25,11 +29,13 @@ use crate::codec::{Bounded, Text};
 use crate::envelope::{Document, Kind};
 use crate::ids::{DeviceId, DocHash, GroupId, PayloadId, PublicKey, ReleaseId};
 use crate::node_state::Verdict;
-use crate::time::{Mono, Now};
+use crate::report::DeploymentReport;
+use crate::time::{Mono, Now, Wall};
 use crate::wire::{Message, Topic};
 
 use devices::{Device, Opening, Peer};
 use documents::{Documents, Issued, open_online};
+use rollout::Rollouts;
 
 /// A head is signed anew after this long.
 pub const HEAD_INTERVAL: Duration = Duration::from_secs(3600);
@@ -50,12 +56,29 @@ pub struct Stored {
     pub devices: Vec<DeviceRecord>,
     /// Every [`Record::Invite`].
     pub invites: Vec<Invite>,
-    /// The last report's number and the addresses in it, by device.
-    pub reports: Vec<(DeviceId, u64, Vec<Text<128>>)>,
+    /// What each device last said.
+    pub reports: Vec<LastReport>,
+    /// The last [`Record::Rollouts`].
+    pub rollouts: Option<Vec<u8>>,
     /// Payloads that are complete in the store, with their lengths in bytes.
     pub payloads: BTreeMap<PayloadId, u64>,
     /// Chunk lists in the store.
     pub lists: BTreeMap<DocHash, HeldList>,
+}
+
+/// What a device last said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastReport {
+    /// The device.
+    pub device: DeviceId,
+    /// The report's number.
+    pub seq: u64,
+    /// When it came.
+    pub received: Wall,
+    /// Where the device listened.
+    pub addresses: Vec<Text<128>>,
+    /// Every deployment that it has spoken of.
+    pub deployments: Vec<DeploymentReport>,
 }
 
 /// What a coordinator is made of.
@@ -113,6 +136,7 @@ pub struct CoordinatorState {
     peers: BTreeMap<DeviceId, Peer>,
     devices: BTreeMap<DeviceId, Device>,
     invites: BTreeMap<[u8; 32], Invite>,
+    rollouts: Rollouts,
     opening: BTreeMap<u64, Opening>,
     next_open: u64,
     serving: BTreeMap<u64, DeviceId>,
@@ -150,6 +174,7 @@ impl CoordinatorState {
             peers: BTreeMap::new(),
             devices: stored.devices.into_iter().map(|record| (record.device, Device::new(record, now.mono))).collect(),
             invites: stored.invites.into_iter().map(|invite| (invite.secret_hash, invite)).collect(),
+            rollouts: Rollouts::restore(stored.rollouts.as_deref()),
             opening: BTreeMap::new(),
             next_open: 0,
             serving: BTreeMap::new(),
@@ -158,13 +183,15 @@ impl CoordinatorState {
             durable: 0,
             outputs: VecDeque::new(),
         };
-        for (device, seq, addresses) in stored.reports {
-            if let Some(device) = state.devices.get_mut(&device) {
-                device.reported(seq, addresses);
-            }
-        }
         state.outputs.push_back(Output::Subscribe(Topic::Head));
         state.issue(now, change)?;
+        for LastReport { device, seq, received, addresses, deployments } in stored.reports {
+            if let Some(known) = state.devices.get_mut(&device) {
+                known.reported(seq, addresses, received);
+                state.remember_outcomes(&device, &deployments, now.wall);
+            }
+        }
+        state.check_rollouts(now);
         Ok(state)
     }
 
@@ -245,6 +272,9 @@ impl CoordinatorState {
             self.alarm(format!("cannot sign a head: {error}"));
         }
         self.leave_the_silent(now);
+        if self.rollouts.due.is_some_and(|due| due <= now.mono) {
+            self.check_rollouts(now);
+        }
     }
 
     /// The next thing to do.
@@ -256,7 +286,8 @@ impl CoordinatorState {
     pub fn poll_timeout(&self) -> Option<(Mono, Reason)> {
         let head = (self.head_due, Reason::HeadDue);
         let hello = self.peers.values().filter_map(Peer::hello_due).min().map(|due| (due, Reason::HelloOverdue));
-        Some(hello.map_or(head, |hello| head.min(hello)))
+        let rollout = self.rollouts.due.map(|due| (due, Reason::RolloutDue));
+        [Some(head), hello, rollout].into_iter().flatten().min()
     }
 
     fn admin(&mut self, request: u64, command: Command, now: Now) {
@@ -271,8 +302,25 @@ impl CoordinatorState {
         }
         let change = match command {
             Command::Publish(bytes) => self.enter(|documents, root| documents.publish(root, bytes, now.wall))?,
-            Command::Approve(bytes) => self.enter(|documents, root| documents.approve(root, bytes, now.wall))?,
-            Command::Hold { hold, on } => self.documents.hold(hold, on)?,
+            Command::Approve(bytes) => {
+                let change = self.enter(|documents, root| documents.approve(root, bytes, now.wall))?;
+                self.watch_rollouts(now);
+                change
+            }
+            Command::Hold { hold, on } => {
+                let change = self.documents.hold(hold, on)?;
+                if let Hold::Approval(group, release) = hold
+                    && change
+                    && !on
+                {
+                    self.accept_rollout(group, release, now);
+                }
+                change
+            }
+            Command::Assign { device, groups } => {
+                self.assign(device, groups, now)?;
+                false
+            }
             Command::Revoke(device) => self.revoke(device)?,
             Command::Invite(invite) => {
                 self.invite(invite, now.wall)?;

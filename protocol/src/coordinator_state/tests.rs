@@ -11,17 +11,17 @@ use crate::report::{BytesBySource, Report};
 use crate::time::Wall;
 use crate::wire::{self, BlockStatus, BlockWhat};
 
-const START: Wall = Wall(1_800_000_000_000);
+pub(super) const START: Wall = Wall(1_800_000_000_000);
 
-fn key(seed: u8) -> SigningKey {
+pub(super) fn key(seed: u8) -> SigningKey {
     SigningKey::from_bytes(&[seed; 32])
 }
 
-fn public(seed: u8) -> PublicKey {
+pub(super) fn public(seed: u8) -> PublicKey {
     PublicKey(key(seed).verifying_key().to_bytes())
 }
 
-fn device(seed: u8) -> DeviceId {
+pub(super) fn device(seed: u8) -> DeviceId {
     DeviceId(public(seed).0)
 }
 
@@ -31,11 +31,11 @@ fn keys(seed: u8) -> Keys {
 
 const ROOT: u8 = 1;
 const PUBLISHER: u8 = 2;
-const APPROVER: u8 = 3;
+pub(super) const APPROVER: u8 = 3;
 const ONLINE: u8 = 4;
 const ME: u8 = 5;
 
-fn root() -> Root {
+pub(super) fn root() -> Root {
     let rule = PublisherRule { product_prefix: Text::default(), keys: keys(PUBLISHER) };
     Root {
         version: 1,
@@ -51,24 +51,33 @@ fn root() -> Root {
 }
 
 /// A coordinator with a disk that is written only when the test says so.
-struct Bench {
-    state: CoordinatorState,
-    now: Now,
+pub(super) struct Bench {
+    pub(super) state: CoordinatorState,
+    pub(super) now: Now,
     /// Records that were handed out and not yet told durable.
     written: Vec<(u64, Record)>,
-    durable: Vec<Record>,
+    pub(super) durable: Vec<Record>,
     outputs: Vec<Output>,
     requests: u64,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::restart(Vec::new(), Now { mono: Mono(0), wall: START })
     }
 
     /// A coordinator that finds these records on its disk.
     fn restart(durable: Vec<Record>, now: Now) -> Self {
-        let mut stored = Stored::default();
+        Self::restart_with(durable, Stored::default(), now)
+    }
+
+    /// A new coordinator that finds this on its disk.
+    pub(super) fn with(stored: Stored, now: Now) -> Self {
+        Self::restart_with(Vec::new(), stored, now)
+    }
+
+    /// A coordinator that finds these records on its disk, and more devices and reports.
+    pub(super) fn restart_with(durable: Vec<Record>, mut stored: Stored, now: Now) -> Self {
         let mut devices = BTreeMap::new();
         let mut invites = BTreeMap::new();
         for record in &durable {
@@ -78,10 +87,17 @@ impl Bench {
                 Record::Device(device, bytes) => drop(devices.insert(device, codec::decode(&bytes, 1 << 20).unwrap())),
                 Record::Invite(hash, bytes) if bytes.is_empty() => drop(invites.remove(&hash)),
                 Record::Invite(hash, bytes) => drop(invites.insert(hash, codec::decode(&bytes, 1 << 20).unwrap())),
-                Record::Report(report, _) => stored.reports.push((report.device, report.seq, Vec::new())),
+                Record::Report(report, received) => stored.reports.push(LastReport {
+                    device: report.device,
+                    seq: report.seq,
+                    received,
+                    addresses: Vec::new(),
+                    deployments: report.deployments.into_vec(),
+                }),
+                Record::Rollouts(bytes) => stored.rollouts = Some(bytes),
             }
         }
-        stored.devices = devices.into_values().collect();
+        stored.devices.extend(devices.into_values());
         stored.invites = invites.into_values().collect();
         let setup = Setup {
             device: device(ME),
@@ -97,7 +113,7 @@ impl Bench {
         bench
     }
 
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         while let Some(output) = self.state.poll_output() {
             match output {
                 Output::Persist { token, record } => self.written.push((token, record)),
@@ -113,7 +129,7 @@ impl Bench {
     }
 
     /// Makes everything durable.
-    fn sync(&mut self) -> Vec<Output> {
+    pub(super) fn sync(&mut self) -> Vec<Output> {
         while let Some((token, _)) = self.written.last() {
             let token = *token;
             self.durable.extend(self.written.drain(..).map(|(_, record)| record));
@@ -123,19 +139,19 @@ impl Bench {
         std::mem::take(&mut self.outputs)
     }
 
-    fn later(&mut self, by: Duration) -> Vec<Output> {
+    pub(super) fn later(&mut self, by: Duration) -> Vec<Output> {
         self.now = Now { mono: self.now.mono + by, wall: self.now.wall + by };
         self.state.handle_timeout(self.now);
         self.drain();
         std::mem::take(&mut self.outputs)
     }
 
-    fn admin(&mut self, command: Command) -> Vec<Output> {
+    pub(super) fn admin(&mut self, command: Command) -> Vec<Output> {
         self.requests += 1;
         self.input(Input::Admin { request: self.requests, command })
     }
 
-    fn done(&mut self, command: Command) -> Result<Done, Refusal> {
+    pub(super) fn done(&mut self, command: Command) -> Result<Done, Refusal> {
         let mut outputs = self.admin(command);
         outputs.extend(self.sync());
         answer(outputs).expect("an answer")
@@ -158,13 +174,20 @@ impl Bench {
     }
 
     /// Lets a device in; returns its certificate.
-    fn member(&mut self, seed: u8) -> Bounded<u8, 4096> {
+    pub(super) fn member(&mut self, seed: u8) -> Bounded<u8, 4096> {
         self.invite([seed; 32], 1);
         self.input(Input::PeerUp { peer: device(seed) });
         self.frame(device(seed), &enrol([seed; 32]));
         let messages = sent(&self.sync(), device(seed));
         let Some(Message::Enrolled { certificate, .. }) = messages.into_iter().next() else { panic!("not enrolled") };
         certificate
+    }
+
+    /// Publishes a release.
+    pub(super) fn published(&mut self, counter: u64) -> ReleaseId {
+        let (id, bytes) = self.release(counter);
+        self.done(Command::Publish(bytes)).unwrap();
+        id
     }
 
     fn release(&mut self, counter: u64) -> (ReleaseId, Vec<u8>) {
@@ -175,6 +198,21 @@ impl Bench {
     }
 }
 
+/// So many devices of a group, let in long ago.
+pub(super) fn stored_fleet(devices: u32, group: GroupId) -> Stored {
+    let record = |number: u32| DeviceRecord {
+        device: DeviceId(*blake3::hash(&number.to_le_bytes()).as_bytes()),
+        role: NodeRole::Node,
+        label: Text::lossy(&format!("pc{number}")),
+        site: SiteId([2; 16]),
+        groups: Bounded::new(vec![group]).unwrap(),
+        enrolled: START,
+        certificate: Bounded::default(),
+        certified: START,
+    };
+    Stored { devices: (0..devices).map(record).collect(), ..Stored::default() }
+}
+
 fn enrol(secret: [u8; 32]) -> Message {
     Message::Enrol { version: wire::VERSION, secret, role: NodeRole::Node, label: Text::lossy("pc") }
 }
@@ -183,7 +221,7 @@ fn hello(certificate: Bounded<u8, 4096>) -> Message {
     Message::Hello { version: wire::VERSION, certificate, head: Bounded::default(), root_version: 1 }
 }
 
-fn signed_release(now: Wall, counter: u64, signer: u8) -> (ReleaseId, Vec<u8>) {
+pub(super) fn signed_release(now: Wall, counter: u64, signer: u8) -> (ReleaseId, Vec<u8>) {
     let payload = Payload {
         name: Text::lossy("p"),
         id: PayloadId([7; 32]),
@@ -257,7 +295,7 @@ fn relay(seed: u8, seq: u64) -> Message {
     Message::Relay { device: device(seed), seq, sealed: Bounded::new(vec![0; 8]).unwrap() }
 }
 
-fn sent(outputs: &[Output], to: DeviceId) -> Vec<Message> {
+pub(super) fn sent(outputs: &[Output], to: DeviceId) -> Vec<Message> {
     let of_peer = |output: &Output| match output {
         Output::Send { peer, frame } if *peer == to => Some(Message::decode(frame).unwrap()),
         _ => None,
@@ -269,7 +307,7 @@ fn gone(outputs: &[Output], who: DeviceId) -> bool {
     outputs.iter().any(|output| matches!(output, Output::Disconnect { peer, .. } if *peer == who))
 }
 
-fn answer(outputs: Vec<Output>) -> Option<Result<Done, Refusal>> {
+pub(super) fn answer(outputs: Vec<Output>) -> Option<Result<Done, Refusal>> {
     outputs.into_iter().find_map(|output| match output {
         Output::Answer { result, .. } => Some(result),
         _ => None,

@@ -3,6 +3,8 @@
 //! Invariant: [`Output::Install`] leaves only when the release and its approval are both in the verified catalog and in force,
 //! the trust data they rest on is durable, every payload is complete, and the record of the beginning is durable.
 
+mod explain;
+
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -292,7 +294,6 @@ impl NodeState {
                 return short;
             }
         }
-        let Some(deployment) = self.deployments.map.get(&id) else { return stand(S::Canceled, SubState::None, "") };
         if let Some(waits) = self.not_yet(id, now) {
             return waits;
         }
@@ -349,8 +350,10 @@ impl NodeState {
         use DeploymentState as S;
         let deployment = self.deployments.map.get(&id)?;
         let facts = self.facts(&deployment.journal);
-        let overdue = schedule::overdue_since(&deployment.approval.schedule, &facts, now.wall);
-        let decision = schedule::decide(&deployment.approval, &facts, now.wall);
+        // A clock that is behind the approver's must not keep a device from what was approved just now.
+        let wall = self.trust.clock(now.wall);
+        let overdue = schedule::overdue_since(&deployment.approval.schedule, &facts, wall);
+        let decision = schedule::decide(&deployment.approval, &facts, wall);
         let changes_at = decision.changes_at(&deployment.approval);
         let noted = overdue != deployment.journal.overdue_since && overdue.is_some();
         if noted {
@@ -361,7 +364,7 @@ impl NodeState {
         }
         if let Some(at) = changes_at {
             // Long waits are looked at again from time to time: the wall clock may be set.
-            let wait = at.since(now.wall).clamp(Duration::from_millis(20), Duration::from_secs(900));
+            let wait = at.since(wall).clamp(Duration::from_millis(20), Duration::from_secs(900));
             self.timer(Reason::Deployment(id), now.mono + wait);
         }
         match decision {
@@ -484,7 +487,7 @@ impl NodeState {
         let Some(deployment) = self.deployments.map.get_mut(&id) else { return };
         deployment.detecting = false;
         deployment.detected = now.mono;
-        let done_but_not_found = deployment.code.is_some() || deployment.journal.attempts > 0;
+        let done_but_not_found = deployment.journal.attempts > 0;
         let wanted = match deployment.approval.action {
             Action::Install => result == Detection::Present,
             Action::Uninstall => !matches!(result, Detection::Present),
@@ -517,10 +520,10 @@ impl NodeState {
 
     fn finished(&mut self, id: ReleaseId, now: Now) {
         let Some(deployment) = self.deployments.map.get_mut(&id) else { return };
-        if deployment.journal.begun || deployment.journal.failed.is_some() {
-            // An install that a power cut interrupted turned out to be complete.
-            deployment.journal.begun = false;
-            deployment.journal.failed = None;
+        let journal = &mut deployment.journal;
+        if journal.begun || journal.failed.is_some() || journal.attempts > 0 {
+            // It may be that a power cut interrupted it. Whatever is lost from here on is no failure of this attempt.
+            (journal.begun, journal.failed, journal.attempts) = (false, None, 0);
             self.persist_deployment(id);
         }
         self.release_payloads_of(&id, now);

@@ -1,12 +1,14 @@
 //! Getting payloads: from neighbours first, over the WAN only what this node has the lease for.
 
+mod explain;
+
 use core::ops::Range;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::peers::{Stage, backoff};
-use super::{FetchError, FetchFrom, FetchId, NodeState, Output, Reason, ServeWhat, StoreError, Verdict};
+use super::{FetchError, FetchFrom, FetchId, NodeState, Output, Reason, ServeWhat, StoreError, Verdict, reports};
 use crate::catalog;
 use crate::chunk::{Bitmap, ChunkList};
 use crate::codec::Bounded;
@@ -21,7 +23,7 @@ use crate::wire::{BlockStatus, BlockWhat, Lease, MAX_BLOCK, Message, Topic};
 /// Blocks asked of one neighbour at a time: the next is under way while one is answered.
 const PER_PEER: usize = 3;
 /// Blocks asked of all neighbours at a time; each may take [`MAX_BLOCK`] bytes of memory.
-const MAX_LAN: usize = 12;
+const MAX_LAN: usize = 8;
 /// Extents fetched over the WAN at a time: two hide the pause between one answer and the next request.
 const MAX_WAN: usize = 2;
 /// A block that has not come by then is asked of someone else.
@@ -33,7 +35,9 @@ const SLOTS_PER_PEER: usize = 4;
 const SETTLE_AFTER_START: Duration = Duration::from_millis(900);
 const SETTLE: Duration = Duration::from_millis(250);
 /// New chunks are announced together, this long after the first of them.
-const ANNOUNCE_AFTER: Duration = Duration::from_millis(15);
+const ANNOUNCE_AFTER: Duration = Duration::from_millis(60);
+/// Chunks that nobody in the site may have yet are announced sooner.
+const ANNOUNCE_FIRST: Duration = Duration::from_millis(10);
 /// A member that says it holds a payload is believed for this long without a byte of progress.
 const BELIEVE_HOLDER: Duration = Duration::from_secs(10);
 
@@ -153,8 +157,9 @@ impl Downloads {
         self.map.get(payload).map_or(Mono(u64::MAX), |d| d.list_from)
     }
 
-    pub(super) fn served(&mut self, serve: u64) {
-        self.serving.remove(&serve);
+    /// Whether bytes of some payload are still to come.
+    pub(super) fn is_fetching(&self) -> bool {
+        self.map.values().any(Download::is_fetching)
     }
 
     pub(super) fn progress(&self, payload: &PayloadId) -> Progress {
@@ -185,6 +190,14 @@ impl Downloads {
 }
 
 impl NodeState {
+    /// A granted request is over: its slot is free.
+    pub(super) fn served(&mut self, serve: u64, bytes: u64) {
+        let to = self.downloads.serving.remove(&serve);
+        if let Some(peer) = to.and_then(|to| self.peers.connected.get_mut(&to)) {
+            peer.taken += bytes;
+        }
+    }
+
     /// This node needs a payload, or (`wanted` false) serves what it has of it.
     pub(super) fn want_payload(&mut self, payload: &catalog::Payload, wanted: bool, now: Now) {
         if self.downloads.map.get(&payload.id).is_some_and(|download| download.wanted || !wanted) {
@@ -300,6 +313,7 @@ impl NodeState {
                     self.tell_members(&message);
                 }
                 self.beacon_soon(now);
+                self.timer(Reason::Report, now.mono + reports::SOON);
                 self.timer(Reason::Lease(payload), now.mono);
                 self.ask_neighbours(now);
             }
@@ -631,7 +645,8 @@ impl NodeState {
             p.given += len;
         }
         self.downloads.news.entry(payload).or_default().push(chunk);
-        self.timer(Reason::Announce, now.mono + ANNOUNCE_AFTER);
+        let wait = if peer.is_none() { ANNOUNCE_FIRST } else { ANNOUNCE_AFTER };
+        self.timer(Reason::Announce, now.mono + wait);
         if complete {
             self.announce_chunks();
             self.completed(payload, now);
@@ -644,6 +659,7 @@ impl NodeState {
         self.output.extend(spare.into_iter().map(|fetch| Output::Cancel { fetch }));
         self.beacon_soon(now);
         self.persist_counters();
+        self.timer(Reason::Report, now.mono + reports::SOON);
         self.payload_moved(&payload, now);
     }
 

@@ -104,6 +104,8 @@ pub enum Input {
     DialFailed {
         /// The address.
         address: Text<512>,
+        /// Why, for people.
+        reason: Text<200>,
     },
     /// A control frame.
     Frame {

@@ -12,6 +12,7 @@
 mod deployments;
 mod documents;
 mod downloads;
+mod explain;
 mod io;
 mod peers;
 mod reports;
@@ -33,10 +34,11 @@ use crate::time::{Mono, Now, Wall};
 use crate::trust::{Trust, TrustError};
 use crate::wire::{BlockWhat, Topic};
 
+pub use explain::{Section, Sentence, Subject};
 pub use io::{
     Detection, FetchError, FetchFrom, FetchId, Input, InstallOutcome, Output, Record, ServeWhat, StoreError, Verdict,
 };
-pub use status::{DownloadStatus, NodeStatus, PeerStatus};
+pub use status::{DownloadStatus, LeaseStatus, MemberStatus, NodeStatus, PeerStatus, ReleaseName};
 
 /// What a node is told at its start and does not find out by itself.
 #[derive(Debug, Clone)]
@@ -240,11 +242,11 @@ impl NodeState {
         match input {
             Input::PeerUp { peer, dialled } => self.peer_up(peer, dialled, now),
             Input::PeerDown { peer } => self.peer_down(peer, now),
-            Input::DialFailed { address } => self.dial_failed(&address, now),
+            Input::DialFailed { address, reason } => self.dial_failed(&address, reason, now),
             Input::Frame { peer, bytes } => self.frame(peer, &bytes, now),
             Input::Gossip { id, from, topic, bytes } => self.gossip(id, from, topic, bytes, now),
             Input::BlockRequested { peer, serve, what } => self.block_requested(peer, serve, what),
-            Input::Served { serve, bytes: _ } => self.downloads.served(serve),
+            Input::Served { serve, bytes } => self.served(serve, bytes),
             Input::Hint { address } => self.hint(address, now),
             Input::Listening { addresses } => self.listening(addresses, now),
             Input::ChunkStored { fetch, payload, chunk } => self.chunk_stored(fetch, payload, chunk, now),

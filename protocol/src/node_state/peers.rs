@@ -1,5 +1,7 @@
 //! Neighbours: certificates before anything else, beacons, dialling, the connection to the coordinator.
 
+mod explain;
+
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,6 +33,8 @@ const MAX_HOLDINGS: usize = 512;
 const MAX_HOLDING_BYTES: usize = 2 << 20;
 /// Beacons follow news at this distance at least.
 const BEACON_SPACING: Duration = Duration::from_millis(200);
+/// The address of a peer that was refused, of another site for example, is not dialled again for this long.
+const REFUSED_FOR: Duration = Duration::from_secs(300);
 /// A peer that served bad bytes or broke the protocol is not talked to for this long.
 const BAN: Duration = Duration::from_secs(3600);
 const MAX_BANS: usize = 1024;
@@ -64,6 +68,8 @@ pub(super) struct Peer {
     pub(super) busy_until: Mono,
     /// Payload bytes it gave.
     pub(super) given: u64,
+    /// Payload bytes it took.
+    pub(super) taken: u64,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +80,8 @@ struct Address {
     /// When it was dialled, until the dial is over.
     dialling: Option<Mono>,
     failures: u32,
+    /// Why the last dial failed.
+    trouble: Text<200>,
     next: Mono,
 }
 
@@ -83,10 +91,12 @@ pub(super) struct Peers {
     pub(super) connected: BTreeMap<DeviceId, Peer>,
     addresses: BTreeMap<Text<512>, Address>,
     banned: BTreeMap<DeviceId, Mono>,
+    past: explain::Past,
     listening: Vec<Text<128>>,
     last_beacon: Option<(Mono, Wall)>,
     pub(super) coordinator: Option<DeviceId>,
     coordinator_failures: u32,
+    coordinator_trouble: Text<200>,
     coordinator_next: Mono,
     coordinator_dialling: Option<Mono>,
 }
@@ -98,10 +108,12 @@ impl Peers {
             connected: BTreeMap::new(),
             addresses: config.peers.iter().take(MAX_ADDRESSES).map(permanent).collect(),
             banned: BTreeMap::new(),
+            past: explain::Past::default(),
             listening: Vec::new(),
             last_beacon: None,
             coordinator: None,
             coordinator_failures: 0,
+            coordinator_trouble: Text::default(),
             coordinator_next: Mono(0),
             coordinator_dialling: None,
         }
@@ -143,7 +155,9 @@ impl NodeState {
             return self.disconnect(peer, "it served bad data before".into());
         }
         if self.peers.connected.len() >= MAX_PEERS && !is_coordinator {
-            return self.disconnect(peer, format!("{MAX_PEERS} peers are connected already"));
+            let reason = format!("{MAX_PEERS} peers are connected already");
+            self.peers.past.parted(peer, &reason, now.wall);
+            return self.disconnect(peer, reason);
         }
         self.peers.connected.insert(
             peer,
@@ -156,6 +170,7 @@ impl NodeState {
                 outstanding: 0,
                 busy_until: Mono(0),
                 given: 0,
+                taken: 0,
             },
         );
         self.timer(Reason::Hello(peer), now.mono + HELLO_WITHIN);
@@ -171,6 +186,7 @@ impl NodeState {
     pub(super) fn peer_down(&mut self, peer: DeviceId, now: Now) {
         self.timers.remove(&Reason::Hello(peer));
         let Some(gone) = self.peers.connected.remove(&peer) else { return };
+        self.peers.past.gave(peer, gone.given);
         if self.peers.coordinator == Some(peer) {
             self.peers.coordinator = None;
             self.timer(Reason::Uplink, now.mono + Duration::from_secs(1));
@@ -200,6 +216,7 @@ impl NodeState {
                 self.hello(peer, version, &certificate, &head, root_version, now);
             }
             (_, Message::Refused { reason }) => {
+                self.peers.past.parted(peer, &format!("it refused this device: {reason}"), now.wall);
                 self.output.push_back(Output::Alarm(format!("peer {} refuses: {reason}", peer.short())));
             }
             (Stage::Greeting, _) => self.ban(peer, "it spoke before showing its certificate".into(), now),
@@ -502,10 +519,11 @@ impl NodeState {
         self.timer(Reason::Dial, now.mono + Duration::from_millis(20));
     }
 
-    pub(super) fn dial_failed(&mut self, address: &Text<512>, now: Now) {
+    pub(super) fn dial_failed(&mut self, address: &Text<512>, reason: Text<200>, now: Now) {
         if self.config.coordinator_addresses.contains(address) && self.peers.coordinator_dialling.is_some() {
             self.peers.coordinator_dialling = None;
             self.peers.coordinator_failures += 1;
+            self.peers.coordinator_trouble = reason.clone();
             let wait = backoff(self.peers.coordinator_failures, Duration::from_secs(60));
             self.peers.coordinator_next = now.mono + wait + self.rng.jitter(wait / 2);
             self.timer(Reason::Uplink, self.peers.coordinator_next);
@@ -513,6 +531,7 @@ impl NodeState {
         if let Some(entry) = self.peers.addresses.get_mut(address) {
             entry.dialling = None;
             entry.failures += 1;
+            entry.trouble = reason;
             entry.next = now.mono + backoff(entry.failures, Duration::from_secs(60));
             if entry.failures > 8 && !entry.permanent {
                 self.peers.addresses.remove(address);
@@ -545,7 +564,13 @@ impl NodeState {
                 wanted.push((urgent, Text::lossy(address), Some(*device)));
             }
         }
-        let named = self.peers.addresses.iter().filter(|(_, a)| a.device.is_none_or(|d| !known.contains(&d)));
+        // A hint may be the address of somebody who is connected already: a dial would lead to nothing.
+        let taken: BTreeSet<&str> =
+            known.iter().flat_map(|device| self.membership.addresses(device)).map(|address| address.as_str()).collect();
+        let named =
+            self.peers.addresses.iter().filter(|(address, a)| {
+                a.device.is_none_or(|d| !known.contains(&d)) && !taken.contains(address.as_str())
+            });
         wanted.extend(named.map(|(address, entry)| (entry.permanent && have == 0, address.clone(), entry.device)));
         self.rng.shuffle(&mut wanted);
         wanted.sort_by_key(|(urgent, _, _)| !urgent);
@@ -695,7 +720,11 @@ impl NodeState {
         if self.peers.connected.contains_key(&peer) {
             let refusal = Message::Refused { reason: Text::lossy(&reason) };
             self.send(peer, &refusal);
+            self.peers.past.parted(peer, &reason, now.wall);
             self.disconnect(peer, reason);
+            // Whoever is refused now will be refused in a moment too.
+            let dialled = self.peers.addresses.values_mut().filter(|address| address.device == Some(peer));
+            dialled.for_each(|address| address.next = now.mono + REFUSED_FOR);
             self.peer_down(peer, now);
         }
     }

@@ -48,6 +48,10 @@ pub(super) struct Reports {
     restored: BytesBySource,
     pub(super) dirty: BTreeSet<ReleaseId>,
     alarms: VecDeque<Text<200>>,
+    /// Whether an alarm waits to be told for the first time.
+    alarmed: bool,
+    /// Bytes as they were last told.
+    told: BytesBySource,
     full_due: Mono,
     progress_due: Mono,
     outbox: BTreeMap<u64, Waiting>,
@@ -63,6 +67,8 @@ impl Reports {
             restored: counters.bytes,
             dirty: BTreeSet::new(),
             alarms: VecDeque::new(),
+            alarmed: false,
+            told: counters.bytes,
             full_due: now.mono,
             progress_due: now.mono,
             outbox: BTreeMap::new(),
@@ -77,6 +83,7 @@ impl Reports {
                 self.alarms.pop_front();
             }
             self.alarms.push_back(text);
+            self.alarmed = true;
         }
     }
 
@@ -116,7 +123,9 @@ impl NodeState {
             self.reports.dirty.extend(downloading.iter().copied());
             self.reports.progress_due = now.mono + progress_every;
         }
-        if !downloading.is_empty() {
+        // A branch cache fetches what is deployed nowhere on itself; its bytes are news all the same.
+        let moved = self.downloads.bytes != self.reports.told;
+        if !downloading.is_empty() || self.downloads.is_fetching() {
             self.timer(Reason::Report, self.reports.progress_due);
         }
         let full = self.reports.full_due <= now.mono;
@@ -126,9 +135,11 @@ impl NodeState {
         }
         self.timer(Reason::Report, self.reports.full_due);
         let dirty: Vec<_> = core::mem::take(&mut self.reports.dirty).into_iter().collect();
-        if dirty.is_empty() && !full && self.reports.alarms.is_empty() {
+        if dirty.is_empty() && !full && !moved && !self.reports.alarmed {
             return;
         }
+        self.reports.told = self.downloads.bytes;
+        self.reports.alarmed = false;
         let deployments: Vec<_> = dirty.iter().filter_map(|id| self.deployment_report(id)).collect();
         let parts: Vec<Vec<_>> = if deployments.is_empty() {
             vec![Vec::new()]

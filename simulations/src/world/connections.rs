@@ -52,7 +52,7 @@ impl World {
         let to = number(&address).filter(|to| *to != from && self.is_reachable(*to));
         let Some(to) = to else {
             self.counts.dials_failed += 1;
-            return self.input(from, Input::DialFailed { address });
+            return self.input(from, Input::DialFailed { address, reason: Text::lossy("no answer") });
         };
         if self.connection(from, to).is_some() {
             // As in the real host: a second connection to a connected peer is told to nobody.
@@ -146,6 +146,11 @@ impl World {
         if self.see(from, rumour) {
             self.flood(from, rumour, usize::MAX);
         }
+    }
+
+    /// A machine gossips these bytes as a head, against what its own program thinks.
+    pub fn forge_head(&mut self, from: usize, bytes: Vec<u8>) {
+        self.publish_rumour(from, Topic::Head, bytes);
     }
 
     fn see(&mut self, node: usize, rumour: usize) -> bool {

@@ -199,12 +199,13 @@ impl World {
                                 self.hub.fleet.insert((report.device, deployment.release), deployment.clone());
                             }
                         }
-                        Record::Catalog(_) | Record::Device(..) | Record::Invite(..) => {}
+                        Record::Catalog(_) | Record::Device(..) | Record::Invite(..) | Record::Rollouts(_) => {}
                     }
                     self.push(2_000, Happening::HubInput(Input::Persisted { token }));
                 }
                 Output::DropDocument(hash) => drop(self.hub.documents.remove(&hash)),
                 Output::Alarm(text) => self.alarm(hub, text),
+                Output::RolloutStopped(status) => self.alarm(hub, format!("a rollout was stopped: {status:?}")),
             }
         }
         if let Some((at, _)) = self.hub.state.poll_timeout()

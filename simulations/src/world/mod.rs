@@ -12,7 +12,7 @@ mod nodes;
 mod transfers;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -284,7 +284,7 @@ pub struct World {
     rng: fastrand::Rng,
     by_device: BTreeMap<DeviceId, usize>,
     rumours: Vec<Rumour>,
-    rumour_of: HashMap<[u8; 32], usize>,
+    rumour_of: BTreeMap<[u8; 32], usize>,
 }
 
 /// The group that every machine is in.
@@ -362,7 +362,7 @@ impl World {
             rng,
             by_device,
             rumours: Vec::new(),
-            rumour_of: HashMap::new(),
+            rumour_of: BTreeMap::new(),
         };
         world.hub_drain();
         world

@@ -1,0 +1,60 @@
+//! `upswarm node status`: a few lines about the node on this machine.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::top::view::{bytes, count, deployment_rows, list, name_of, percent, text};
+use super::{CliError, Common};
+use crate::local::{Client, Request};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  upswarm node status --data-dir /var/lib/upswarm")]
+pub(crate) struct Args {
+    /// The data directory of the node that runs on this machine.
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+}
+
+pub(crate) fn run(args: &Args, common: Common) -> Result<(), CliError> {
+    let status = Client::connect(&args.data_dir)?.ask(&Request::Status {})?;
+    common.print(&status, &short(&status));
+    Ok(())
+}
+
+fn short(status: &Value) -> String {
+    let mut lines = vec![
+        format!(
+            "{} (device {}) is running",
+            name_of(status),
+            &text(&status["device"])[..8.min(text(&status["device"]).len())]
+        ),
+        format!(
+            "site: {} machines here, {} connected; coordinator: {}; catalog: index version {}",
+            status["members"],
+            list(&status["peers"]).iter().filter(|peer| peer["kind"] != "coordinator").count(),
+            if status["coordinator"] == true { "connected" } else { "not connected" },
+            status["index_version"]
+        ),
+        format!(
+            "payload bytes: {} origin, {} cache, {} other machines, {} already here",
+            bytes(count(&status["bytes"]["origin"])),
+            bytes(count(&status["bytes"]["cache"])),
+            bytes(count(&status["bytes"]["lan_peer"])),
+            bytes(count(&status["bytes"]["local_reuse"]))
+        ),
+    ];
+    for payload in list(&status["downloads"]).iter().filter(|d| d["wanted"] == true && d["done"] != d["total"]) {
+        lines.push(format!(
+            "fetching {}: {}",
+            text(&payload["name"]),
+            percent(count(&payload["done"]), count(&payload["total"]))
+        ));
+    }
+    lines.extend(deployment_rows(status).into_iter().map(|[release, state, age, done, reason]| {
+        let reason = if reason.is_empty() { reason } else { format!(": {reason}") };
+        format!("{release}: {state} for {age}, {done}{reason}")
+    }));
+    lines.extend(list(&status["alarms"]).iter().map(|alarm| format!("ALARM: {}", text(alarm))));
+    lines.join("\n")
+}

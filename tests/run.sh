@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Proves a checkout: formatting, lints, purity, unit, property and doc tests, simulations, and end-to-end tests of real
+# processes in network namespaces. Installs what is missing from the distribution. Ends with 0 only if everything held.
+#
+#   tests/run.sh            everything
+#   tests/run.sh --no-lab   all but the end-to-end tests, which need root
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+lab=yes
+case "${1-}" in
+"") ;;
+--no-lab) lab=no ;;
+*)
+    echo "usage: tests/run.sh [--no-lab]" >&2
+    exit 2
+    ;;
+esac
+
+skipped=()
+started=$SECONDS
+current="the preparations"
+trap 'code=$?; if [ $code -ne 0 ]; then echo "FAILED: $current (after $((SECONDS - started)) s)" >&2; fi' EXIT
+
+step() {
+    current=$1
+    shift
+    local begin=$SECONDS
+    echo "== $current"
+    "$@"
+    echo "== $current: $((SECONDS - begin)) s"
+}
+
+as_root=()
+if [ "$(id -u)" -ne 0 ] && sudo -n true 2>/dev/null; then
+    as_root=(sudo -n)
+fi
+is_root() { [ "$(id -u)" -eq 0 ] || [ ${#as_root[@]} -gt 0 ]; }
+
+# need COMMAND PACKAGE: installs the package when the command is missing.
+need() {
+    command -v "$1" >/dev/null && return
+    if is_root && command -v apt-get >/dev/null; then
+        "${as_root[@]}" apt-get update -qq && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >/dev/null
+    fi
+    command -v "$1" >/dev/null && return
+    echo "$1 is missing and cannot be installed here; install the package $2" >&2
+    return 1
+}
+
+if ! command -v cargo >/dev/null; then
+    echo "cargo is missing: install the Rust toolchain, see https://rustup.rs" >&2
+    exit 1
+fi
+need cc gcc
+# Version orders, package recipes and the bill of materials are held against the real tools.
+if is_root && command -v apt-get >/dev/null; then
+    need dpkg-deb dpkg
+    need rpm rpm
+    need rpmbuild rpm
+    need python3 python3
+    # Thousands of real version numbers come from apt's lists.
+    ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || "${as_root[@]}" apt-get update -qq
+fi
+if [ $lab = yes ]; then
+    if is_root; then
+        # Both come with iproute2; on some systems they lie where only root looks.
+        PATH=$PATH:/usr/sbin:/sbin
+        need ip iproute2
+        need tc iproute2
+    elif [ -n "${CI-}" ]; then
+        echo "the end-to-end tests need root (or sudo without a password) for network namespaces" >&2
+        exit 1
+    else
+        lab=no
+        skipped+=("end-to-end tests: they need root, for network namespaces")
+    fi
+else
+    skipped+=("end-to-end tests: --no-lab")
+fi
+
+step "format" cargo fmt --all --check
+# In the profile of the tests, so that the dependencies' build scripts and macros are made once.
+step "lints" cargo clippy --locked --release --workspace --all-targets -- -D warnings
+step "program" cargo build --locked --release -p upswarm-node
+step "unit, property and doc tests" cargo test --locked --release --workspace --exclude upswarm-tests
+step "dependencies and purity" cargo test --locked --release -p upswarm-tests --lib --test dependencies
+if cargo deny --version >/dev/null 2>&1; then
+    step "advisories" cargo deny check
+else
+    skipped+=("advisories: cargo-deny is not installed (licences and the list of passed-over advisories were checked)")
+fi
+for scenario in running cold; do
+    for seed in 1 2 3; do
+        step "simulation: 200 machines, $scenario, seed $seed" \
+            cargo run --locked --release -q -p upswarm-simulations -- --nodes 200 --scenario $scenario --seed $seed
+    done
+done
+if [ $lab = yes ]; then
+    host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+    if [ ${#as_root[@]} -gt 0 ]; then
+        export "CARGO_TARGET_${host}_RUNNER=sudo -n -E"
+    fi
+    # They share the cores and print figures: one at a time.
+    step "end-to-end tests" env CI=1 cargo test --locked --release -p upswarm-tests --no-fail-fast \
+        --test network --test journey --test heads --test reuse --test survival --test tampering --test bad_input \
+        -- --test-threads=1 --nocapture
+fi
+
+current="the end"
+for what in "${skipped[@]}"; do
+    echo "SKIPPED: $what"
+done
+echo "everything held, in $((SECONDS - started)) s"
