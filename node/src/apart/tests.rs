@@ -1,3 +1,4 @@
+mod packages;
 mod refusals;
 mod taken_over;
 mod world;
