@@ -1,3 +1,4 @@
+mod client;
 mod packages;
 mod refusals;
 mod taken_over;

@@ -382,7 +382,7 @@ impl Bench {
         ServerConfig { data_dir: self.data(), socket: self.socket(), node_uid: self.uid, root: self.root.clone() }
     }
 
-    fn go(&mut self) {
+    pub(super) fn go(&mut self) {
         let config = self.config();
         let (stop, stopped) = oneshot::channel::<()>();
         self.stop = Some(stop);
@@ -398,7 +398,7 @@ impl Bench {
         }
     }
 
-    fn halt(&mut self) {
+    pub(super) fn halt(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap().unwrap();
