@@ -1,3 +1,5 @@
+mod client;
+mod packages;
 mod refusals;
 mod taken_over;
 mod world;

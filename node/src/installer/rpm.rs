@@ -64,8 +64,8 @@ pub(super) fn installed(name: &str, version: Option<&str>, root: Option<&Path>) 
     }
     let rpm = find("rpm").ok_or("this machine has no rpm to ask for RPM packages")?;
     let format = "installed\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\n";
-    let root = root.map(|root| format!("--root={}", root.display()));
-    let args: Vec<&str> = root.as_deref().into_iter().chain(["-q", "--qf", format, name]).collect();
+    let root = in_root(root);
+    let args: Vec<&str> = root.iter().map(String::as_str).chain(["-q", "--qf", format, name]).collect();
     let (code, output) = query(&rpm, &args)?;
     let found: Vec<&str> = output.lines().filter_map(|line| line.strip_prefix("installed\t")).collect();
     if found.is_empty() {
@@ -110,8 +110,15 @@ fn rpm() -> Result<PathBuf, Trouble> {
 }
 
 fn root_args(root: Option<&Path>, args: &[&str]) -> Vec<OsString> {
-    let root = root.map(|root| format!("--root={}", root.display()).into());
-    root.into_iter().chain(args.iter().map(OsString::from)).collect()
+    in_root(root).iter().map(String::as_str).chain(args.iter().copied()).map(OsString::from).collect()
+}
+
+/// Another root, and where its database is: this system's rpm may keep its own elsewhere (Debian's does, in root's home).
+fn in_root(root: Option<&Path>) -> Vec<String> {
+    let Some(root) = root else { return Vec::new() };
+    let dirs = ["usr/lib/sysimage/rpm", "var/lib/rpm"];
+    let database = dirs.into_iter().find(|dir| root.join(dir).is_dir()).unwrap_or("var/lib/rpm");
+    vec![format!("--root={}", root.display()), format!("--dbpath=/{database}")]
 }
 
 fn is_package_name(name: &str) -> bool {

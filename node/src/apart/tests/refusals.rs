@@ -5,7 +5,7 @@ use upswarm_protocol::codec::Bounded;
 use upswarm_protocol::envelope::{Kind, Role};
 use upswarm_protocol::ids::DeviceId;
 
-use super::world::{Bench, Edition, GROUP, HOUR, OTHERS, World, list};
+use super::world::{Bench, Edition, GROUP, HOUR, OTHERS, World, key, list};
 use crate::apart::wire::{Answer, Task};
 
 /// Names, and what must be refused; each rests on a later index than the one before, so that none is refused as an old one.
@@ -112,7 +112,11 @@ pub(super) fn forgeries(world: &World, first: u64) -> Vec<(&'static str, Edition
 
     // For another device, or by a certificate that has been replaced.
     let certificates: [(&str, Certificate, u8); 4] = [
-        ("another device", Certificate { device: DeviceId([7; 32]), ..world.certificate() }, 30),
+        (
+            "another device",
+            Certificate { device: DeviceId(key(41).verifying_key().to_bytes()), ..world.certificate() },
+            30,
+        ),
         ("another signer", world.certificate(), 66),
         ("an expired certificate", Certificate { expires: world.now, ..world.certificate() }, 30),
         ("a replaced certificate", Certificate { issued: world.now - 2 * HOUR, ..world.certificate() }, 30),
@@ -129,8 +133,50 @@ pub(super) fn forgeries(world: &World, first: u64) -> Vec<(&'static str, Edition
     let mut edition = plain(next());
     edition.roots = vec![usurped.sign(Kind::Root, Role::Root, &usurped.root, 66)];
     all.push(("a root by nobody", edition));
+    let mut hasty = world.clone();
+    hasty.root.version = 3;
+    let mut edition = plain(next());
+    edition.roots = vec![hasty.root_doc()];
+    all.push(("a root that skips one", edition));
     all
 }
+
+/// Released and approved, only not for installing now: whether it is there may be asked.
+pub(super) const MAY_DETECT: [&str; 2] = ["approved for removal", "an approval for later"];
+
+/// Why each is refused: each for its own fault, not for another.
+const REASONS: [(&str, &str); 30] = [
+    ("approved by nobody", "Approval: 0 valid signatures"),
+    ("approved by the online key", "Approval: 0 valid signatures"),
+    ("approved by the publisher", "Approval: 0 valid signatures"),
+    ("approved without a signature", "Approval: 0 valid signatures"),
+    ("released by nobody", "Release: 0 valid signatures"),
+    ("released by the approver", "Release: 0 valid signatures"),
+    ("released by the online key", "Release: 0 valid signatures"),
+    ("released by another product's publisher", "no publisher for the product"),
+    ("another index", "that the head names was expected"),
+    ("a head by nobody", "Head: 0 valid signatures"),
+    ("another group", "a group that this device is not in"),
+    ("declined", "the approver declined"),
+    ("approved for removal", "Install was asked for, Uninstall is approved"),
+    ("an expired approval", "the approval expired"),
+    ("an approval for later", "the approval counts from"),
+    ("an expired release", "the release expired"),
+    ("the approval of another release", "it is about release"),
+    ("an approval that no index names", "no current index names it"),
+    ("a release that no index names", "no current index names it"),
+    ("everything is held", "the admin has stopped everything"),
+    ("the group is held", "the admin has stopped this group"),
+    ("the device is revoked", "is revoked"),
+    ("an expired index", "the index expired"),
+    ("an expired head", "the head expired"),
+    ("another device", "the certificate is another device's"),
+    ("another signer", "Certificate: 0 valid signatures"),
+    ("an expired certificate", "Certificate: expired"),
+    ("a replaced certificate", "a later certificate"),
+    ("a root by nobody", "Root: 0 valid signatures"),
+    ("a root that skips one", "Root: version 3; 2 was expected"),
+];
 
 #[test]
 fn nothing_runs_that_is_not_released_and_approved_for_this_device() {
@@ -141,19 +187,20 @@ fn nothing_runs_that_is_not_released_and_approved_for_this_device() {
     assert!(matches!(bench.install(&stranger), Answer::Refused(why) if why.contains("is pinned here")));
     assert!(matches!(bench.install(&good), Answer::Ended(_)));
     let forgeries = forgeries(&bench.world, 1);
-    assert!(forgeries.len() > 25);
+    assert_eq!(forgeries.len(), REASONS.len());
     let files = bench.files(&[&bench.world.bad_script()]);
     for (name, edition) in &forgeries {
-        // For detection the difference between install and uninstall means nothing.
-        if *name != "approved for removal" && *name != "an approval for later" {
-            let answer = bench.detect(edition);
-            assert!(matches!(answer, Answer::Refused(_)), "{name}: {answer:?}");
-        } else {
-            continue;
+        let expected = REASONS.iter().find(|(known, _)| known == name).map(|(_, reason)| *reason);
+        let expected = expected.unwrap_or_else(|| panic!("{name} has no reason"));
+        for job in [edition.install(), edition.job(Task::Detect)] {
+            if job.task == Task::Detect && MAY_DETECT.contains(name) {
+                continue;
+            }
+            let answer = bench.ask(&job, &files[..usize::from(job.task != Task::Detect)]);
+            assert!(matches!(&answer, Answer::Refused(why) if why.contains(expected)), "{name}: {answer:?}");
         }
-        let answer = bench.ask(&edition.install(), &files);
-        assert!(matches!(answer, Answer::Refused(_)), "{name}: {answer:?}");
     }
+    // The first good one was installed, which asks no detection.
     assert_eq!(bench.marks(), ["good"]);
     // None of it was believed so far that the truth could not follow.
     let last = bench.world.good(1000);

@@ -258,7 +258,8 @@ impl World {
         Edition { roots: vec![self.root_doc()], head, index, certificate, release, approval }
     }
 
-    fn of(&self, version: u64, release: &Release, action: Action) -> Edition {
+    /// A release that is approved for this action.
+    pub(super) fn of(&self, version: u64, release: &Release, action: Action) -> Edition {
         let release = self.publish(release);
         let approval = self.approve(&Approval { action, ..self.approval(&release, version) });
         self.edition(version, release, approval)
@@ -287,13 +288,24 @@ pub(super) struct Bench {
     pub(super) world: World,
     pub(super) dir: tempfile::TempDir,
     uid: u32,
+    /// Installs go here instead of `/`.
+    root: Option<PathBuf>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
 impl Bench {
     /// Pins an installer to the world and starts it for a node of this user.
-    pub(super) fn start(mut world: World, uid: u32) -> Self {
+    pub(super) fn start(world: World, uid: u32) -> Self {
+        Self::start_below(world, uid, false)
+    }
+
+    /// The same for a root directory of its own, with an empty dpkg database in it.
+    pub(super) fn in_a_root() -> Self {
+        Self::start_below(World::now(), rustix::process::geteuid().as_raw(), true)
+    }
+
+    fn start_below(mut world: World, uid: u32, below: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         for (place, mode) in [("", 0o755), ("marks", 0o755), ("installer", 0o700), ("node", 0o777), ("run", 0o755)] {
             let path = dir.path().join(place);
@@ -301,7 +313,13 @@ impl Bench {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         }
         world.marks = dir.path().join("marks");
-        let mut bench = Self { world, dir, uid, stop: None, thread: None };
+        let root = below.then(|| dir.path().join("root"));
+        if let Some(root) = &root {
+            fs::create_dir_all(root.join("var/lib/dpkg/info")).unwrap();
+            fs::create_dir_all(root.join("var/lib/dpkg/updates")).unwrap();
+            fs::write(root.join("var/lib/dpkg/status"), b"").unwrap();
+        }
+        let mut bench = Self { world, dir, uid, root, stop: None, thread: None };
         bench.world.pin().write(&bench.data()).unwrap();
         bench.go();
         bench
@@ -361,10 +379,10 @@ impl Bench {
     }
 
     fn config(&self) -> ServerConfig {
-        ServerConfig { data_dir: self.data(), socket: self.socket(), node_uid: self.uid, root: None }
+        ServerConfig { data_dir: self.data(), socket: self.socket(), node_uid: self.uid, root: self.root.clone() }
     }
 
-    fn go(&mut self) {
+    pub(super) fn go(&mut self) {
         let config = self.config();
         let (stop, stopped) = oneshot::channel::<()>();
         self.stop = Some(stop);
@@ -380,7 +398,7 @@ impl Bench {
         }
     }
 
-    fn halt(&mut self) {
+    pub(super) fn halt(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap().unwrap();
