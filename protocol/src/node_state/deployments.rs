@@ -397,7 +397,7 @@ impl NodeState {
     pub(super) fn defer(&mut self, id: ReleaseId, by_s: u32, now: Now) {
         let Some(deployment) = self.deployments.map.get(&id) else { return };
         let facts = self.facts(&deployment.journal);
-        match schedule::defer(&deployment.approval.schedule, &facts, now.wall, by_s) {
+        match schedule::defer(&deployment.approval.schedule, &facts, self.trust.clock(now.wall), by_s) {
             Ok(Deferred { until, times, total_s }) => {
                 if let Some(deployment) = self.deployments.map.get_mut(&id) {
                     deployment.journal.deferred = Some((until, times, total_s));
