@@ -15,7 +15,10 @@ impl NodeState {
     pub fn would_defer(&self, id: &ReleaseId, by_s: u32, now: Now) -> Option<Result<Wall, DeferError>> {
         let deployment = self.deployments.map.get(id)?;
         let facts = self.facts(&deployment.journal);
-        Some(schedule::defer(&deployment.approval.schedule, &facts, self.trust.clock(now.wall), by_s).map(|deferred| deferred.until))
+        Some(
+            schedule::defer(&deployment.approval.schedule, &facts, self.trust.clock(now.wall), by_s)
+                .map(|deferred| deferred.until),
+        )
     }
 
     /// Deployments that have not come to their end.
