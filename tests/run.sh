@@ -68,6 +68,11 @@ if [ $lab = yes ]; then
         PATH=$PATH:/usr/sbin:/sbin
         need ip iproute2
         need tc iproute2
+        # upswarm's own package, and a process without rights.
+        need objdump binutils
+        need setpriv util-linux
+        need adduser adduser
+        need systemd-analyze systemd
         need tmux tmux
     elif [ -n "${CI-}" ]; then
         echo "the end-to-end tests need root (or sudo without a password) for network namespaces" >&2
@@ -104,7 +109,7 @@ if [ $lab = yes ]; then
     fi
     # They share the cores and print figures: one at a time.
     step "end-to-end tests" env CI=1 cargo test --locked --release -p upswarm-tests --no-fail-fast \
-        --test network --test journey --test heads --test reuse --test survival --test tampering --test bad_input --test terminal --test package \
+        --test network --test journey --test heads --test reuse --test survival --test tampering --test bad_input --test terminal --test package --test apart \
         -- --test-threads=1 --nocapture
 fi
 
