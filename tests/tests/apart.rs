@@ -29,7 +29,7 @@ impl Drop for Running {
 fn a_package_reaches_a_machine_whose_network_process_has_no_rights() {
     let tools = ["dpkg-deb", "setpriv"];
     let has = |tool: &&str| Command::new(tool).arg("--version").stdout(Stdio::null()).status().is_ok();
-    if !rustix::process::geteuid().is_root() || !tools.iter().all(|tool| has(tool)) {
+    if !rustix::process::geteuid().is_root() || !tools.iter().all(has) {
         assert!(std::env::var_os("CI").is_none(), "this test needs root and {tools:?}, and CI must not skip it");
         eprintln!("SKIPPED: an installer of root's is tested by root only, with {tools:?}");
         return;
