@@ -3,9 +3,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use upswarm_cache::chunker::{ChunkedFile, chunk_file};
-use upswarm_cache::{Store, StoreConfig};
+use upswarm_cache::{Store, StoreConfig, StoreError};
 use upswarm_protocol::chunk::{ChunkList, ChunkSizes};
 use upswarm_protocol::ids::PayloadId;
 
@@ -112,5 +113,13 @@ pub(crate) fn open(dir: &Path) -> Store {
 
 /// A store with a quota in bytes.
 pub(crate) fn open_with(dir: &Path, quota: u64) -> Store {
-    Store::open(dir, StoreConfig { quota, reserve: 1 << 20, index_cache: 4 << 20 }).unwrap()
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        // A child that another test is just starting holds every open file, this store's old lock among them, until it runs
+        // its program.
+        match Store::open(dir, StoreConfig { quota, reserve: 1 << 20, index_cache: 4 << 20 }) {
+            Err(StoreError::Locked { .. }) if Instant::now() < deadline => std::thread::yield_now(),
+            opened => return opened.unwrap(),
+        }
+    }
 }
