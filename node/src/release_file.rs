@@ -54,7 +54,7 @@ remove = ["/opt/editor/editor"]
 
 /// Chunks of large payloads are larger: each costs every machine a few messages, and a chunk that changed costs little of them.
 fn default_sizes(len: u64) -> ChunkSizes {
-    if len < 64 << 20 {
+    if len < 128 << 20 {
         return ChunkSizes::default();
     }
     ChunkSizes { min: 128 << 10, average: 512 << 10, max: 1 << 20 }
