@@ -90,6 +90,16 @@ pub(crate) struct Loaded {
     pub(crate) rules: Rules,
 }
 
+/// What a JSON file holds; the empty value when there is no file yet.
+pub(crate) fn read_json_or_default<T: serde::de::DeserializeOwned + Default>(path: &Path) -> anyhow::Result<T> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .with_context(|| format!("{} is damaged; restore it from a copy", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(T::default()),
+        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+    }
+}
+
 impl Directory {
     /// The directory at this path, which need not exist yet.
     pub(crate) fn new(path: &Path) -> Self {

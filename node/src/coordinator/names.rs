@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use serde::{Deserialize, Serialize};
 use upswarm_protocol::ids::{GroupId, SiteId};
 
+use super::directory::read_json_or_default;
 use super::keys;
 
 const MAX_NAMES: usize = 65536;
@@ -23,12 +24,7 @@ pub(crate) struct Names {
 impl Names {
     /// The names in a file; none when there is no file yet.
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
-        match std::fs::read(path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .with_context(|| format!("{} is damaged; restore it from a copy", path.display())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
-        }
+        read_json_or_default(path)
     }
 
     /// The bytes that [`Names::load`] reads.

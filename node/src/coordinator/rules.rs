@@ -4,10 +4,10 @@
 
 use std::path::Path;
 
-use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use upswarm_protocol::catalog::{Classification, Severity};
 
+use super::directory::read_json_or_default;
 use crate::cli::schedule::ScheduleArgs;
 
 const MAX_RULES: usize = 256;
@@ -72,12 +72,7 @@ pub(crate) struct Rules {
 impl Rules {
     /// The rules in a file; none when there is no file yet.
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
-        match std::fs::read(path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .with_context(|| format!("{} is damaged; restore it from a copy", path.display())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
-        }
+        read_json_or_default(path)
     }
 
     /// The bytes that [`Rules::load`] reads.
