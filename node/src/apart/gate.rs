@@ -15,11 +15,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use upswarm_protocol::catalog::Action;
-use upswarm_protocol::ids::{DeviceId, DocHash};
+use upswarm_protocol::ids::{DeviceId, DocHash, GroupId};
+use upswarm_protocol::node_state::takes_back;
 use upswarm_protocol::time::Wall;
 use upswarm_protocol::trust::{Admitted, MAX_SNAPSHOT, Trust};
 
-use super::wire::{Answer, Job, Task};
+use super::wire::{Answer, Back, Job, Task};
 
 const MAGIC: [u8; 8] = *b"UPIN\x01\0\0\0";
 const HEADER: usize = 16;
@@ -62,6 +63,15 @@ impl Pin {
         })?;
         serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
     }
+}
+
+/// What may be done.
+#[derive(Debug)]
+pub(super) struct Permit {
+    /// The release, and the approval that says what.
+    pub(super) admitted: Admitted,
+    /// The earlier release that takes its place when it is uninstalled.
+    pub(super) back: Option<Admitted>,
 }
 
 /// The installer's own trust.
@@ -112,14 +122,14 @@ impl Gate {
     }
 
     /// Takes in the job's documents and says whether it may be done at this time. The error is for the person who asks why not.
-    pub(super) fn admit(&mut self, job: &Job, wall: Wall) -> Result<Admitted, String> {
+    pub(super) fn admit(&mut self, job: &Job, wall: Wall) -> Result<Permit, String> {
         let admitted = self.judge(job, wall);
         // Whatever came of it, what was learnt must not be forgotten.
         self.persist().map_err(|error| format!("the installer cannot write {}: {error}", self.dir.display()))?;
         admitted
     }
 
-    fn judge(&mut self, job: &Job, wall: Wall) -> Result<Admitted, String> {
+    fn judge(&mut self, job: &Job, wall: Wall) -> Result<Permit, String> {
         // 1. The pinned root, and from it step by step to today's.
         let mut roots = job.roots.iter().map(|root| &**root);
         if self.trust.is_none() {
@@ -156,6 +166,8 @@ impl Gate {
         if !certificate.groups.contains(&admitted.approval.group) {
             return Err("the approval is for a group that this device is not in".into());
         }
+        let back = job.back.as_ref().map(|back| may_take_back(trust, back, &admitted, &certificate.groups, wall));
+        let back = back.transpose()?;
         if let Task::Install { action, payloads } = &job.task {
             if *action == Action::None || *action != admitted.approval.action {
                 return Err(format!("{action:?} was asked for, {:?} is approved", admitted.approval.action));
@@ -163,7 +175,7 @@ impl Gate {
             if let Some(from) = admitted.approval.schedule.available_from.filter(|from| wall < *from) {
                 return Err(format!("the approval counts from {from}"));
             }
-            let count = admitted.release.payloads.len();
+            let count = back.as_ref().unwrap_or(&admitted).release.payloads.len();
             if payloads.windows(2).any(|pair| pair[0] >= pair[1])
                 || payloads.last().is_some_and(|last| usize::from(*last) >= count)
             {
@@ -172,7 +184,7 @@ impl Gate {
                 ));
             }
         }
-        Ok(admitted)
+        Ok(Permit { admitted, back })
     }
 
     fn persist(&mut self) -> io::Result<()> {
@@ -186,6 +198,31 @@ impl Gate {
         }
         Ok(())
     }
+}
+
+/// A downgrade rests on two approvals: that the newer release goes, and that the older one may be there. So it can neither be
+/// brought about with an old approval that still stands, nor end at a version that nobody wants.
+fn may_take_back(
+    trust: &mut Trust,
+    back: &Back,
+    newer: &Admitted,
+    groups: &[GroupId],
+    wall: Wall,
+) -> Result<Admitted, String> {
+    let older = trust.admit(&back.release, &back.approval, wall).map_err(|error| error.to_string())?;
+    if !groups.contains(&older.approval.group) {
+        return Err("the approval of the earlier version is for a group that this device is not in".into());
+    }
+    if newer.approval.action != Action::Uninstall || older.approval.action != Action::Install {
+        return Err("an earlier version takes the place only of one that is to be uninstalled".into());
+    }
+    if let Some(from) = older.approval.schedule.available_from.filter(|from| wall < *from) {
+        return Err(format!("the approval of the earlier version counts from {from}"));
+    }
+    if !takes_back(&older.release, &newer.release) {
+        return Err("it is not an earlier version of the same package".into());
+    }
+    Ok(older)
 }
 
 /// Replaces a file as a whole; durable on return.

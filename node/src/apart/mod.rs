@@ -39,7 +39,7 @@ use crate::installer::{self, Source};
 pub(crate) use gate::Pin;
 pub(crate) use server::{ServerConfig, run, user_id};
 
-use wire::{Answer, Ask, Job, MAX_ANSWER, MAX_ASK, MAX_ROOTS, Patience, Task, WireError};
+use wire::{Answer, Ask, Back, Job, MAX_ANSWER, MAX_ASK, MAX_ROOTS, Patience, Task, WireError};
 
 /// Detects and installs for a node.
 #[derive(Debug)]
@@ -124,7 +124,8 @@ impl Installer {
         }
     }
 
-    /// Runs a release's recipe. `path` tells where the store has a payload.
+    /// Runs a release's recipe; where it is uninstalled and an earlier version of its package takes its place, that one's.
+    /// `path` tells where the store has a payload.
     pub(crate) fn install(
         &self,
         state: &NodeState,
@@ -132,11 +133,14 @@ impl Installer {
         id: ReleaseId,
         action: Action,
     ) -> impl Future<Output = InstallOutcome> + Send + 'static {
-        let release = release(state, &id);
+        let back = (action == Action::Uninstall).then(|| state.goes_back_to(&id)).flatten();
+        let errand = self.errand(state, &id, Some(action));
+        let downgrade = back.is_some();
+        let (id, release, action) =
+            back.map_or((id, release(state, &id), action), |(older, back)| (older, Some(back), Action::Install));
         let paths: Vec<Option<PathBuf>> =
             release.iter().flat_map(|release| &release.payloads).map(|payload| path(payload.id)).collect();
         let (state_dir, root, ending) = (self.state_dir.clone(), self.root.clone(), self.ending.clone());
-        let errand = self.errand(state, &id, Some(action));
         async move {
             let failed = |reason: String| InstallOutcome::Failed { code: None, reason };
             let Some(release) = release else { return failed("the release is no longer in the catalog".into()) };
@@ -150,7 +154,8 @@ impl Installer {
             let payloads = paths.into_iter().map(|path| path.map_or(Source::Missing, Source::Path)).collect();
             let installed = tokio::task::spawn_blocking(move || {
                 let (release, state_dir, root) = (&*release, &*state_dir, root.as_deref());
-                installer::run(&installer::Job { id, release, action, payloads, state_dir, root, cancel: &ending })
+                let cancel = &ending;
+                installer::run(&installer::Job { id, release, action, downgrade, payloads, state_dir, root, cancel })
             });
             installed.await.unwrap_or_else(|error| failed(format!("the installer broke off: {error}")))
         }
@@ -184,30 +189,42 @@ struct Documents {
     certificate: Vec<u8>,
     release: Arc<Vec<u8>>,
     approval: Arc<Vec<u8>>,
+    /// Release and approval of the earlier version that takes its place.
+    back: Option<[Arc<Vec<u8>>; 2]>,
 }
 
 impl Documents {
     fn of(state: &NodeState, id: &ReleaseId, action: Option<Action>) -> Result<Self, String> {
-        let (trust, groups) = (state.trust(), &state.certificate().groups);
-        let wall = clock::wall();
-        let mut approvals: Vec<_> = groups
-            .iter()
-            .filter_map(|group| Some((group, trust.catalog().approvals().get(&(*group, *id))?)))
-            .filter(|(_, known)| action.is_none_or(|action| known.approval.action == action))
-            .collect();
-        // Of several groups' approvals, one that stands.
-        approvals.sort_by_key(|(group, _)| trust.may_install(id, group, wall).is_err());
-        let (_, approval) = approvals.first().ok_or("no approval for a group of this device says so any more")?;
-        let release = trust.catalog().releases().get(id).ok_or("the release is no longer in the catalog")?;
-        let document = |hash: DocHash| state.document(&hash).ok_or(format!("document {} is not here", hash.short()));
+        let trust = state.trust();
+        let back = (action == Some(Action::Uninstall)).then(|| state.goes_back_to(id)).flatten();
+        let back = back.map(|(older, _)| approved(state, &older, Some(Action::Install))).transpose()?;
+        let [release, approval] = approved(state, id, action)?;
         Ok(Self {
             head: trust.head_bytes().ok_or("no head has come from the coordinator yet")?.to_vec(),
             index: trust.index_bytes().ok_or("the index is still on its way")?.to_vec(),
             certificate: state.certificate_bytes().to_vec(),
-            release: document(release.hash)?,
-            approval: document(approval.hash)?,
+            release,
+            approval,
+            back,
         })
     }
+}
+
+/// The envelopes of a release and of an approval of it for this device.
+fn approved(state: &NodeState, id: &ReleaseId, action: Option<Action>) -> Result<[Arc<Vec<u8>>; 2], String> {
+    let (trust, groups) = (state.trust(), &state.certificate().groups);
+    let wall = clock::wall();
+    let mut approvals: Vec<_> = groups
+        .iter()
+        .filter_map(|group| Some((group, trust.catalog().approvals().get(&(*group, *id))?)))
+        .filter(|(_, known)| action.is_none_or(|action| known.approval.action == action))
+        .collect();
+    // Of several groups' approvals, one that stands.
+    approvals.sort_by_key(|(group, _)| trust.may_install(id, group, wall).is_err());
+    let (_, approval) = approvals.first().ok_or("no approval for a group of this device says so any more")?;
+    let release = trust.catalog().releases().get(id).ok_or("the release is no longer in the catalog")?;
+    let document = |hash: DocHash| state.document(&hash).ok_or(format!("document {} is not here", hash.short()));
+    Ok([document(release.hash)?, document(approval.hash)?])
 }
 
 impl Errand {
@@ -225,7 +242,7 @@ impl Errand {
     }
 
     fn ask(self, paths: &[Option<PathBuf>]) -> Result<Answer, String> {
-        let Documents { head, index, certificate, release, approval } = self.documents?;
+        let Documents { head, index, certificate, release, approval, back } = self.documents?;
         let socket = self.socket.display();
         let mut stream = UnixStream::connect(&self.socket).map_err(|error| {
             format!("the installer does not answer at {socket} ({error}); start it: systemctl start upswarm-installer")
@@ -258,6 +275,10 @@ impl Errand {
             certificate: Bounded::truncated(certificate),
             release: Bounded::truncated(release.to_vec()),
             approval: Bounded::truncated(approval.to_vec()),
+            back: back.map(|[release, approval]| Back {
+                release: Bounded::truncated(release.to_vec()),
+                approval: Bounded::truncated(approval.to_vec()),
+            }),
             task,
         };
         wire::send(&mut stream, &Ask::Job(Box::new(job)), MAX_ASK).map_err(broke)?;

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use rustix::fs::{FlockOperation, Mode, flock};
 use tracing::{info, warn};
+use upswarm_protocol::catalog::Action;
 use upswarm_protocol::codec::Text;
 
-use super::gate::Gate;
+use super::gate::{Gate, Permit};
 use super::wire::{self, Answer, Ask, Job, MAX_ANSWER, MAX_ASK, Patience, Task, WireError};
 use crate::clock;
 use crate::driver::BUILD_TIME;
@@ -153,8 +154,8 @@ impl Hall {
             Task::Detect => Vec::new(),
             Task::Install { payloads, .. } => wire::receive_files(stream, payloads.len(), patience)?,
         };
-        let admitted = match gate.admit(job, clock::wall()) {
-            Ok(admitted) => admitted,
+        let Permit { admitted, back } = match gate.admit(job, clock::wall()) {
+            Ok(permit) => permit,
             Err(why) => {
                 warn!("refused: {why}");
                 return Ok(Answer::Refused(Text::lossy(&why)));
@@ -166,22 +167,26 @@ impl Hall {
             }
             Task::Install { action, payloads } => (*action, payloads),
         };
-        let mut sources: Vec<Source> = admitted.release.payloads.iter().map(|_| Source::Missing).collect();
+        // The earlier version is installed where the admitted one is to be uninstalled.
+        let downgrade = back.is_some();
+        let (done, action) = back.map_or((admitted, action), |older| (older, Action::Install));
+        let mut sources: Vec<Source> = done.release.payloads.iter().map(|_| Source::Missing).collect();
         for (position, file) in positions.iter().zip(files) {
             // The gate has looked at the positions.
             sources[usize::from(*position)] = Source::File(file);
         }
-        info!(release = %admitted.id.short(), ?action, "begins");
+        info!(release = %done.id.short(), ?action, downgrade, "begins");
         let outcome = installer::run(&installer::Job {
-            id: admitted.id,
-            release: &admitted.release,
+            id: done.id,
+            release: &done.release,
             action,
+            downgrade,
             payloads: sources,
             state_dir: &self.jobs,
             root: self.root.as_deref(),
             cancel: &self.ending,
         });
-        info!(release = %admitted.id.short(), ?outcome, "ended");
+        info!(release = %done.id.short(), ?outcome, "ended");
         Ok(Answer::Ended(outcome.into()))
     }
 }

@@ -1,7 +1,7 @@
 //! What the node and the installer say to each other over their Unix socket.
 //!
 //! ```text
-//! frame: magic "UPI" | version u8 = 1 | body length u32 | body (codec)
+//! frame: magic "UPI" | version u8 = 2 | body length u32 | body (codec)
 //! ```
 //! Integers are little-endian. The node asks [`Ask::State`] and then [`Ask::Job`], each answered by one [`Answer`]; then the
 //! connection is closed. The descriptors of an install's payloads follow its frame: single zero bytes, each with up to
@@ -29,7 +29,7 @@ use upswarm_protocol::envelope::Kind;
 use upswarm_protocol::ids::DocHash;
 use upswarm_protocol::node_state::{Detection, InstallOutcome};
 
-/// The most bytes of an [`Ask`]: 16 roots, an index of 4 MiB, a release, an approval and small change.
+/// The most bytes of an [`Ask`]: 16 roots, an index of 4 MiB, two releases, two approvals and small change.
 pub(super) const MAX_ASK: usize = 5 << 20;
 /// The most bytes of an [`Answer`].
 pub(super) const MAX_ANSWER: usize = 4 << 10;
@@ -37,7 +37,7 @@ pub(super) const MAX_ANSWER: usize = 4 << 10;
 pub(super) const MAX_ROOTS: usize = 16;
 /// The most descriptors that travel with one byte; the kernel takes 253.
 pub(super) const BATCH: usize = 64;
-const MAGIC: [u8; 4] = *b"UPI\x01";
+const MAGIC: [u8; 4] = *b"UPI\x02";
 const HEADER: usize = 8;
 
 /// What the node asks.
@@ -64,8 +64,19 @@ pub(super) struct Job {
     pub(super) release: Bounded<u8, { Kind::Release.cap() }>,
     /// Envelope of the approval for one of the device's groups.
     pub(super) approval: Bounded<u8, { Kind::Approval.cap() }>,
+    /// When it is uninstalled: the release whose packages take the place of its own.
+    pub(super) back: Option<Back>,
     /// What is to be done.
     pub(super) task: Task,
+}
+
+/// An earlier release of the same packages, approved for install.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Back {
+    /// Its envelope.
+    pub(super) release: Bounded<u8, { Kind::Release.cap() }>,
+    /// Envelope of its approval for one of the device's groups.
+    pub(super) approval: Bounded<u8, { Kind::Approval.cap() }>,
 }
 
 /// What is to be done with a release.
@@ -77,7 +88,7 @@ pub(super) enum Task {
     Install {
         /// Must be the approval's.
         action: Action,
-        /// Positions in the release of the payloads whose descriptors follow.
+        /// Positions of the payloads whose descriptors follow, in the release or in the one that takes its place.
         payloads: Bounded<u16, 512>,
     },
 }

@@ -1,4 +1,8 @@
 //! Debian packages: through apt, which checks dependencies and takes dpkg's lock, or dpkg alone where there is no apt.
+//!
+//! Packages that were not there before an install that failed are taken away again. One that was there at another version
+//! cannot be brought back from here, because its own package is not at hand: it is named in the reason, and the next job for it
+//! may put any approved version in its place.
 
 use std::ffi::OsString;
 use std::fs;
@@ -48,21 +52,33 @@ pub(super) fn install(job: &Job<'_>, timeout_s: u32) -> Result<InstallOutcome, T
     let files: Vec<OsString> = sealed.paths().map(|path| path.as_os_str().to_owned()).collect();
     let start = SystemTime::now();
     let mut session = Session::start(job)?;
+    if let Some(early) = mend(&mut session, job.root, timeout_s)? {
+        return Ok(finish(session, early, timeout_s, start));
+    }
+    let before: Vec<(String, Standing)> = sealed
+        .paths()
+        .filter_map(package_name)
+        .map(|name| standing(&name, job.root).map(|standing| (name, standing)))
+        .collect::<Result<_, _>>()
+        .map_err(Trouble::retry)?;
+    // What is half installed is of no use to anybody: any approved version is better.
+    let downgrade = job.downgrade || before.iter().any(|(_, standing)| *standing == Standing::Broken);
     let (program, args) = match (job.root, find("apt-get")) {
         (None, Some(apt)) => {
-            if let Some(early) = mend(&mut session, timeout_s)? {
-                return Ok(finish(session, early, timeout_s, start));
-            }
-            (apt, strings(APT.iter().copied().chain([&*lock_timeout(timeout_s), "install", "--"])))
+            let downgrade = downgrade.then_some("--allow-downgrades");
+            let own = downgrade.into_iter().chain(["install", "--"]);
+            (apt, strings(APT.iter().copied().chain([&*lock_timeout(timeout_s)]).chain(own)))
         }
         (root, _) => {
-            let root = root.map(|root| format!("--root={}", root.display()));
-            let args = root.iter().map(String::as_str).chain(["--force-confdef", "--force-confold", "--install", "--"]);
-            (dpkg()?, strings(args))
+            let root = in_root(root);
+            let refuse = (!downgrade).then_some("--refuse-downgrade");
+            let args = root.iter().map(String::as_str).chain(["--force-confdef", "--force-confold"]).chain(refuse);
+            (dpkg()?, strings(args.chain(["--install", "--"])))
         }
     };
     let ended = session.run(&program, args.into_iter().chain(files).collect(), &ENV, timeout_s, false)?;
-    Ok(finish(session, ended, timeout_s, start))
+    let outcome = finish(session, ended, timeout_s, start);
+    Ok(put_right(job, &before, timeout_s, outcome))
 }
 
 /// Removes those of the packages that are installed; their configuration stays.
@@ -72,17 +88,12 @@ pub(super) fn remove(job: &Job<'_>, packages: &[Text<255>], timeout_s: u32) -> R
     }
     let start = SystemTime::now();
     let mut session = Session::start(job)?;
+    if let Some(early) = mend(&mut session, job.root, timeout_s)? {
+        return Ok(finish(session, early, timeout_s, start));
+    }
     let (program, mut args) = match (job.root, find("apt-get")) {
-        (None, Some(apt)) => {
-            if let Some(early) = mend(&mut session, timeout_s)? {
-                return Ok(finish(session, early, timeout_s, start));
-            }
-            (apt, strings(APT.iter().copied().chain([&*lock_timeout(timeout_s), "remove", "--"])))
-        }
-        (root, _) => {
-            let root = root.map(|root| format!("--root={}", root.display()));
-            (dpkg()?, strings(root.iter().map(String::as_str).chain(["--remove", "--"])))
-        }
+        (None, Some(apt)) => (apt, strings(APT.iter().copied().chain([&*lock_timeout(timeout_s), "remove", "--"]))),
+        (root, _) => (dpkg()?, strings(in_root(root).iter().map(String::as_str).chain(["--remove", "--"]))),
     };
     let before = args.len();
     for name in packages {
@@ -127,22 +138,92 @@ pub(super) fn installed(name: &str, version: Option<&str>, root: Option<&Path>) 
     Ok(false)
 }
 
+/// Where a package stands with dpkg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Not there, or only its configuration.
+    Absent,
+    /// Installed, though triggers of others may be pending.
+    Whole,
+    /// Half installed, or not configured.
+    Broken,
+}
+
+fn standing(name: &str, root: Option<&Path>) -> Result<Standing, String> {
+    let tool = find("dpkg-query").ok_or("this machine has no dpkg-query to ask for Debian packages")?;
+    let database = root.map(|root| format!("--admindir={}", root.join("var/lib/dpkg").display()));
+    let args = database.as_deref().into_iter().chain(["-W", "-f", "${db:Status-Status}\n", name]);
+    let (code, output) = query(&tool, &args.collect::<Vec<_>>())?;
+    match code {
+        0 => {}
+        1 => return Ok(Standing::Absent),
+        code => return Err(format!("dpkg-query failed with exit code {code}: {}", output.trim())),
+    }
+    // One line per architecture of the package.
+    let states: Vec<&str> =
+        output.lines().filter(|state| !matches!(*state, "not-installed" | "config-files")).collect();
+    Ok(match states.as_slice() {
+        [] => Standing::Absent,
+        states if states.iter().all(|state| *state == "installed" || state.starts_with("triggers-")) => Standing::Whole,
+        _ => Standing::Broken,
+    })
+}
+
+/// The name of the package in a file; `None` if it cannot be told, which dpkg itself will complain about.
+fn package_name(file: &Path) -> Option<String> {
+    let (code, output) = query(&find("dpkg-deb")?, &["-f", file.to_str()?, "Package"]).ok()?;
+    let name = output.trim();
+    (code == 0 && is_package_name(name)).then(|| name.to_owned())
+}
+
+/// After an install that failed: all or none of its packages, as far as that is possible.
+fn put_right(job: &Job<'_>, before: &[(String, Standing)], timeout_s: u32, outcome: InstallOutcome) -> InstallOutcome {
+    let InstallOutcome::Failed { code, reason } = outcome else { return outcome };
+    let now = |name: &str| standing(name, job.root).unwrap_or(Standing::Broken);
+    let new = before.iter().filter(|(name, before)| *before == Standing::Absent && now(name) != Standing::Absent);
+    let new: Vec<&str> = new.map(|(name, _)| name.as_str()).collect();
+    let mut words = Vec::new();
+    if !new.is_empty() {
+        let removed = Session::start(job).and_then(|mut session| {
+            let root = in_root(job.root);
+            let args = root.iter().map(String::as_str).chain(["--force-remove-reinstreq", "--remove", "--"]);
+            session.run(&dpkg()?, strings(args.chain(new.iter().copied())), &ENV, timeout_s, false)
+        });
+        if removed.is_ok() && new.iter().all(|name| now(name) == Standing::Absent) {
+            words.push(format!("{} was taken away again", new.join(", ")));
+        }
+    }
+    let broken: Vec<&str> =
+        before.iter().map(|(name, _)| name.as_str()).filter(|name| now(name) == Standing::Broken).collect();
+    if !broken.is_empty() {
+        words.push(format!("{} is left half installed", broken.join(", ")));
+    }
+    words.push(reason);
+    InstallOutcome::Failed { code, reason: words.join("; ") }
+}
+
 /// Finishes what an interrupted dpkg has left half done: nothing can be installed before. `Some` when that did not work.
-fn mend(session: &mut Session<'_>, timeout_s: u32) -> Result<Option<Ended>, Trouble> {
+fn mend(session: &mut Session<'_>, root: Option<&Path>, timeout_s: u32) -> Result<Option<Ended>, Trouble> {
     let dpkg = dpkg()?;
-    let (_, audit) = query(&dpkg, &["--audit"]).map_err(Trouble::retry)?;
-    if audit.trim().is_empty() && !has_journal() {
+    let root_args = in_root(root);
+    let with_root = |args: &[&'static str]| -> Vec<String> {
+        root_args.iter().cloned().chain(args.iter().map(|arg| (*arg).to_owned())).collect()
+    };
+    let audit = with_root(&["--audit"]);
+    let (_, audit) = query(&dpkg, &audit.iter().map(String::as_str).collect::<Vec<_>>()).map_err(Trouble::retry)?;
+    if audit.trim().is_empty() && !has_journal(root.unwrap_or(Path::new("/"))) {
         return Ok(None);
     }
-    let args = strings(["--force-confdef", "--force-confold", "--configure", "-a"]);
+    let args = with_root(&["--force-confdef", "--force-confold", "--configure", "-a"]);
+    let args = args.into_iter().map(OsString::from).collect();
     let ended = session.run(&dpkg, args, &ENV, timeout_s, false)?;
     // A package that cannot be configured need not stand in the way of this one: apt says if it does. A hanging one does.
     Ok(matches!(ended, Ended::TimedOut | Ended::Signal(_)).then_some(ended))
 }
 
 /// Whether dpkg was interrupted while it wrote its database ("you must manually run 'dpkg --configure -a'").
-fn has_journal() -> bool {
-    let entries = fs::read_dir("/var/lib/dpkg/updates").into_iter().flatten().flatten();
+fn has_journal(root: &Path) -> bool {
+    let entries = fs::read_dir(root.join("var/lib/dpkg/updates")).into_iter().flatten().flatten();
     entries.into_iter().any(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()))
 }
 
@@ -173,6 +254,10 @@ fn finish(mut session: Session<'_>, ended: Ended, timeout_s: u32, start: SystemT
 /// Waits for another package manager, but leaves time for the work itself.
 fn lock_timeout(timeout_s: u32) -> String {
     format!("-oDPkg::Lock::Timeout={}", (timeout_s / 2).min(600))
+}
+
+fn in_root(root: Option<&Path>) -> Vec<String> {
+    root.map(|root| format!("--root={}", root.display())).into_iter().collect()
 }
 
 fn dpkg() -> Result<PathBuf, Trouble> {

@@ -21,6 +21,7 @@ pub(super) struct Fixture {
     pub(super) release: Release,
     pub(super) id: ReleaseId,
     pub(super) root: Option<PathBuf>,
+    pub(super) downgrade: bool,
     pub(super) cancel: AtomicBool,
 }
 
@@ -76,7 +77,7 @@ impl Fixture {
             depends: Bounded::default(),
             supersedes: Bounded::default(),
         };
-        Self { dir, release, id: ReleaseId([1; 32]), root: None, cancel: AtomicBool::new(false) }
+        Self { dir, release, id: ReleaseId([1; 32]), root: None, downgrade: false, cancel: AtomicBool::new(false) }
     }
 
     pub(super) fn install(mut self, recipe: Recipe) -> Self {
@@ -113,6 +114,7 @@ impl Fixture {
             id: self.id,
             release: &self.release,
             action,
+            downgrade: self.downgrade,
             payloads: (0..self.release.payloads.len()).map(|at| Source::Path(self.stored(at))).collect(),
             state_dir: &state,
             root: self.root.as_deref(),

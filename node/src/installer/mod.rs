@@ -50,6 +50,8 @@ pub(crate) struct Job<'a> {
     pub(crate) release: &'a Release,
     /// Install or uninstall.
     pub(crate) action: Action,
+    /// Whether a later version of its packages may be replaced. Without it, only one that is left half installed may.
+    pub(crate) downgrade: bool,
     /// One per payload of the release, in order. Those that the recipe uses are complete; none is trusted.
     pub(crate) payloads: Vec<Source>,
     /// Where copies, logs and backups go; made if it is not there.

@@ -1,6 +1,8 @@
 //! RPM packages: through dnf where it is installed, which checks dependencies, else through rpm.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use upswarm_protocol::catalog::{ExitMeaning, PackageKind};
@@ -14,6 +16,9 @@ use super::payload::{installable, seal};
 use super::program::{Ended, find};
 use super::{Job, Trouble};
 
+/// How a package begins (rpm's file format, section "lead").
+const LEAD: [u8; 4] = [0xed, 0xab, 0xee, 0xdb];
+
 /// Installs every payload but patches.
 pub(super) fn install(job: &Job<'_>, timeout_s: u32) -> Result<InstallOutcome, Trouble> {
     let wanted = installable(job);
@@ -24,8 +29,19 @@ pub(super) fn install(job: &Job<'_>, timeout_s: u32) -> Result<InstallOutcome, T
         return Err(Trouble::failed(format!("the payload {other:?} is not named .rpm")));
     }
     let sealed = seal(job, &wanted, None)?;
+    for path in sealed.paths() {
+        let mut magic = [0; 4];
+        let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+        // Anything else rpm would take for a list of other packages to install.
+        if read.is_err() || magic != LEAD {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            return Err(Trouble::failed(format!("the payload {name:?} is no RPM package")));
+        }
+    }
+    // rpm leaves a package alone whose own checks fail, and keeps changed configuration files.
     let (program, mut args) = match (job.root, find("dnf")) {
-        (None, Some(dnf)) => (dnf, vec!["-y".into(), "install".into()]),
+        (None, Some(dnf)) if !job.downgrade => (dnf, vec!["-y".into(), "install".into()]),
+        (root, _) if job.downgrade => (rpm()?, root_args(root, &["-U", "-v", "--replacepkgs", "--oldpackage"])),
         (root, _) => (rpm()?, root_args(root, &["-U", "-v", "--replacepkgs"])),
     };
     args.extend(sealed.paths().map(|path| path.as_os_str().to_owned()));

@@ -4,12 +4,15 @@
 //! the trust data they rest on is durable, every payload is complete, and the record of the beginning is durable.
 
 mod explain;
+mod rollback;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+pub use rollback::takes_back;
 
 use super::downloads::Progress;
 use super::peers::backoff;
@@ -200,8 +203,9 @@ impl NodeState {
             .iter()
             .filter(|(_, d)| !matches!(d.state, DeploymentState::Installed | DeploymentState::Canceled))
             .filter(|(release, _)| {
-                let found = self.trust.catalog().releases().get(release);
-                found.is_some_and(|r| r.release.payloads.iter().any(|p| p.id == *payload))
+                let found = self.trust.catalog().releases().get(release).map(|found| found.release.clone());
+                let back = self.goes_back_to(release).map(|(_, back)| back);
+                found.iter().chain(&back).any(|release| release.payloads.iter().any(|p| p.id == *payload))
             })
             .map(|(release, _)| *release)
             .collect();
@@ -256,6 +260,12 @@ impl NodeState {
                 self.release_payloads_of(&id, now);
                 Some(stand(S::NotApplicable, SubState::None, reason))
             }
+            // Half of what a package manager was interrupted in may be missing, whatever its database says: it is run again.
+            (Action::Install, Detection::Present)
+                if deployment.journal.begun && matches!(release.install, Recipe::Deb { .. } | Recipe::Rpm { .. }) =>
+            {
+                Some(self.towards_action(id, &release, action, now))
+            }
             (Action::Install, Detection::Present) => {
                 let restart = !self.config.boot.is_empty() && deployment.journal.restart_in == self.config.boot;
                 self.finished(id, now);
@@ -286,11 +296,21 @@ impl NodeState {
         if let Some(waiting) = self.missing_dependency(release) {
             return stand(S::Pending, SubState::AwaitingDependency, format!("waits for {waiting}"));
         }
-        if action == Action::Install || uses_payload(release.uninstall.as_ref()) {
-            for payload in &release.payloads {
+        let back = self.goes_back_to(&id);
+        if let Some((older, back)) = &back {
+            let group = self.deployments.map.get(older).map(|d| d.group).unwrap_or_default();
+            if let Err(blocked) = self.trust.may_install(older, &group, now.wall) {
+                let reason = format!("goes back to {} {}, and {blocked}", back.product, back.version);
+                return stand(S::OnHold, SubState::AwaitingDependency, reason);
+            }
+        }
+        let back = back.as_ref().map(|(_, back)| &**back);
+        let uses_own = action == Action::Install || uses_payload(release.uninstall.as_ref());
+        if let Some(source) = back.or(uses_own.then_some(release)) {
+            for payload in &source.payloads {
                 self.want_payload(payload, true, now);
             }
-            if let Some(short) = self.payloads_short(id, release, now) {
+            if let Some(short) = self.payloads_short(id, source, now) {
                 return short;
             }
         }
@@ -453,9 +473,17 @@ impl NodeState {
     pub(super) fn install_ended(&mut self, id: ReleaseId, _action: Action, outcome: InstallOutcome, now: Now) {
         let jitter = self.rng.jitter(Duration::from_secs(30));
         let boot = self.config.boot.clone();
+        // What one version's recipe did decides whether another is still there.
+        let releases = self.trust.catalog().releases();
+        let product = |id: &ReleaseId| releases.get(id).map(|found| found.release.product.clone());
+        let ended = product(&id);
+        for (other, deployment) in &mut self.deployments.map {
+            if *other == id || (deployment.phase == Phase::Idle && ended.is_some() && product(other) == ended) {
+                deployment.detection = None;
+            }
+        }
         let Some(deployment) = self.deployments.map.get_mut(&id) else { return };
         deployment.phase = Phase::Idle;
-        deployment.detection = None;
         deployment.journal.begun = false;
         match outcome {
             InstallOutcome::Done { restart, code } => {
@@ -541,8 +569,11 @@ impl NodeState {
             .map
             .iter()
             .filter(|(other, d)| *other != id && !is_final(d.state))
-            .filter_map(|(other, _)| self.trust.catalog().releases().get(other))
-            .flat_map(|r| r.release.payloads.iter().map(|payload| payload.id))
+            .flat_map(|(other, _)| {
+                let own = self.trust.catalog().releases().get(other).map(|found| found.release.clone());
+                own.into_iter().chain(self.goes_back_to(other).map(|(_, back)| back))
+            })
+            .flat_map(|release| release.payloads.iter().map(|payload| payload.id).collect::<Vec<_>>())
             .collect();
         for payload in payloads.iter().filter(|payload| !needed.contains(payload)) {
             self.release_payload(payload, now);
@@ -556,13 +587,18 @@ impl NodeState {
         self.persist(Record::Deployment(id, bytes))
     }
 
-    /// A later release that is approved here and says that it supersedes this one.
+    /// A later release that is approved here and says that it supersedes this one, unless it has failed: then this one is still
+    /// better than nothing. Of a release that is to be removed, a later version of its package.
     fn superseded_by(&self, id: &ReleaseId) -> Option<String> {
         let catalog = self.trust.catalog();
+        let name = |release: &Release| format!("{} {}", release.product, release.version);
+        if self.deployments.map.get(id)?.approval.action == Action::Uninstall {
+            return self.overtaken_by(id).map(|later| name(&later));
+        }
         self.deployments.map.iter().find_map(|(other, d)| {
             let release = &catalog.releases().get(other)?.release;
-            let takes_over = other != id && d.approval.action == Action::Install && release.supersedes.contains(id);
-            takes_over.then(|| format!("{} {}", release.product, release.version))
+            let stands = d.approval.action == Action::Install && d.journal.failed.is_none();
+            (other != id && stands && release.supersedes.contains(id)).then(|| name(release))
         })
     }
 

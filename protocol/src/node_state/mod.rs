@@ -34,6 +34,7 @@ use crate::time::{Mono, Now, Wall};
 use crate::trust::{Trust, TrustError};
 use crate::wire::{BlockWhat, Topic};
 
+pub use deployments::takes_back;
 pub use explain::{Section, Sentence, Subject};
 pub use io::{
     Detection, FetchError, FetchFrom, FetchId, Input, InstallOutcome, Output, Record, ServeWhat, StoreError, Verdict,

@@ -75,6 +75,7 @@ impl Edition {
             certificate: list(self.certificate.clone()),
             release: list(self.release.clone()),
             approval: list(self.approval.clone()),
+            back: None,
             task,
         }
     }

@@ -62,7 +62,10 @@ impl NodeState {
         if let Some(later) = self.superseded_by(id) {
             return one(
                 format!("{name} is not {verb}: {later} takes its place."),
-                format!("{later} is approved here, and its publisher says that it supersedes {name}"),
+                match deployment.approval.action {
+                    Action::Uninstall => format!("{later} is a later version of the same package, and approved here"),
+                    _ => format!("{later} is approved here, and its publisher says that it supersedes {name}"),
+                },
             );
         }
         if deployment.approval.action == Action::None {
@@ -123,8 +126,21 @@ impl NodeState {
                 format!("the dependencies that the publisher of {name} signed"),
             ));
         }
-        if deployment.approval.action == Action::Install || uses_payload(release.uninstall.as_ref()) {
-            for payload in &release.payloads {
+        let back = self.goes_back_to(id);
+        if let Some((older, back)) = &back {
+            sentences.push(Sentence::new(
+                format!("{} {} takes the place of {name}.", back.product, back.version),
+                format!("{approval} wants {name} removed, and {} is approved here", self.release_name(older)),
+            ));
+            let group = self.deployments.map.get(older).map(|d| d.group).unwrap_or_default();
+            if let Err(blocked) = self.trust.may_install(older, &group, now.wall) {
+                sentences.push(self.explain_blocked(&blocked, now));
+            }
+        }
+        let back = back.as_ref().map(|(_, back)| &**back);
+        let uses_own = deployment.approval.action == Action::Install || uses_payload(release.uninstall.as_ref());
+        if let Some(source) = back.or(uses_own.then_some(&*release)) {
+            for payload in &source.payloads {
                 sentences.extend(self.explain_payload(payload, now));
             }
         }
