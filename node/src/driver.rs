@@ -25,6 +25,7 @@ use upswarm_protocol::ids::{DocHash, PayloadId, ReleaseId};
 use upswarm_protocol::node_state::{
     FetchError, FetchFrom, FetchId, Input, NodeConfig, NodeState, Output, Record, Restored, ServeWhat, StoreError,
 };
+use upswarm_protocol::report::receipt;
 use upswarm_protocol::schedule;
 use upswarm_protocol::time::Wall;
 use upswarm_protocol::wire::{BlockStatus, BlockWhat};
@@ -33,6 +34,7 @@ use crate::apart::Installer;
 use crate::clock::Clock;
 use crate::config::{Config, NodeDir, RunInfo};
 use crate::host::{Host, HostConfig, HostEvent, is_loopback, useful};
+use crate::inventory::watch::InventoryWatch;
 use crate::journal::Journal;
 use crate::limiter::Limiter;
 use crate::local::Local;
@@ -152,6 +154,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
     let mut scrub = tokio::time::interval_at((Instant::now() + SCRUB_EVERY).into(), SCRUB_EVERY);
     let run_info = dir.run_info();
     let mut local = Local::start(dir);
+    let mut watch = InventoryWatch::start(config.install_root.clone());
     let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
     tokio::pin!(stop);
     driver.drain().await;
@@ -167,7 +170,12 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
                 }
                 None => anyhow::bail!("the network part ended unexpectedly"),
             },
-            Some(batch) = finished.recv() => driver.inputs.extend(batch),
+            Some(batch) = finished.recv() => {
+                if batch.iter().any(|input| matches!(input, Input::InstallEnded { .. })) {
+                    watch.rescan();
+                }
+                driver.inputs.extend(batch);
+            }
             permit = journal_in.reserve(), if !driver.writes.is_empty() => {
                 let permit = permit.map_err(|_| anyhow::anyhow!("the journal's thread has ended; see the log above"))?;
                 if let Some(write) = driver.writes.pop_front() {
@@ -181,6 +189,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
             _ = flush.tick() => driver.flush(),
             _ = scrub.tick() => driver.scrub(),
             _ = hangup.recv() => driver.reload(dir),
+            Some(scan) = watch.changed() => driver.inputs.push_back(Input::Inventory { inventory: Arc::new(scan.inventory) }),
             asked = local.next() => driver.inputs.extend(asked.answer(&driver.state, clock.now())),
             () = &mut stop => break,
         }
@@ -302,10 +311,13 @@ impl Driver {
             Output::Persist { token, record } => self.writes.push_back(Write::Record(token, record)),
             Output::Detect { release } => self.detect(release),
             Output::Install { release, action } => self.install(release, action),
-            Output::Seal { report, to } => {
-                let seq = report.seq;
-                match envelope::sign(Kind::Report, Role::Device, &*report, &[&self.key]) {
-                    Ok(signed) => self.inputs.push_back(Input::Sealed { seq, bytes: seal::seal(&to, &signed) }),
+            Output::Seal { told, to } => {
+                let seq = told.seq();
+                match envelope::sign(Kind::Report, Role::Device, &told, &[&self.key]) {
+                    Ok(signed) => {
+                        let (bytes, receipt) = (seal::seal(&to, &signed), receipt(&signed));
+                        self.inputs.push_back(Input::Sealed { seq, bytes, receipt });
+                    }
                     Err(error) => warn!("a report was not made: {error}"),
                 }
             }

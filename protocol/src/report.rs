@@ -1,10 +1,15 @@
-//! What a device tells the coordinator: states with reasons and ages, and bytes by source.
+//! What a device tells the coordinator: states with reasons and ages, bytes by source, its inventory, and what it is missing.
+//!
+//! All of it is signed by the device, sealed to the coordinator and passed on by neighbours. The acknowledgement proves that
+//! the coordinator has read it: it is keyed with a hash of what was sealed ([`receipt`]), which no bearer knows.
 
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Action, NodeRole};
 use crate::codec::{Bounded, Text};
-use crate::ids::{DeviceId, GroupId, ReleaseId, SiteId};
+use crate::evaluate::ScanState;
+use crate::ids::{DeviceId, DocHash, GroupId, ReleaseId, SiteId};
+use crate::inventory::InventoryPart;
 use crate::time::Wall;
 
 /// Where a device stands with one approved release.
@@ -120,7 +125,91 @@ pub struct DeploymentReport {
     pub total: u64,
 }
 
-/// A device's report, signed by its key as [`crate::envelope::Kind::Report`], then sealed to the coordinator.
+/// One message from a device to the coordinator, signed by its key as [`crate::envelope::Kind::Report`], then sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Told {
+    /// How it is.
+    Status(Box<Report>),
+    /// A piece of what is installed on it.
+    Inventory(Box<InventoryReport>),
+    /// What it is missing.
+    Scan(Box<ScanReport>),
+}
+
+impl Told {
+    /// Who speaks.
+    pub fn device(&self) -> DeviceId {
+        match self {
+            Told::Status(report) => report.device,
+            Told::Inventory(report) => report.device,
+            Told::Scan(report) => report.device,
+        }
+    }
+
+    /// Grows with every message of a device, over restarts too.
+    pub fn seq(&self) -> u64 {
+        match self {
+            Told::Status(report) => report.seq,
+            Told::Inventory(report) => report.seq,
+            Told::Scan(report) => report.seq,
+        }
+    }
+}
+
+/// A piece of the way from the inventory that the coordinator holds to the one of now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InventoryReport {
+    /// Who speaks.
+    pub device: DeviceId,
+    /// As in [`Told::seq`].
+    pub seq: u64,
+    /// When it was made.
+    pub issued: Wall,
+    /// The piece. Pieces may come in any order.
+    pub part: InventoryPart,
+}
+
+/// Where a device stands with the releases of the catalog, approved or not. Each set of parts stands for itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScanReport {
+    /// Who speaks.
+    pub device: DeviceId,
+    /// As in [`Told::seq`].
+    pub seq: u64,
+    /// When the evaluation was made; the same in all parts of a set, and later in a later set.
+    pub issued: Wall,
+    /// Version of the index whose releases were looked at.
+    pub index_version: u64,
+    /// Releases in the state Unknown, NotApplicable, Required, Installed.
+    pub counts: [u32; 4],
+    /// Position of this part, from 0.
+    pub part: u8,
+    /// Number of parts, at most [`MAX_SCAN_PARTS`].
+    pub parts: u8,
+    /// Releases that are Required, Installed or Unknown, in this order of importance, as far as they fit.
+    pub states: Bounded<(ReleaseId, ScanState), MAX_SCAN_PART>,
+}
+
+/// The most parts of one scan report: what does not fit is only counted.
+pub const MAX_SCAN_PARTS: u8 = 16;
+/// The most releases in one part.
+pub const MAX_SCAN_PART: usize = 80;
+
+/// What only the device and whoever opened the seal can know of a message: the key of its acknowledgement. `envelope` is the
+/// signed [`Told`]; the signature in it cannot be guessed.
+pub fn receipt(envelope: &[u8]) -> [u8; 32] {
+    blake3::derive_key("upswarm 2026-11 receipt of a report", envelope)
+}
+
+/// Proves to the device that the coordinator has stored message `seq`, and holds the inventory `held` of it
+/// ([`DocHash::default`]: none).
+pub fn acknowledgement(receipt: &[u8; 32], seq: u64, held: &DocHash) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_keyed(receipt);
+    hasher.update(&seq.to_le_bytes()).update(&held.0);
+    *hasher.finalize().as_bytes()
+}
+
+/// How a device is, and what has changed in its deployments.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Who speaks.

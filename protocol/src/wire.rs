@@ -11,7 +11,7 @@ use crate::ids::{DeviceId, DocHash, PayloadId, SiteId};
 use crate::time::Wall;
 
 /// Version of everything in this module; a peer that speaks another one is told so and left.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// The most bytes of one control frame.
 pub const MAX_FRAME: usize = 64 << 10;
 /// The most bytes of one gossip message (a beacon is the largest).
@@ -133,6 +133,10 @@ pub enum Message {
         device: DeviceId,
         /// Which.
         seq: u64,
+        /// Digest of the inventory of this device that the coordinator holds; zeros for none.
+        held: DocHash,
+        /// [`crate::report::acknowledgement`]: whoever passes it on cannot make it.
+        proof: [u8; 32],
     },
 }
 

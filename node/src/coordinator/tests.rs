@@ -13,7 +13,7 @@ use upswarm_protocol::catalog::{Certificate, Head, NodeRole};
 use upswarm_protocol::codec::{self, Bounded, Text};
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::{DeviceId, DocHash, PayloadId, SiteId};
-use upswarm_protocol::report::{BytesBySource, DeploymentReport, Report};
+use upswarm_protocol::report::{BytesBySource, DeploymentReport, Report, Told};
 use upswarm_protocol::time::Wall;
 use upswarm_protocol::wire::{self, BlockWhat, Message};
 
@@ -502,7 +502,7 @@ impl Machine {
             alarms: Bounded::new(vec![Text::lossy("smoke")]).unwrap(),
             deployments: Bounded::new(deployments).unwrap(),
         };
-        let bytes = envelope::sign(Kind::Report, Role::Device, &report, &[&self.key]).unwrap();
+        let bytes = envelope::sign(Kind::Report, Role::Device, &Told::Status(Box::new(report)), &[&self.key]).unwrap();
         Message::Relay { device: self.device(), seq, sealed: Bounded::new(crate::seal::seal(to, &bytes)).unwrap() }
     }
 }
@@ -552,7 +552,9 @@ async fn a_machine_joins_hears_of_a_release_and_reports() {
     let (root, _) = Directory::new(&bench.data()).newest_root().unwrap();
     machine.say(&machine.report(1, &root.report_key)).await;
     let device = machine.device();
-    machine.hear(|message| (message == Message::RelayAck { device, seq: 1 }).then_some(())).await;
+    let stored =
+        |message| matches!(message, Message::RelayAck { device: of, seq: 1, .. } if of == device).then_some(());
+    machine.hear(stored).await;
     bench.stop().await;
     bench.run().await;
     let status = bench.client().status().await.unwrap();

@@ -2,8 +2,6 @@
 //!
 //! Looking at the times of a few files once a minute costs less than a watch on them, and sees changes on every file system.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "the driver is to use it"))]
-
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

@@ -9,8 +9,8 @@ use super::{After, CoordinatorState, HELLO_PATIENCE};
 use crate::catalog::{Certificate, NodeRole};
 use crate::codec::{self, Bounded, Text};
 use crate::envelope::{self, EnvelopeError, Kind, Role};
-use crate::ids::{DeviceId, GroupId, PublicKey, SiteId};
-use crate::report::Report;
+use crate::ids::{DeviceId, DocHash, GroupId, PublicKey, SiteId};
+use crate::report::{self, Report, Told};
 use crate::time::{Mono, Now, Wall};
 use crate::wire::{self, BlockStatus, BlockWhat, Message};
 
@@ -69,6 +69,8 @@ pub(super) struct Device {
     pub(super) heard: Option<Wall>,
     /// What it last said about rollouts that are watched.
     pub(super) outcomes: Outcomes,
+    /// Digest of its inventory, as far as that is durable here; zeros for none.
+    pub(super) held: DocHash,
     seq: u64,
     addresses: Vec<Text<128>>,
     allowance: u32,
@@ -81,6 +83,7 @@ impl Device {
             record,
             heard: None,
             outcomes: Outcomes::new(),
+            held: DocHash::default(),
             seq: 0,
             addresses: Vec::new(),
             allowance: REPORT_BURST,
@@ -166,7 +169,7 @@ impl CoordinatorState {
             Message::Head(head) => {
                 self.observe_head(&head, now);
             }
-            Message::Relay { device, seq, sealed } => self.relay(peer, device, seq, sealed.into_vec(), now),
+            Message::Relay { device, seq, sealed } => self.relay(peer, device, seq, sealed.into_vec()),
             // What members say to each other does not concern a coordinator.
             _ => {}
         }
@@ -410,10 +413,9 @@ impl CoordinatorState {
         }
     }
 
-    fn relay(&mut self, peer: DeviceId, device: DeviceId, seq: u64, sealed: Vec<u8>, now: Now) {
-        let Some(known) = self.devices.get_mut(&device) else { return };
-        if seq <= known.seq {
-            return self.when_durable(After::Acknowledge { peers: vec![peer], device, seq }, now);
+    fn relay(&mut self, peer: DeviceId, device: DeviceId, seq: u64, sealed: Vec<u8>) {
+        if !self.devices.contains_key(&device) {
+            return;
         }
         if let Some(opening) = self.opening.values_mut().find(|o| o.device == device && o.seq == seq) {
             // The same number from a second bearer. If the first one's bytes are bad, this one is asked again later.
@@ -435,15 +437,26 @@ impl CoordinatorState {
         let Some(Opening { device, seq, bearers }) = self.opening.remove(&open) else { return };
         let Some(bytes) = bytes else { return };
         let key = [PublicKey::from(device)];
-        let Ok(report) = envelope::open::<Report>(&bytes, Kind::Report, Role::Device, &key, 1) else { return };
+        let Ok(told) = envelope::open::<Told>(&bytes, Kind::Report, Role::Device, &key, 1) else { return };
         let revoked = self.documents.revoked.contains(&device);
-        let Some(known) = self.devices.get_mut(&device) else { return };
         // The number outside the seal is the bearer's claim; the one inside is the device's word.
-        if report.device != device || report.seq != seq || revoked {
+        if told.device() != device || told.seq() != seq || revoked {
             return;
         }
+        let receipt = report::receipt(&bytes);
+        let acknowledge = After::Acknowledge { peers: bearers, device, seq, receipt };
+        match told {
+            Told::Status(report) => self.status_told(*report, acknowledge, now),
+            // Nobody sends these yet.
+            Told::Inventory(_) | Told::Scan(_) => {}
+        }
+    }
+
+    fn status_told(&mut self, report: Report, acknowledge: After, now: Now) {
+        let (device, seq) = (report.device, report.seq);
+        let Some(known) = self.devices.get_mut(&device) else { return };
         if seq <= known.seq {
-            return self.when_durable(After::Acknowledge { peers: bearers, device, seq }, now);
+            return self.when_durable(acknowledge, now);
         }
         if !known.may_report(now.mono) || self.waiting.len() >= super::MAX_WAITING {
             return;
@@ -453,7 +466,7 @@ impl CoordinatorState {
         let site = known.record.site;
         let deployments = report.deployments.to_vec();
         self.persist(Record::Report(Box::new(report), now.wall));
-        self.when_durable(After::Acknowledge { peers: bearers, device, seq }, now);
+        self.when_durable(acknowledge, now);
         self.outcomes(&device, &deployments, now);
         if news {
             self.tell_of_newcomer(device, site);

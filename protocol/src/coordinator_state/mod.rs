@@ -29,6 +29,7 @@ use crate::codec::{Bounded, Text};
 use crate::envelope::{Document, Kind};
 use crate::ids::{DeviceId, DocHash, GroupId, PayloadId, PublicKey, ReleaseId};
 use crate::node_state::Verdict;
+use crate::report;
 use crate::report::DeploymentReport;
 use crate::time::{Mono, Now, Wall};
 use crate::wire::{Message, Topic};
@@ -119,7 +120,7 @@ enum After {
     Answer { request: u64, index_version: u64 },
     Enrolled { peer: DeviceId },
     Renewed { peer: DeviceId },
-    Acknowledge { peers: Vec<DeviceId>, device: DeviceId, seq: u64 },
+    Acknowledge { peers: Vec<DeviceId>, device: DeviceId, seq: u64, receipt: [u8; 32] },
 }
 
 /// The coordinator's state. See the module's words for the contract.
@@ -394,8 +395,11 @@ impl CoordinatorState {
             }
             After::Enrolled { peer } => self.enrolled(peer),
             After::Renewed { peer } => self.renewed(peer, now),
-            After::Acknowledge { peers, device, seq } => {
-                peers.into_iter().for_each(|peer| self.send(peer, &Message::RelayAck { device, seq }));
+            After::Acknowledge { peers, device, seq, receipt } => {
+                let held = self.devices.get(&device).map(|device| device.held).unwrap_or_default();
+                let proof = report::acknowledgement(&receipt, seq, &held);
+                let message = Message::RelayAck { device, seq, held, proof };
+                peers.into_iter().for_each(|peer| self.send(peer, &message));
             }
         }
     }

@@ -7,7 +7,7 @@ use crate::catalog::{
 use crate::codec;
 use crate::envelope::{self, Role};
 use crate::ids::SiteId;
-use crate::report::{BytesBySource, Report};
+use crate::report::{self, BytesBySource, Report, Told};
 use crate::time::Wall;
 use crate::wire::{self, BlockStatus, BlockWhat};
 
@@ -288,7 +288,14 @@ fn signed_report(seed: u8, seq: u64, signer: u8) -> Vec<u8> {
         alarms: Bounded::default(),
         deployments: Bounded::default(),
     };
-    envelope::sign(Kind::Report, Role::Device, &report, &[&key(signer)]).unwrap()
+    envelope::sign(Kind::Report, Role::Device, &Told::Status(Box::new(report)), &[&key(signer)]).unwrap()
+}
+
+fn acknowledgement(seed: u8, seq: u64) -> Message {
+    let receipt = report::receipt(&signed_report(seed, seq, seed));
+    let held = DocHash::default();
+    let proof = report::acknowledgement(&receipt, seq, &held);
+    Message::RelayAck { device: device(seed), seq, held, proof }
 }
 
 fn relay(seed: u8, seq: u64) -> Message {
@@ -551,12 +558,12 @@ fn reports_are_believed_only_from_their_device_and_acknowledged_when_stored() {
     let outputs = bench.input(Input::ReportOpened { open, bytes: Some(signed_report(20, 5, 20)) });
     assert!(sent(&outputs, device(21)).iter().all(|m| !matches!(m, Message::RelayAck { .. })), "not stored yet");
     let acknowledged = sent(&bench.sync(), device(21));
-    assert!(acknowledged.contains(&Message::RelayAck { device: device(20), seq: 5 }));
+    assert!(acknowledged.contains(&acknowledgement(20, 5)));
 
-    // Old: acknowledged, not opened.
-    let outputs = bench.frame(device(21), &relay(20, 4));
-    assert!(opens(&outputs).is_empty());
-    assert_eq!(sent(&outputs, device(21)), [Message::RelayAck { device: device(20), seq: 4 }]);
+    // Old: acknowledged, not stored.
+    let open = opens(&bench.frame(device(21), &relay(20, 4)))[0];
+    let outputs = bench.input(Input::ReportOpened { open, bytes: Some(signed_report(20, 4, 20)) });
+    assert_eq!(sent(&outputs, device(21)), [acknowledgement(20, 4)]);
     let count = |bench: &Bench| bench.durable.iter().filter(|r| matches!(r, Record::Report(..))).count();
     assert_eq!(count(&bench), 1);
     for (what, bytes) in [

@@ -17,6 +17,8 @@ mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::catalog::{PackageKind, Release};
 use crate::codec::Text;
 use crate::ids::ReleaseId;
@@ -26,7 +28,7 @@ use crate::node_state::Detection;
 use rules::{Cause, Rules, Subject};
 
 /// Where a device stands with a release.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ScanState {
     /// Cannot be told, or not yet.
     Unknown,

@@ -4,7 +4,8 @@ use crate::catalog::Action;
 use crate::chunk::{Bitmap, ChunkList};
 use crate::codec::Text;
 use crate::ids::{DeviceId, DocHash, PayloadId, ReleaseId};
-use crate::report::Report;
+use crate::inventory::Inventory;
+use crate::report::Told;
 use crate::wire::{BlockStatus, BlockWhat, Topic};
 
 use std::sync::Arc;
@@ -215,10 +216,17 @@ pub enum Input {
     },
     /// Answer to [`Output::Seal`].
     Sealed {
-        /// The report's number.
+        /// The message's number.
         seq: u64,
-        /// The sealed report.
+        /// The sealed message.
         bytes: Vec<u8>,
+        /// [`crate::report::receipt`] of what was sealed.
+        receipt: [u8; 32],
+    },
+    /// What is installed on this machine: at the start, and whenever it has changed.
+    Inventory {
+        /// All of it.
+        inventory: Arc<Inventory>,
     },
     /// Everything up to this [`Output::Persist`] is durable.
     Persisted {
@@ -376,10 +384,10 @@ pub enum Output {
         /// Install or uninstall.
         action: Action,
     },
-    /// Sign and seal a report to the coordinator's key; then [`Input::Sealed`].
+    /// Sign and seal a message to the coordinator's key; then [`Input::Sealed`].
     Seal {
-        /// The report.
-        report: Box<Report>,
+        /// The message.
+        told: Told,
         /// The coordinator's X25519 key.
         to: [u8; 32],
     },

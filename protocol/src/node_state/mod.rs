@@ -28,6 +28,7 @@ use jiff::tz::TimeZone;
 use crate::catalog::{Certificate, NodeRole};
 use crate::codec::Text;
 use crate::ids::{DeviceId, DocHash, PayloadId, ReleaseId};
+use crate::inventory::Inventory;
 use crate::membership::Membership;
 use crate::rng::Rng;
 use crate::time::{Mono, Now, Wall};
@@ -168,6 +169,8 @@ pub struct NodeState {
     downloads: downloads::Downloads,
     deployments: deployments::Deployments,
     reports: reports::Reports,
+    /// What is installed here, once it was looked at.
+    inventory: Option<Arc<Inventory>>,
 }
 
 impl NodeState {
@@ -200,6 +203,7 @@ impl NodeState {
             downloads: downloads::Downloads::new(restored.payloads),
             deployments: deployments::Deployments::restore(restored.deployments),
             reports: reports::Reports::restore(restored.counters.as_deref(), now),
+            inventory: None,
             config,
         };
         state.output.push_back(Output::Subscribe(Topic::Head));
@@ -236,6 +240,11 @@ impl NodeState {
         &self.trust
     }
 
+    /// What is installed here, once it was looked at.
+    pub fn inventory(&self) -> Option<&Inventory> {
+        self.inventory.as_deref()
+    }
+
     /// Takes in one input. Drain [`NodeState::poll_output`] before the next.
     pub fn handle_input(&mut self, input: Input, now: Now) {
         debug_assert!(self.output.is_empty(), "drain the outputs of the last change first");
@@ -258,7 +267,8 @@ impl NodeState {
             Input::Evicted { payload } => self.evicted(payload, now),
             Input::Detected { release, result } => self.detected(release, result, now),
             Input::InstallEnded { release, action, outcome } => self.install_ended(release, action, outcome, now),
-            Input::Sealed { seq, bytes } => self.report_sealed(seq, bytes, now),
+            Input::Sealed { seq, bytes, receipt } => self.report_sealed(seq, bytes, receipt, now),
+            Input::Inventory { inventory } => self.inventory = Some(inventory),
             Input::Persisted { token } => self.persisted(token, now),
             Input::Conditions { wan_weight } => self.conditions(wan_weight, now),
             Input::Defer { release, by_s } => self.defer(release, by_s, now),

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{NodeState, Output, Reason, Record};
 use crate::codec::{self, Bounded, Text};
-use crate::ids::{DeviceId, ReleaseId};
-use crate::report::{BytesBySource, Report};
+use crate::ids::{DeviceId, DocHash, ReleaseId};
+use crate::report::{self, BytesBySource, Report, Told};
 use crate::time::{Mono, Now};
 use crate::wire::Message;
 
@@ -37,6 +37,7 @@ struct Counters {
 #[derive(Debug)]
 struct Waiting {
     sealed: Vec<u8>,
+    receipt: [u8; 32],
     since: Mono,
     sent: Option<Mono>,
 }
@@ -164,17 +165,17 @@ impl NodeState {
                 deployments: Bounded::truncated(part),
             };
             let to = self.trust.root().report_key;
-            self.output.push_back(Output::Seal { report: Box::new(report), to });
+            self.output.push_back(Output::Seal { told: Told::Status(Box::new(report)), to });
         }
         self.persist_counters();
     }
 
-    pub(super) fn report_sealed(&mut self, seq: u64, sealed: Vec<u8>, now: Now) {
+    pub(super) fn report_sealed(&mut self, seq: u64, sealed: Vec<u8>, receipt: [u8; 32], now: Now) {
         if self.reports.outbox.len() >= MAX_OUTBOX {
             self.reports.outbox.pop_first();
             self.reports.full_due = now.mono;
         }
-        self.reports.outbox.insert(seq, Waiting { sealed, since: now.mono, sent: None });
+        self.reports.outbox.insert(seq, Waiting { sealed, receipt, since: now.mono, sent: None });
         self.relay_reports(now);
     }
 
@@ -216,8 +217,14 @@ impl NodeState {
         self.send(coordinator, &Message::Relay { device, seq, sealed: Bounded::truncated(sealed) });
     }
 
-    pub(super) fn relay_acknowledged(&mut self, device: DeviceId, seq: u64, now: Now) {
+    /// An acknowledgement for this device counts only with its proof: a bearer that swallows reports cannot make one, and the
+    /// report goes out again by another way.
+    pub(super) fn relay_acknowledged(&mut self, device: DeviceId, seq: u64, held: DocHash, proof: [u8; 32], now: Now) {
         if device == self.me {
+            let Some(waiting) = self.reports.outbox.get(&seq) else { return };
+            if report::acknowledgement(&waiting.receipt, seq, &held) != proof {
+                return;
+            }
             self.reports.outbox.remove(&seq);
             if self.reports.outbox.is_empty() {
                 self.timers.remove(&Reason::Relay);
@@ -225,7 +232,7 @@ impl NodeState {
                 self.timer(Reason::Relay, now.mono + AGAIN_AFTER);
             }
         } else if let Some(peer) = self.reports.relayed.remove(&(device, seq)) {
-            self.send(peer, &Message::RelayAck { device, seq });
+            self.send(peer, &Message::RelayAck { device, seq, held, proof });
         }
     }
 }

@@ -3,7 +3,7 @@
 use upswarm_protocol::chunk::{ChunkList, ChunkSizes};
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::*;
-use upswarm_protocol::report::Report;
+use upswarm_protocol::report::Told;
 use upswarm_protocol::trust::*;
 use upswarm_protocol::wire::{Beacon, Lease};
 
@@ -91,10 +91,8 @@ fn documents_of_devices() {
     });
     let lease = envelope::sign(Kind::Lease, Role::Device, &golden::lease(), &[&device]).unwrap();
     flip_all("lease", &lease, |bytes| envelope::open::<Lease>(bytes, Kind::Lease, Role::Device, &trusted, 1).is_ok());
-    let report = envelope::sign(Kind::Report, Role::Device, &golden::report(), &[&device]).unwrap();
-    flip_all("report", &report, |bytes| {
-        envelope::open::<Report>(bytes, Kind::Report, Role::Device, &trusted, 1).is_ok()
-    });
+    let report = envelope::sign(Kind::Report, Role::Device, &golden::told(), &[&device]).unwrap();
+    flip_all("report", &report, |bytes| envelope::open::<Told>(bytes, Kind::Report, Role::Device, &trusted, 1).is_ok());
 }
 
 #[test]

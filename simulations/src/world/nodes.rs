@@ -10,6 +10,7 @@ use upswarm_protocol::ids::ReleaseId;
 use upswarm_protocol::node_state::{
     Detection, Input, InstallOutcome, NodeConfig, NodeState, NodeStatus, Output, Record, Verdict,
 };
+use upswarm_protocol::report::receipt;
 use upswarm_protocol::time::{Mono, Now};
 use upswarm_protocol::wire::BlockWhat;
 
@@ -222,12 +223,15 @@ impl World {
                 self.check_install(node, state, release, action);
                 self.push(200_000, Happening::Installed { node, life, release, action });
             }
-            Output::Seal { report, .. } => {
+            Output::Seal { told, .. } => {
                 self.counts.reports += 1;
-                let seq = report.seq;
+                let seq = told.seq();
                 let key = &self.machines[node].key;
-                match envelope::sign(Kind::Report, Role::Device, &*report, &[key]) {
-                    Ok(bytes) => self.push(200, local(Input::Sealed { seq, bytes })),
+                match envelope::sign(Kind::Report, Role::Device, &told, &[key]) {
+                    Ok(bytes) => {
+                        let receipt = receipt(&bytes);
+                        self.push(200, local(Input::Sealed { seq, bytes, receipt }));
+                    }
                     Err(error) => self.broken(node, &format!("made a report that cannot be signed: {error}")),
                 }
             }

@@ -241,7 +241,9 @@ impl NodeState {
             (Stage::Member { .. }, Message::Relay { device, seq, sealed }) => {
                 self.relay_for(peer, device, seq, sealed.into_vec());
             }
-            (_, Message::RelayAck { device, seq }) => self.relay_acknowledged(device, seq, now),
+            (_, Message::RelayAck { device, seq, held, proof }) => {
+                self.relay_acknowledged(device, seq, held, proof, now)
+            }
             (Stage::Coordinator, Message::Peers(addresses)) => {
                 for address in &addresses {
                     self.hint(address.clone(), now);
