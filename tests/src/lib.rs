@@ -14,6 +14,7 @@
 pub mod fleet;
 pub mod lab;
 pub mod origin;
+pub mod packages;
 pub mod process;
 pub mod program;
 pub mod wait;
