@@ -18,6 +18,7 @@ use upswarm_protocol::ids::{PayloadId, ReleaseId};
 use upswarm_protocol::time::Wall;
 
 use crate::cli::units;
+use crate::installer::is_package_file;
 
 const MAX_FILE: u64 = 1 << 20;
 const DEFAULT_LIFE: Duration = Duration::from_secs(180 * 86400);
@@ -341,9 +342,10 @@ impl ReleaseFile {
                 _ => return refuse("a [[payload]] has either path or url"),
             };
             let name = payload.name.clone().or(last).unwrap_or_default();
-            if name.is_empty() || name.contains('/') || name == "." || name == ".." {
+            if matches!(&*name, "" | "." | "..") || name.contains(['/', '\\', ':']) {
                 return refuse(format!("the payload name {name:?} is no file name; give one with name = \"...\""));
             }
+            text::<255>("payload name", &name)?;
             if sources.iter().any(|(known, _)| *known == name) {
                 return refuse(format!("two payloads have the name {name:?}; give one another name = \"...\""));
             }
@@ -479,6 +481,17 @@ impl InstallTable {
             }
             let files = files.iter().map(|file| file.build(payloads)).collect::<Checked<Vec<_>>>()?;
             return Ok(Recipe::Files { files: list("install.files", files)? });
+        }
+        let extension = if self.deb { ".deb" } else { ".rpm" };
+        // Patches to packages are not named in release files.
+        if let Some(other) = payloads.iter().find(|payload| !is_package_file(&payload.name, extension))
+            && self.exec.is_none()
+        {
+            let hint = format!("give one with name = \"package{extension}\"");
+            return refuse(format!(
+                "the payload name {:?} is not one that package managers are given; {hint}",
+                other.name
+            ));
         }
         match &self.exec {
             Some(argv) => exec("install", argv, &self.exit_codes, timeout_s, payloads.len()),

@@ -14,8 +14,15 @@ const HALF: usize = 512 << 10;
 const KEPT: usize = 50;
 /// Bytes from which the end of a reason is made.
 const LAST: usize = 2 << 10;
-/// Characters of the output that a reason quotes.
-const QUOTED: usize = 400;
+/// Characters of the output that a reason quotes: a report has room for 200 bytes of reason, and the end is what counts.
+const QUOTED: usize = 150;
+/// Beginnings of lines that every failure of a package manager has, and that say nothing about this one.
+const IDLE: [&str; 4] = [
+    "(Reading database",
+    "dpkg: error processing package ",
+    "Errors were encountered while processing:",
+    "E: Sub-process /usr/bin/dpkg returned an error code",
+];
 
 #[derive(Debug)]
 pub(super) struct Log {
@@ -75,9 +82,9 @@ impl Log {
         if text.is_empty() { String::new() } else { format!(": {text} [{}]", self.path.display()) }
     }
 
-    /// The end of the output so far.
+    /// The end of the output so far, as it came.
     pub(super) fn end(&mut self) -> String {
-        readable(self.last.make_contiguous())
+        String::from_utf8_lossy(self.last.make_contiguous()).into_owned()
     }
 }
 
@@ -89,7 +96,8 @@ fn readable(bytes: &[u8]) -> String {
         c.is_control()
             || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
     };
-    let plain: String = text.chars().map(|c| if hidden(c) { ' ' } else { c }).collect();
+    let telling: Vec<&str> = text.lines().filter(|line| !IDLE.iter().any(|idle| line.starts_with(idle))).collect();
+    let plain: String = telling.join("\n").chars().map(|c| if hidden(c) { ' ' } else { c }).collect();
     let words = plain.split_whitespace().collect::<Vec<_>>().join(" ");
     let skip = words.chars().count().saturating_sub(QUOTED);
     words.chars().skip(skip).collect()

@@ -25,6 +25,8 @@ mod rpm;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
 
 use std::fs;
@@ -39,7 +41,7 @@ use upswarm_protocol::node_state::InstallOutcome;
 
 pub(crate) use detect::{detect, os_name, os_release_value};
 pub(crate) use files::recover;
-pub(crate) use payload::Source;
+pub(crate) use payload::{Source, is_package_file};
 
 /// One install or uninstall.
 #[derive(Debug)]

@@ -166,6 +166,14 @@ fn unreadable(payload: &Payload, error: io::Error) -> Trouble {
     Trouble { reason, ..Trouble::io("", Path::new(""), error) }
 }
 
+/// Whether a payload's name may be handed to a package manager: it ends in `.deb` or `.rpm`, and nothing in it could be read as
+/// an option, a pattern, a list or a location.
+pub(crate) fn is_package_file(name: &str, extension: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+._-~^%=@".contains(&byte);
+    let first = name.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric());
+    first && name.bytes().all(plain) && name.strip_suffix(extension).is_some_and(|stem| !stem.is_empty())
+}
+
 /// The payload's file name, if it is one.
 fn file_name(payload: &Payload) -> Result<&str, Trouble> {
     let name = payload.name.as_str();

@@ -12,7 +12,7 @@ use upswarm_protocol::version;
 
 use super::detect::{Verdict, query};
 use super::exec::Session;
-use super::payload::{installable, seal};
+use super::payload::{installable, is_package_file, seal};
 use super::program::{Ended, find};
 use super::{Job, Trouble};
 
@@ -25,8 +25,10 @@ pub(super) fn install(job: &Job<'_>, timeout_s: u32) -> Result<InstallOutcome, T
     if wanted.is_empty() {
         return Err(Trouble::failed("the release has no package to install"));
     }
-    if let Some(other) = wanted.iter().map(|at| &job.release.payloads[*at].name).find(|name| !name.ends_with(".rpm")) {
-        return Err(Trouble::failed(format!("the payload {other:?} is not named .rpm")));
+    if let Some(other) =
+        wanted.iter().map(|at| &job.release.payloads[*at].name).find(|name| !is_package_file(name, ".rpm"))
+    {
+        return Err(Trouble::failed(format!("the payload {other:?} is not named as .rpm files are")));
     }
     let sealed = seal(job, &wanted, None)?;
     for path in sealed.paths() {

@@ -458,7 +458,7 @@ fn a_debian_package_is_installed_and_removed() {
     fs::write(fixture.stored(0), b"not what was signed").unwrap();
     assert!(matches!(fixture.run(Action::Install), InstallOutcome::Retry { .. }));
     let other = Fixture::new(&[("x.rpm", b"x")]).install(Recipe::Deb { timeout_s: 60 });
-    assert!(reason(&other.run(Action::Install)).contains("not named .deb"));
+    assert!(reason(&other.run(Action::Install)).contains("not named as .deb files are"));
     let broken = Fixture { root: Some(root), ..Fixture::new(&[("x.deb", b"no archive")]) };
     let outcome = broken.install(Recipe::Deb { timeout_s: 60 }).run(Action::Install);
     assert!(
