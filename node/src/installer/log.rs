@@ -16,13 +16,14 @@ const KEPT: usize = 50;
 const LAST: usize = 2 << 10;
 /// Characters of the output that a reason quotes: a report has room for 200 bytes of reason, and the end is what counts.
 const QUOTED: usize = 150;
-/// Beginnings of lines that every failure of a package manager has, and that say nothing about this one.
+/// Beginnings and ends of lines that every failure of a package manager has, and that say nothing about this one.
 const IDLE: [&str; 4] = [
     "(Reading database",
     "dpkg: error processing package ",
     "Errors were encountered while processing:",
     "E: Sub-process /usr/bin/dpkg returned an error code",
 ];
+const IDLE_ENDS: [&str; 2] = [": install failed", ": erase skipped"];
 
 #[derive(Debug)]
 pub(super) struct Log {
@@ -96,7 +97,10 @@ fn readable(bytes: &[u8]) -> String {
         c.is_control()
             || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
     };
-    let telling: Vec<&str> = text.lines().filter(|line| !IDLE.iter().any(|idle| line.starts_with(idle))).collect();
+    let idle = |line: &str| {
+        IDLE.iter().any(|idle| line.starts_with(idle)) || IDLE_ENDS.iter().any(|idle| line.ends_with(idle))
+    };
+    let telling: Vec<&str> = text.lines().filter(|line| !idle(line)).collect();
     let plain: String = telling.join("\n").chars().map(|c| if hidden(c) { ' ' } else { c }).collect();
     let words = plain.split_whitespace().collect::<Vec<_>>().join(" ");
     let skip = words.chars().count().saturating_sub(QUOTED);
