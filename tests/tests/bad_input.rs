@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use upswarm_tests::fleet::{Coordinator, Joining, Node, join_all, random_file, text};
+use upswarm_tests::fleet::{Coordinator, GROUP, Joining, Node, join_all, random_file, text};
 use upswarm_tests::lab::{Lab, Rates, WAN_ADDRESS};
+use upswarm_tests::packages::{Kind, Package, make_root, missing_tools};
 use upswarm_tests::program::{self, Verb};
 use upswarm_tests::wait;
 
@@ -201,4 +202,129 @@ fn a_full_disk_is_a_state_and_no_crash() {
     drop(disk);
     nodes[0].start();
     coordinator.wait_for_installs(&nodes, &published.release, PATIENCE);
+}
+
+#[test]
+fn decisions_that_make_no_sense_are_refused_and_nothing_is_signed() {
+    let Some(lab) = Lab::new(&[1], Rates::default()) else { return };
+    let coordinator = Coordinator::new(&lab);
+    let mut nodes = join_all(&coordinator, &lab, 0, Joining::default());
+    nodes.iter_mut().for_each(Node::start);
+    coordinator.wait_for_reports(&nodes);
+    let release = coordinator.publish("1.0", &random_file(&lab.dir().join("payload"), 1 << 16, 33)).release;
+    coordinator.verb(&["group", "add", "pilots"]).done();
+    let signed = || coordinator.verb(&["status"]).done()["rollouts"].clone();
+    let before = signed();
+
+    let known = format!("org.example.lab@1.0 --group {GROUP}");
+    // Words of the call after `approve`, and what the refusal names.
+    let refusals = [
+        // Releases and groups that are not there, or hold nobody.
+        (format!("org.example.lab@9 --group {GROUP}"), "no release is named \"org.example.lab@9\"; there are:"),
+        (format!("ffffffffffffffff --group {GROUP}"), "no release is named"),
+        (format!("org.example.lab --group {GROUP}"), "no release is named"),
+        ("org.example.lab@1.0 --group nobody".into(), "there is no group \"nobody\"; there are:"),
+        ("org.example.lab@1.0 --group pilots".into(), "group \"pilots\" has no devices"),
+        // Schedules that contradict themselves.
+        (format!("{known} --deadline 2020-01-01T00:00:00Z"), "deadline"),
+        (format!("{known} --available +2d --deadline +1d"), "is not after the beginning"),
+        (format!("{known} --available +40d"), "make it last longer"),
+        (format!("{known} --life 1d --available +2d"), "make it last longer"),
+        (format!("{known} --grace 2h"), "--deadline too"),
+        (format!("{known} --expedite --jitter 1h"), "--expedite passes over --jitter"),
+        (format!("{known} --expedite --defer 2x4h"), "--expedite passes over --defer"),
+        (format!("{known} --expedite --ring 1%"), "--expedite passes over --ring"),
+        (format!("{known} --ring 10% --ring 5%+1d"), "reach further"),
+        (format!("{known} --ring 10%+2d --ring 100%+1d"), "begin no earlier"),
+        (format!("{known} --ring 0%"), "a ring of nobody"),
+        (format!("{known} --ring 101%"), "at most 100%"),
+        (format!("{known} --ring 0.01%"), "leave out"),
+        (format!("{known} --ring 50%+60d --ring 100%+90d"), "could begin before the approval expires"),
+        (format!("{known} --stop-above 5"), "--stop-above"),
+        (format!("{known} --defer 3x"), "--defer"),
+        (format!("{known} --deadline soon"), "--deadline"),
+        (format!("{known} --life 0s"), "approval"),
+    ];
+    for (words, named) in refusals {
+        let args: Vec<&str> = std::iter::once("approve").chain(words.split(' ')).collect();
+        let reason = coordinator.verb(&args).refused(3);
+        assert!(reason.contains(named), "{words}: {reason}");
+    }
+    for (option, value, named) in [
+        ("--window", "mon-fri 25:00-26:00", "--window"),
+        ("--window", "noday 01:00-02:00", "--window"),
+        ("--window", "daily 24:00-01:00", "begins before 24:00"),
+        ("--active-hours", "daily 00:00-24:00", "nothing could be installed"),
+    ] {
+        let reason = coordinator.verb(&["approve", &release, "--group", GROUP, option, value]).refused(3);
+        assert!(reason.contains(named), "{option} {value}: {reason}");
+    }
+    let both = ["--window", "mon-fri 09:00-17:00", "--active-hours", "mon-fri 08:00-18:00"];
+    let reason = coordinator.verb(&[&["approve", &release, "--group", GROUP], &both[..]].concat()).refused(3);
+    assert!(reason.contains("nothing could be installed"), "{reason}");
+    // The other verbs that name releases, groups and machines.
+    for (words, named) in [
+        ("expedite org.example.lab@1.0 --group office", "not approved there"),
+        ("decline org.example.lab@9 --group office", "no release is named"),
+        ("pause --group nobody", "nobody"),
+        ("resume --group office", "not on hold"),
+        ("group assign pc-nowhere --group pilots", "pc-nowhere"),
+    ] {
+        let verb = coordinator.verb(&words.split(' ').collect::<Vec<_>>());
+        let reason = verb.clone().refused(verb.code.max(1));
+        assert!(reason.contains(named), "{words}: {reason}");
+    }
+    assert_eq!(signed(), before, "nothing was signed");
+    assert!(coordinator.status().deployment(&nodes[0].label, &release).is_none());
+    // What is refused for reaching nobody can be meant.
+    coordinator.verb(&["approve", &release, "--group", "pilots", "--allow-empty"]).done();
+}
+
+#[test]
+fn a_broken_package_database_is_told_and_mended() {
+    if let Some(missing) = missing_tools() {
+        assert!(std::env::var_os("CI").is_none(), "packages cannot be tested here: {missing}");
+        eprintln!("SKIPPED: packages cannot be tested here: {missing}");
+        return;
+    }
+    let Some(lab) = Lab::new(&[1], Rates::default()) else { return };
+    let coordinator = Coordinator::new(&lab);
+    let mut nodes = join_all(&coordinator, &lab, 0, Joining::default());
+    let root = nodes[0].dir.join("root");
+    make_root(&root);
+    for (kind, name, database) in
+        [(Kind::Deb, "lab-deb", "var/lib/dpkg/status"), (Kind::Rpm, "lab-rpm", "var/lib/rpm/rpmdb.sqlite")]
+    {
+        let package = Package { kind, name, version: 1, len: 1 << 16, after: "", before: "" };
+        let release = package.publish(&coordinator, &package.build(&lab.dir().join("packages"))).release;
+        let good = fs::read(root.join(database)).unwrap();
+        fs::write(root.join(database), "rubbish\n".repeat(1000)).unwrap();
+        let seen = program::verb(&nodes[0].host.namespace, &["scan", "--root", text(&root)]).done();
+        assert!(!seen["notices"].as_array().unwrap().is_empty(), "{seen}");
+        nodes[0].start();
+        coordinator.wait_for_reports(&nodes);
+        coordinator.approve(&release);
+        let label = nodes[0].label.clone();
+        let reason = wait::until("the broken database in the status", PATIENCE, || {
+            let status = coordinator.status();
+            let stand = status.deployment(&label, &release).cloned();
+            match &stand {
+                Some(stand) if stand.state == "Stalled" && !stand.reason.is_empty() => Ok(stand.reason.clone()),
+                _ => Err(format!("{stand:?}")),
+            }
+        });
+        let tool = if kind == Kind::Deb { "dpkg" } else { "rpm" };
+        assert!(reason.contains("cannot tell") && reason.contains(tool), "{reason}");
+        nodes[0].process().must_run();
+        assert!(!package.program(&root).exists(), "nothing is installed on a guess");
+        // A person repairs it.
+        nodes[0].stop();
+        for stale in ["var/lib/rpm/rpmdb.sqlite-wal", "var/lib/rpm/rpmdb.sqlite-shm"] {
+            let _ = fs::remove_file(root.join(stale));
+        }
+        fs::write(root.join(database), good).unwrap();
+        nodes[0].start();
+        coordinator.wait_for_installs(&nodes, &release, PATIENCE);
+        nodes[0].stop();
+    }
 }

@@ -39,7 +39,8 @@ pub(crate) struct Args {
     /// The group, as named when inviting.
     #[arg(long)]
     group: String,
-    /// What is to be done; `none` declines the release and retires an earlier approval.
+    /// What is to be done. `uninstall` goes back to an earlier version of the same deb or rpm package if one is approved for
+    /// install, else removes it; `none` declines the release and retires an earlier approval.
     #[arg(long, value_enum, default_value = "install")]
     action: ActionArg,
     #[command(flatten)]

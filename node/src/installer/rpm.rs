@@ -87,7 +87,9 @@ pub(super) fn installed(name: &str, version: Option<&str>, root: Option<&Path>) 
     let (code, output) = query(&rpm, &args)?;
     let found: Vec<&str> = output.lines().filter_map(|line| line.strip_prefix("installed\t")).collect();
     if found.is_empty() {
-        let absent = code != 0 && output.contains("is not installed");
+        // Of a database that it cannot read, rpm says both: an error, and that the package is not installed.
+        let broken = output.lines().any(|line| line.starts_with("error:"));
+        let absent = code != 0 && !broken && output.contains("is not installed");
         return if absent { Ok(false) } else { Err(format!("rpm failed with exit code {code}: {}", output.trim())) };
     }
     let Some(wanted) = version else { return Ok(true) };
