@@ -191,7 +191,7 @@ impl World {
                 Output::OpenReport { open, sealed } => {
                     self.counts.relays += 1;
                     let opened = Input::ReportOpened { open, bytes: Some(sealed) };
-                    self.push(100, Happening::HubInput(opened));
+                    self.push(100, Happening::HubInput(Box::new(opened)));
                 }
                 Output::Answer { request, result } => {
                     self.hub.answers.insert(request, result.map(|done| done.index_version));
@@ -207,7 +207,7 @@ impl World {
                         }
                         Record::Catalog(_) | Record::Device(..) | Record::Invite(..) | Record::Rollouts(_) => {}
                     }
-                    self.push(2_000, Happening::HubInput(Input::Persisted { token }));
+                    self.push(2_000, Happening::HubInput(Box::new(Input::Persisted { token })));
                 }
                 Output::DropDocument(hash) => drop(self.hub.documents.remove(&hash)),
                 Output::Alarm(text) => self.alarm(hub, text),

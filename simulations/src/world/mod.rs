@@ -220,7 +220,7 @@ impl Machine {
 enum Happening {
     Start(usize),
     Wake { node: usize, life: u32 },
-    Local { node: usize, life: u32, input: Input },
+    Local { node: usize, life: u32, input: Box<Input> },
     Written { node: usize, life: u32, token: u64, record: Record },
     Installed { node: usize, life: u32, release: ReleaseId, action: Action },
     Flush { node: usize, life: u32 },
@@ -236,7 +236,7 @@ enum Happening {
     WanBegin { node: usize, life: u32, fetch: FetchId, payload: PayloadId, first: u32, count: u32 },
     WanDue { place: usize, number: u64 },
     HubWake,
-    HubInput(coordinator::Input),
+    HubInput(Box<coordinator::Input>),
 }
 
 struct Event {
@@ -489,7 +489,7 @@ impl World {
         match what {
             Happening::Start(node) => self.started(node),
             Happening::Wake { node, life } if self.is_alive(node, life) => self.woken(node),
-            Happening::Local { node, life, input } if self.is_alive(node, life) => self.input(node, input),
+            Happening::Local { node, life, input } if self.is_alive(node, life) => self.input(node, *input),
             Happening::Written { node, life, token, record } if self.is_alive(node, life) => {
                 self.machines[node].disk.write(record);
                 self.input(node, Input::Persisted { token });
@@ -529,7 +529,7 @@ impl World {
             }
             Happening::WanDue { place, number } if number == self.wans[place].number => self.wan_due(place),
             Happening::HubWake => self.hub_woken(),
-            Happening::HubInput(input) => self.hub_input(input),
+            Happening::HubInput(input) => self.hub_input(*input),
             // Meant for a process that has ended, or on a connection that has.
             _ => {}
         }

@@ -79,7 +79,7 @@ impl World {
                 for (to, life, of) in [(node, life, other), (other, other_life, node)] {
                     let after = 20_000 + self.rng.u64(..100_000);
                     let input = Input::Hint { address: Text::lossy(&address(of)) };
-                    self.push(after, Happening::Local { node: to, life, input });
+                    self.push(after, Happening::Local { node: to, life, input: Box::new(input) });
                 }
             }
         }
@@ -181,7 +181,7 @@ impl World {
 
     fn output(&mut self, node: usize, state: &NodeState, output: Output) {
         let life = self.machines[node].life;
-        let local = |input: Input| Happening::Local { node, life, input };
+        let local = |input: Input| Happening::Local { node, life, input: Box::new(input) };
         match output {
             Output::Dial { address } => self.dial(node, address),
             Output::Disconnect { peer, .. } => {

@@ -57,7 +57,7 @@ impl World {
         self.stop_wan(self.machines[node].place, |flow| flow.node == node && flow.fetch == fetch);
         self.machines[node].fetches.remove(&fetch);
         let input = Input::FetchEnded { fetch, bytes: 0, result: Err(FetchError::Canceled) };
-        self.push(50, Happening::Local { node, life, input });
+        self.push(50, Happening::Local { node, life, input: Box::new(input) });
     }
 
     pub(super) fn fetch_over(&mut self, node: usize, fetch: FetchId, result: Result<(), FetchError>) {
@@ -97,7 +97,7 @@ impl World {
                 self.push(WAN_LATENCY, Happening::Answer { node: asker, life, fetch, status: BlockStatus::NotHeld })
             }
         }
-        self.push(WAN_LATENCY, Happening::HubInput(coordinator::Input::Served { serve }));
+        self.push(WAN_LATENCY, Happening::HubInput(Box::new(coordinator::Input::Served { serve })));
     }
 
     pub(super) fn hub_denies(&mut self, serve: u64, status: BlockStatus) {
