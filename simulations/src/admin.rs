@@ -28,6 +28,28 @@ pub fn device(key: &SigningKey) -> DeviceId {
     DeviceId(key.verifying_key().to_bytes())
 }
 
+/// An approval with this schedule and these rings, from now on for a month.
+pub fn approval(
+    group: GroupId,
+    release: ReleaseId,
+    version: u64,
+    action: Action,
+    now: Wall,
+    (schedule, rings): (Schedule, RingPlan),
+) -> Approval {
+    Approval {
+        group,
+        release,
+        version,
+        action,
+        issued: now,
+        expires: now + DAY * 30,
+        schedule,
+        rings,
+        note: Text::default(),
+    }
+}
+
 /// A signed release with what belongs to it.
 #[derive(Debug, Clone)]
 pub struct Published {
@@ -187,29 +209,14 @@ impl Admin {
         Published { id: ReleaseId::of(&body), release: Arc::new(release), bytes, list: Arc::new(list) }
     }
 
-    /// An approval without a schedule, signed by the approver, or by somebody who is none.
-    pub fn approval(
-        &self,
-        group: GroupId,
-        release: ReleaseId,
-        version: u64,
-        action: Action,
-        now: Wall,
-        forged: bool,
-    ) -> Vec<u8> {
-        let approval = Approval {
-            group,
-            release,
-            version,
-            action,
-            issued: now,
-            expires: now + DAY * 30,
-            schedule: Schedule::default(),
-            rings: RingPlan::default(),
-            note: Text::default(),
-        };
-        let signer = if forged { &key("nobody", 0) } else { &self.approver };
-        envelope::sign(Kind::Approval, Role::Approver, &approval, &[signer]).expect("a small approval")
+    /// An approval, signed by the approver.
+    pub fn signed(&self, approval: &Approval) -> Vec<u8> {
+        envelope::sign(Kind::Approval, Role::Approver, approval, &[&self.approver]).expect("a small approval")
+    }
+
+    /// An approval, signed by somebody who is no approver.
+    pub fn forged(&self, approval: &Approval) -> Vec<u8> {
+        envelope::sign(Kind::Approval, Role::Approver, approval, &[&key("nobody", 0)]).expect("a small approval")
     }
 
     /// A certificate for a device.

@@ -1,4 +1,4 @@
-//! Discrete-event simulation of whole sites on the state machines that ship.
+//! Discrete-event simulation of whole fleets on the state machines that ship.
 //!
 //! Pure: no clock, no socket, no thread. One heap of events ordered by (time, sequence number), one seed; so a run can be
 //! repeated event by event ([`world::World::trace`]). The nodes are real
@@ -8,6 +8,7 @@
 
 pub mod admin;
 pub mod machine;
+pub mod pause;
 pub mod scenario;
 pub mod wan;
 pub mod world;

@@ -1,31 +1,35 @@
-//! Runs a scenario and prints what it measured.
+//! Runs a scenario and prints what it measured. Ends with an error when the scenario's promise was not kept.
 
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use upswarm_simulations::pause;
 use upswarm_simulations::scenario::{self, Figures};
 use upswarm_simulations::world::Params;
 
-/// Simulates one office on the state machines that ship.
+/// Simulates offices on the state machines that ship.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Machines.
+    /// Sites, each with a WAN link of its own.
+    #[arg(long, default_value_t = 1)]
+    sites: usize,
+    /// Machines of each site.
     #[arg(long, default_value_t = 100)]
     nodes: usize,
     /// Seed of everything random; the same seed gives the same run.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Mebibytes of the payload.
-    #[arg(long, default_value_t = 256)]
-    mib: u64,
-    /// Megabits per second of the WAN.
-    #[arg(long, default_value_t = 100)]
-    wan: u64,
-    /// With a branch cache.
+    /// Mebibytes of the payload; 256, or 32 for pause.
+    #[arg(long)]
+    mib: Option<u64>,
+    /// Megabits per second of each site's WAN; 100, or 10 for pause.
+    #[arg(long)]
+    wan: Option<u64>,
+    /// With a branch cache in each site.
     #[arg(long)]
     cache: bool,
-    /// What happens: running or cold.
+    /// What happens: running, cold or pause.
     #[arg(long, default_value = "running")]
     scenario: String,
     /// Print JSON.
@@ -42,26 +46,31 @@ struct Args {
 )]
 fn main() -> Result<()> {
     let args = Args::parse();
-    let params = Params {
+    let start = Instant::now();
+    let params = |wan: u64| Params {
+        sites: args.sites.max(1),
         nodes: args.nodes,
         seed: args.seed,
-        wan: args.wan * 1_000_000,
+        wan: args.wan.unwrap_or(wan) * 1_000_000,
         cache: args.cache,
         ..Params::default()
     };
-    let start = Instant::now();
     let (mut world, download) = match args.scenario.as_str() {
-        "running" => scenario::running(params, args.mib)?,
-        "cold" => scenario::cold(params, args.mib)?,
+        "running" => scenario::running(params(100), args.mib.unwrap_or(256))?,
+        "cold" => scenario::cold(params(100), args.mib.unwrap_or(256))?,
+        "pause" => {
+            let figures = pause::run(params(10), args.mib.unwrap_or(32))?;
+            print_pause(&args, &figures, start.elapsed().as_secs_f64())?;
+            return figures.check();
+        }
         other => bail!("no scenario {other}"),
     };
     scenario::reported(&mut world, download.published.id)?;
     let figures = download.figures(&args.scenario, &world);
-    let seconds = start.elapsed().as_secs_f64();
     if args.json {
         println!("{}", serde_json::to_string_pretty(&figures)?);
     } else {
-        print(&figures, seconds);
+        print(&figures, start.elapsed().as_secs_f64());
     }
     if args.verbose {
         println!("alarms: {:#?}\nframes: {:?}", world.counts.alarms, world.counts.kinds);
@@ -80,10 +89,39 @@ fn print(f: &Figures, seconds: f64) {
         ("dials per machine", format!("{:.1}", f.dials)),
         ("reports per machine, made / arrived", format!("{:.1} / {:.1}", f.reports.0, f.reports.1)),
         ("timeouts per machine and second", format!("{:.1}", f.timeouts)),
-        ("events", format!("{} in {seconds:.1} s: {:.0} per second", f.events, f.events as f64 / seconds)),
+        ("events", events(f.events, seconds)),
         ("trace", format!("{:016x}", f.trace)),
     ];
     println!("{}, {} machines, seed {}, {:.1} s simulated", f.scenario, f.nodes, f.seed, f.simulated);
+    table(&rows);
+}
+
+fn print_pause(args: &Args, f: &pause::Figures, seconds: f64) -> Result<()> {
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(f)?);
+        return Ok(());
+    }
+    let rows = [
+        ("connected to the coordinator", f.uplinks.to_string()),
+        ("before the pause", format!("{:?}", f.before)),
+        ("on hold, half / last machine", format!("{:.2} s / {:.2} s", f.paused_half, f.paused_last)),
+        ("the coordinator knows it of the last", format!("{:.2} s", f.paused_told)),
+        ("stayed on hold", format!("{:.0} s, {} installs", f.held, f.installs_while_held)),
+        ("goes on after the resume, last", format!("{:.2} s", f.resumed_last)),
+        ("installed after the resume, last", format!("{:.2} s", f.installed_last)),
+        ("WAN bytes / payload bytes of a site", format!("{:.4}", f.copies_per_site)),
+        ("events", events(f.events, seconds)),
+    ];
+    println!("pause, {} machines in {} sites, seed {}, {:.1} s simulated", f.machines, f.sites, f.seed, f.simulated);
+    table(&rows);
+    Ok(())
+}
+
+fn events(events: u64, seconds: f64) -> String {
+    format!("{events} in {seconds:.1} s: {:.0} per second", events as f64 / seconds)
+}
+
+fn table(rows: &[(&str, String)]) {
     for (name, value) in rows {
         println!("  {name:<38}{value}");
     }

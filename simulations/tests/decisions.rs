@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use upswarm_protocol::catalog::{Action, Hold};
+use upswarm_protocol::catalog::{Action, Hold, RingPlan, Schedule};
 use upswarm_protocol::coordinator_state::Command;
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::report::{DeploymentState, SubState};
 use upswarm_protocol::trust::Trust;
-use upswarm_simulations::admin::{Wish, key};
+use upswarm_simulations::admin::{self, Wish, key};
 use upswarm_simulations::scenario::{self, Download, describe};
 use upswarm_simulations::world::{Discovery, GROUP, Params, World};
 
@@ -64,7 +64,9 @@ fn a_neighbour_that_serves_bad_bytes_is_shut_out() {
 fn an_unsigned_approval_is_refused() {
     let mut world = site(4, 1);
     let published = world.publish(&Wish::first("org.example.app", 4));
-    let forged = world.admin.approval(GROUP, published.id, 1, Action::Install, world.clock().wall, true);
+    let when = (Schedule::default(), RingPlan::default());
+    let approval = admin::approval(GROUP, published.id, 1, Action::Install, world.clock().wall, when);
+    let forged = world.admin.forged(&approval);
     assert!(world.command(Command::Approve(forged)).is_err());
     world.run_for(30 * SECOND);
     assert_eq!((world.counts.installs, world.counts.wan), (0, 0));
@@ -165,7 +167,7 @@ fn two_releases_at_once_and_one_taken_away_again() {
 #[test]
 fn two_sites_exchange_no_payload() {
     let discovery = Discovery::Named(6);
-    let mut world = World::new(Params { nodes: 4, second_site: 4, discovery, ..Params::default() });
+    let mut world = World::new(Params { sites: 2, nodes: 4, discovery, ..Params::default() });
     world.start_all(5 * SECOND);
     world.run_for(30 * SECOND);
     let download = Download::begin(&mut world, 32);

@@ -658,6 +658,11 @@ impl NodeState {
         })
     }
 
+    /// Where this device stands with every release that is or was deployed here in this run.
+    pub fn standings(&self) -> impl Iterator<Item = (ReleaseId, DeploymentState, SubState)> {
+        self.deployments.map.iter().map(|(id, deployment)| (*id, deployment.state, deployment.sub_state))
+    }
+
     /// Every release that is or was deployed here in this run.
     pub(super) fn deployed(&self) -> Vec<ReleaseId> {
         self.deployments.map.keys().copied().collect()

@@ -5,7 +5,7 @@ use upswarm_protocol::coordinator_state as coordinator;
 use upswarm_protocol::node_state::{FetchError, Input};
 use upswarm_protocol::wire::{Message, Topic};
 
-use super::{Happening, Rumour, World};
+use super::{Happening, World};
 
 /// Microseconds until a machine that is off is known not to answer.
 const NO_ANSWER: u64 = 1_000_000;
@@ -133,16 +133,13 @@ impl World {
 
     /// Gossips a message, unless this machine has seen it before.
     pub(super) fn publish_rumour(&mut self, from: usize, topic: Topic, bytes: Vec<u8>) {
-        let hash = *blake3::hash(&bytes).as_bytes();
-        let rumour = match self.rumour_of.get(&hash) {
-            Some(rumour) => *rumour,
-            None => {
-                self.counts.rumours += 1;
-                self.rumours.push(Rumour { topic, bytes, seen: vec![0; self.machines.len() + 1] });
-                self.rumour_of.insert(hash, self.rumours.len() - 1);
-                self.rumours.len() - 1
-            }
+        let machines = match topic {
+            Topic::Head => 0..self.machines.len() + 1,
+            Topic::Site(_) => self.machines.get(from).map_or(0..0, |machine| self.site(machine.place)),
         };
+        let known = self.rumours.len();
+        let rumour = self.rumours.enter(self.now, topic, bytes, machines);
+        self.counts.rumours += self.rumours.len() - known;
         if self.see(from, rumour) {
             self.flood(from, rumour, usize::MAX);
         }
@@ -153,24 +150,19 @@ impl World {
         self.publish_rumour(from, Topic::Head, bytes);
     }
 
-    fn see(&mut self, node: usize, rumour: usize) -> bool {
-        let life = self.machines.get(node).map_or(0, |machine| machine.life) + 1;
-        std::mem::replace(&mut self.rumours[rumour].seen[node], life) != life
-    }
-
-    fn has_seen(&self, node: usize, rumour: usize) -> bool {
-        let life = self.machines.get(node).map_or(0, |machine| machine.life) + 1;
-        self.rumours[rumour].seen[node] == life
+    fn see(&mut self, node: usize, rumour: u64) -> bool {
+        let life = self.machines.get(node).map_or(0, |machine| machine.life);
+        self.rumours.see(rumour, node, life)
     }
 
     /// Passes a message on to the neighbours of the mesh; its maker gives it to all.
-    pub(super) fn spread(&mut self, from: usize, rumour: usize) {
+    pub(super) fn spread(&mut self, from: usize, rumour: u64) {
         self.flood(from, rumour, MESH);
     }
 
-    fn flood(&mut self, from: usize, rumour: usize, most: usize) {
-        let topic = self.rumours[rumour].topic;
-        let len = self.rumours[rumour].bytes.len() as u64;
+    fn flood(&mut self, from: usize, rumour: u64, most: usize) {
+        let Some((topic, bytes)) = self.rumours.get(rumour) else { return };
+        let len = bytes.len() as u64;
         let hub = self.hub_number();
         let neighbours: Vec<_> = if from == hub {
             self.hub.connections.iter().map(|(to, epoch)| (*to, *epoch)).collect()
@@ -197,18 +189,19 @@ impl World {
                 self.counts.gossip += 1;
                 self.counts.gossip_bytes += len;
             }
-            if !self.has_seen(to, rumour) {
+            let life = self.machines.get(to).map_or(0, |machine| machine.life);
+            if !self.rumours.has_seen(rumour, to, life) {
                 self.push(self.latency(from, to), Happening::Gossip { from, to, epoch, rumour });
             }
         }
     }
 
-    pub(super) fn rumour_arrives(&mut self, from: usize, to: usize, rumour: usize) {
-        if !self.see(to, rumour) {
+    pub(super) fn rumour_arrives(&mut self, from: usize, to: usize, id: u64) {
+        if !self.see(to, id) {
             return;
         }
-        let Rumour { topic, bytes, .. } = &self.rumours[rumour];
-        let (topic, bytes, id) = (*topic, bytes.clone(), rumour as u64);
+        let Some((topic, bytes)) = self.rumours.get(id) else { return };
+        let bytes = bytes.to_vec();
         if to == self.hub_number() {
             let from = self.machines[from].device;
             return self.hub_input(coordinator::Input::Gossip { id, from, topic, bytes });

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use upswarm_protocol::catalog::{Action, Hold, NodeRole};
+use upswarm_protocol::catalog::{Action, Hold, NodeRole, RingPlan, Schedule};
 use upswarm_protocol::codec::{Bounded, Text};
 use upswarm_protocol::coordinator_state::{
     Command, CoordinatorState, DeviceRecord, HeldList, Input, Output, Record, Refusal, ServeWhat, Setup, Stored,
@@ -106,12 +106,18 @@ impl World {
         published
     }
 
-    /// Approves a release for everybody.
+    /// Approves a release for everybody, at once.
     pub fn approve(&mut self, release: ReleaseId, action: Action) {
+        self.approve_for(release, action, Schedule::default());
+    }
+
+    /// Approves a release for everybody, with a schedule.
+    pub fn approve_for(&mut self, release: ReleaseId, action: Action, schedule: Schedule) {
         self.hub.versions += 1;
-        let approval = self.admin.approval(GROUP, release, self.hub.versions, action, self.clock().wall, false);
+        let when = (schedule, RingPlan::default());
+        let approval = admin::approval(GROUP, release, self.hub.versions, action, self.clock().wall, when);
         self.approved.insert((release, action));
-        self.command(Command::Approve(approval)).expect("a good approval");
+        self.command(Command::Approve(self.admin.signed(&approval))).expect("a good approval");
     }
 
     /// Stops something, or lets it go on.
@@ -171,7 +177,7 @@ impl World {
                 Output::Publish { topic, bytes } => self.publish_rumour(hub, topic, bytes),
                 Output::GossipVerdict { id, verdict, .. } => {
                     if verdict == Verdict::Accept {
-                        self.spread(hub, id as usize);
+                        self.spread(hub, id);
                     }
                 }
                 Output::Serve { serve, what } => {
@@ -185,7 +191,7 @@ impl World {
                 Output::OpenReport { open, sealed } => {
                     self.counts.relays += 1;
                     let opened = Input::ReportOpened { open, bytes: Some(sealed) };
-                    self.push(100, Happening::HubInput(opened));
+                    self.push(100, Happening::HubInput(Box::new(opened)));
                 }
                 Output::Answer { request, result } => {
                     self.hub.answers.insert(request, result.map(|done| done.index_version));
@@ -201,7 +207,7 @@ impl World {
                         }
                         Record::Catalog(_) | Record::Device(..) | Record::Invite(..) | Record::Rollouts(_) => {}
                     }
-                    self.push(2_000, Happening::HubInput(Input::Persisted { token }));
+                    self.push(2_000, Happening::HubInput(Box::new(Input::Persisted { token })));
                 }
                 Output::DropDocument(hash) => drop(self.hub.documents.remove(&hash)),
                 Output::Alarm(text) => self.alarm(hub, text),

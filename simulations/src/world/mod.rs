@@ -1,4 +1,4 @@
-//! One office (or several) with its machines, its WAN link, its coordinator and its origin; the loop of events.
+//! One site or many, each with its machines and its WAN link; one coordinator, one origin; the loop of events.
 //!
 //! Checked at every event, by panic with the seed in the message:
 //! * An install leaves only with a complete payload, an approval that an approver gave, and trust that permits it.
@@ -9,10 +9,12 @@
 mod connections;
 mod hub;
 mod nodes;
+mod rumours;
 mod transfers;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,12 +25,15 @@ use upswarm_protocol::codec::Text;
 use upswarm_protocol::coordinator_state as coordinator;
 use upswarm_protocol::ids::{DeviceId, GroupId, PayloadId, ReleaseId, SiteId};
 use upswarm_protocol::node_state::{FetchId, Input, NodeState, Record};
+use upswarm_protocol::report::{DeploymentState, SubState};
 use upswarm_protocol::time::{Mono, Now};
-use upswarm_protocol::wire::{BlockStatus, BlockWhat, Topic};
+use upswarm_protocol::wire::{BlockStatus, BlockWhat};
 
 use crate::admin::{self, Admin, Published, START};
 use crate::machine::Disk;
 use crate::wan::Wan;
+
+use rumours::Rumours;
 
 pub use hub::Hub;
 
@@ -55,17 +60,17 @@ pub enum Discovery {
 /// What a world is made of.
 #[derive(Debug, Clone)]
 pub struct Params {
-    /// Machines of the first site, without its branch cache.
+    /// Sites, each with a WAN link of its own.
+    pub sites: usize,
+    /// Machines of each site, without its branch cache.
     pub nodes: usize,
-    /// Whether it has a branch cache.
+    /// Whether each site has a branch cache.
     pub cache: bool,
-    /// Machines of a second site, which shares the WAN link of the first so that its bytes are counted together.
-    pub second_site: usize,
     /// Of ten machines this many are metered.
     pub metered_in_ten: usize,
     /// Seed of everything random.
     pub seed: u64,
-    /// Bits per second of the WAN link.
+    /// Bits per second of each site's WAN link.
     pub wan: u64,
     /// How machines find each other.
     pub discovery: Discovery,
@@ -76,9 +81,9 @@ pub struct Params {
 impl Default for Params {
     fn default() -> Self {
         Self {
+            sites: 1,
             nodes: 16,
             cache: false,
-            second_site: 0,
             metered_in_ten: 0,
             seed: 1,
             wan: 100_000_000,
@@ -157,6 +162,8 @@ pub struct Machine {
     pub device: DeviceId,
     /// Its site.
     pub site: SiteId,
+    /// Its site's position among the sites.
+    pub place: usize,
     /// Its program, while it runs.
     pub state: Option<Box<NodeState>>,
     /// Its disk.
@@ -167,6 +174,8 @@ pub struct Machine {
     pub poisons: bool,
     /// When each release was installed or removed, in microseconds.
     pub done: BTreeMap<ReleaseId, u64>,
+    /// Where its program stands with each release, as of its last change.
+    pub stands: BTreeMap<ReleaseId, Standing>,
     /// Payload bytes it fetched over the WAN.
     pub wan: u64,
     key: SigningKey,
@@ -182,6 +191,17 @@ pub struct Machine {
     up_free: u64,
     down_free: u64,
     flushing: bool,
+}
+
+/// Where a machine stands with a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// The state.
+    pub state: DeploymentState,
+    /// Finer.
+    pub sub_state: SubState,
+    /// When it came into this state and sub-state, in microseconds.
+    pub since: u64,
 }
 
 impl Machine {
@@ -200,23 +220,23 @@ impl Machine {
 enum Happening {
     Start(usize),
     Wake { node: usize, life: u32 },
-    Local { node: usize, life: u32, input: Input },
+    Local { node: usize, life: u32, input: Box<Input> },
     Written { node: usize, life: u32, token: u64, record: Record },
     Installed { node: usize, life: u32, release: ReleaseId, action: Action },
     Flush { node: usize, life: u32 },
     Connect { from: usize, life: u32, address: Text<512> },
     Closed { node: usize, peer: usize, epoch: u32 },
     Frame { from: usize, to: usize, epoch: u32, bytes: Vec<u8> },
-    Gossip { from: usize, to: usize, epoch: u32, rumour: usize },
+    Gossip { from: usize, to: usize, epoch: u32, rumour: u64 },
     Request { from: usize, to: usize, epoch: u32, fetch: FetchId, what: BlockWhat },
     Answer { node: usize, life: u32, fetch: FetchId, status: BlockStatus },
     Document { node: usize, life: u32, fetch: FetchId, bytes: Vec<u8> },
     Chunk { node: usize, life: u32, fetch: FetchId, payload: PayloadId, chunk: u32, last: bool, bad: bool },
     Served { node: usize, life: u32, serve: u64, bytes: u64 },
     WanBegin { node: usize, life: u32, fetch: FetchId, payload: PayloadId, first: u32, count: u32 },
-    WanDue { number: u64 },
+    WanDue { place: usize, number: u64 },
     HubWake,
-    HubInput(coordinator::Input),
+    HubInput(Box<coordinator::Input>),
 }
 
 struct Event {
@@ -245,12 +265,11 @@ impl Ord for Event {
     }
 }
 
-/// A gossip message and who has it.
-struct Rumour {
-    topic: Topic,
-    bytes: Vec<u8>,
-    /// Per machine: one more than the life in which it saw it.
-    seen: Vec<u32>,
+/// The WAN link of a site.
+struct SiteWan {
+    link: Wan,
+    /// Of the event that its next arrival is: one with another number is out of date.
+    number: u64,
 }
 
 /// Everything.
@@ -259,7 +278,7 @@ pub struct World {
     pub params: Params,
     /// The admin.
     pub admin: Admin,
-    /// The machines: the first site's, its branch cache, the second site's.
+    /// The machines, site by site; a site's branch cache is its last.
     pub machines: Vec<Machine>,
     /// The coordinator.
     pub hub: Hub,
@@ -275,16 +294,19 @@ pub struct World {
     pub trace: u64,
     approved: BTreeSet<(ReleaseId, Action)>,
     lists: BTreeMap<PayloadId, Arc<ChunkList>>,
-    wan: Wan,
-    wan_number: u64,
+    wans: Vec<SiteWan>,
     now: u64,
     number: u64,
     epoch: u32,
     heap: BinaryHeap<Reverse<Event>>,
     rng: fastrand::Rng,
     by_device: BTreeMap<DeviceId, usize>,
-    rumours: Vec<Rumour>,
-    rumour_of: BTreeMap<[u8; 32], usize>,
+    rumours: Rumours,
+}
+
+fn site_id(place: usize) -> SiteId {
+    let number = (place as u64 + 1).to_be_bytes();
+    SiteId(std::array::from_fn(|at| number[at % number.len()]))
 }
 
 /// The group that every machine is in.
@@ -295,15 +317,15 @@ impl World {
     pub fn new(params: Params) -> Self {
         let admin = Admin::new();
         let mut rng = fastrand::Rng::with_seed(params.seed);
-        let total = params.nodes + usize::from(params.cache) + params.second_site;
+        let size = params.nodes + usize::from(params.cache);
+        let total = params.sites * size;
         let mut machines = Vec::with_capacity(total);
         let mut records = Vec::new();
         for at in 0..total {
             let key = admin::key("device", params.seed << 20 | at as u64);
             let device = admin::device(&key);
-            let cache = params.cache && at == params.nodes;
-            let second = at >= params.nodes + usize::from(params.cache);
-            let site = SiteId([if second { 2 } else { 1 }; 16]);
+            let (place, cache) = (at / size, params.cache && at % size == params.nodes);
+            let site = site_id(place);
             let role = if cache { NodeRole::Cache } else { NodeRole::Node };
             let certificate = admin.certificate(device, site, GROUP, role);
             let metered = !cache && rng.usize(..10) < params.metered_in_ten;
@@ -318,11 +340,13 @@ impl World {
             machines.push(Machine {
                 device,
                 site,
+                place,
                 state: None,
                 disk: Disk::new(trust, certificate),
                 weight,
                 poisons: false,
                 done: BTreeMap::new(),
+                stands: BTreeMap::new(),
                 wan: 0,
                 key,
                 skew,
@@ -340,7 +364,7 @@ impl World {
         }
         let by_device = machines.iter().enumerate().map(|(at, machine)| (machine.device, at)).collect();
         let hub = Hub::new(&admin, records);
-        let wan = Wan::new(params.wan);
+        let wans = (0..params.sites).map(|_| SiteWan { link: Wan::new(params.wan), number: 0 }).collect();
         let mut world = Self {
             params,
             admin,
@@ -353,16 +377,14 @@ impl World {
             trace: 0xcbf2_9ce4_8422_2325,
             approved: BTreeSet::new(),
             lists: BTreeMap::new(),
-            wan,
-            wan_number: 0,
+            wans,
             now: 0,
             number: 0,
             epoch: 0,
             heap: BinaryHeap::new(),
             rng,
             by_device,
-            rumours: Vec::new(),
-            rumour_of: BTreeMap::new(),
+            rumours: Rumours::default(),
         };
         world.hub_drain();
         world
@@ -444,9 +466,15 @@ impl World {
         self.machines.len()
     }
 
+    /// Machines of a site.
+    fn site(&self, place: usize) -> Range<usize> {
+        let size = self.params.nodes + usize::from(self.params.cache);
+        place * size..(place + 1) * size
+    }
+
     /// Microseconds from one machine to another: 0.2 to 1 ms within a site, always the same for two machines.
     fn latency(&self, a: usize, b: usize) -> u64 {
-        if a == self.hub_number() || b == self.hub_number() || self.machines[a].site != self.machines[b].site {
+        if a == self.hub_number() || b == self.hub_number() || self.machines[a].place != self.machines[b].place {
             return WAN_LATENCY;
         }
         let (low, high) = (a.min(b) as u64, a.max(b) as u64);
@@ -461,7 +489,7 @@ impl World {
         match what {
             Happening::Start(node) => self.started(node),
             Happening::Wake { node, life } if self.is_alive(node, life) => self.woken(node),
-            Happening::Local { node, life, input } if self.is_alive(node, life) => self.input(node, input),
+            Happening::Local { node, life, input } if self.is_alive(node, life) => self.input(node, *input),
             Happening::Written { node, life, token, record } if self.is_alive(node, life) => {
                 self.machines[node].disk.write(record);
                 self.input(node, Input::Persisted { token });
@@ -499,9 +527,9 @@ impl World {
             Happening::WanBegin { node, life, fetch, payload, first, count } if self.is_alive(node, life) => {
                 self.wan_begins(node, fetch, payload, first, count);
             }
-            Happening::WanDue { number } if number == self.wan_number => self.wan_due(),
+            Happening::WanDue { place, number } if number == self.wans[place].number => self.wan_due(place),
             Happening::HubWake => self.hub_woken(),
-            Happening::HubInput(input) => self.hub_input(input),
+            Happening::HubInput(input) => self.hub_input(*input),
             // Meant for a process that has ended, or on a connection that has.
             _ => {}
         }

@@ -15,7 +15,7 @@ use upswarm_protocol::time::{Mono, Now};
 use upswarm_protocol::wire::BlockWhat;
 
 use super::connections::address;
-use super::{Discovery, FLOOD, GROUP, Happening, STORM, World};
+use super::{Discovery, FLOOD, GROUP, Happening, STORM, Standing, World};
 use crate::admin::START;
 
 impl World {
@@ -67,20 +67,20 @@ impl World {
         machine.state = Some(Box::new(state));
         machine.wake = u64::MAX;
         (machine.up_free, machine.down_free, machine.flushing) = (0, 0, false);
-        let (site, life) = (machine.site, machine.life);
+        let (place, life) = (machine.place, machine.life);
         self.drain(node);
         self.input(node, Input::Listening { addresses: vec![Text::lossy(&address(node))] });
         if self.params.discovery == Discovery::Mdns {
-            for other in 0..self.machines.len() {
+            for other in self.site(place) {
                 let neighbour = &self.machines[other];
-                if other == node || !neighbour.is_up() || neighbour.site != site {
+                if other == node || !neighbour.is_up() {
                     continue;
                 }
                 let other_life = neighbour.life;
                 for (to, life, of) in [(node, life, other), (other, other_life, node)] {
                     let after = 20_000 + self.rng.u64(..100_000);
                     let input = Input::Hint { address: Text::lossy(&address(of)) };
-                    self.push(after, Happening::Local { node: to, life, input });
+                    self.push(after, Happening::Local { node: to, life, input: Box::new(input) });
                 }
             }
         }
@@ -91,7 +91,7 @@ impl World {
         if self.machines[node].state.take().is_none() {
             return;
         }
-        self.stop_wan(|flow| flow.node == node);
+        self.stop_wan(self.machines[node].place, |flow| flow.node == node);
         let machine = &mut self.machines[node];
         machine.fetches.clear();
         machine.serves.clear();
@@ -163,6 +163,12 @@ impl World {
         self.note([node as u64, 3, count as u64]);
         let due = state.poll_timeout();
         let machine = &mut self.machines[node];
+        for (release, state, sub_state) in state.standings() {
+            let known = machine.stands.get(&release);
+            if known.is_none_or(|known| (known.state, known.sub_state) != (state, sub_state)) {
+                machine.stands.insert(release, Standing { state, sub_state, since: self.now });
+            }
+        }
         machine.state = Some(state);
         if let Some((at, _)) = due {
             let at = at.0.max(self.now);
@@ -176,7 +182,7 @@ impl World {
 
     fn output(&mut self, node: usize, state: &NodeState, output: Output) {
         let life = self.machines[node].life;
-        let local = |input: Input| Happening::Local { node, life, input };
+        let local = |input: Input| Happening::Local { node, life, input: Box::new(input) };
         match output {
             Output::Dial { address } => self.dial(node, address),
             Output::Disconnect { peer, .. } => {
@@ -191,7 +197,7 @@ impl World {
             Output::Publish { topic, bytes } => self.publish_rumour(node, topic, bytes),
             Output::GossipVerdict { id, verdict, .. } => {
                 if verdict == Verdict::Accept {
-                    self.spread(node, id as usize);
+                    self.spread(node, id);
                 }
             }
             Output::Serve { serve, what } => self.serve(node, serve, what),

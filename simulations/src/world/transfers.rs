@@ -6,6 +6,7 @@ use upswarm_protocol::node_state::{FetchError, FetchFrom, FetchId, Input, ServeW
 use upswarm_protocol::wire::{BlockStatus, BlockWhat};
 
 use super::{Fetch, Happening, LAN_RATE, Serve, WAN_LATENCY, World};
+use crate::wan::Flow;
 
 /// Microseconds to hash a chunk and hand it to the disk.
 const STORE: u64 = 500;
@@ -53,10 +54,10 @@ impl World {
         if !self.machines[node].fetches.contains_key(&fetch) {
             return;
         }
-        self.stop_wan(|flow| flow.node == node && flow.fetch == fetch);
+        self.stop_wan(self.machines[node].place, |flow| flow.node == node && flow.fetch == fetch);
         self.machines[node].fetches.remove(&fetch);
         let input = Input::FetchEnded { fetch, bytes: 0, result: Err(FetchError::Canceled) };
-        self.push(50, Happening::Local { node, life, input });
+        self.push(50, Happening::Local { node, life, input: Box::new(input) });
     }
 
     pub(super) fn fetch_over(&mut self, node: usize, fetch: FetchId, result: Result<(), FetchError>) {
@@ -96,7 +97,7 @@ impl World {
                 self.push(WAN_LATENCY, Happening::Answer { node: asker, life, fetch, status: BlockStatus::NotHeld })
             }
         }
-        self.push(WAN_LATENCY, Happening::HubInput(coordinator::Input::Served { serve }));
+        self.push(WAN_LATENCY, Happening::HubInput(Box::new(coordinator::Input::Served { serve })));
     }
 
     pub(super) fn hub_denies(&mut self, serve: u64, status: BlockStatus) {
@@ -142,7 +143,7 @@ impl World {
         self.machines[node].up_free = sent;
         self.machines[asker].down_free = here;
         self.counts.lan += sum;
-        if self.machines[node].site != self.machines[asker].site {
+        if self.machines[node].place != self.machines[asker].place {
             self.counts.between_sites += sum;
         }
         let life = self.machines[node].life;
@@ -210,16 +211,16 @@ impl World {
         let Some(list) = self.lists.get(&payload) else { return };
         let len = list.chunks()[first as usize].len;
         let life = self.machines[node].life;
-        self.wan.begin(self.now, (node, life, fetch), payload, (first, first + count), len);
-        self.wan_schedule();
+        let place = self.machines[node].place;
+        self.wans[place].link.begin(self.now, (node, life, fetch), payload, (first, first + count), len);
+        self.wan_schedule(place);
     }
 
-    pub(super) fn wan_due(&mut self) {
+    pub(super) fn wan_due(&mut self, place: usize) {
         let lists = &self.lists;
-        let arrived = self
-            .wan
-            .arrived(self.now, |flow| lists.get(&flow.payload).map_or(0, |l| l.chunks()[flow.chunk as usize].len));
-        self.wan_schedule();
+        let next_len = |flow: &Flow| lists.get(&flow.payload).map_or(0, |list| list.chunks()[flow.chunk as usize].len);
+        let arrived = self.wans[place].link.arrived(self.now, next_len);
+        self.wan_schedule(place);
         for flow in arrived {
             let len = self.lists.get(&flow.payload).map_or(0, |list| u64::from(list.chunks()[flow.chunk as usize].len));
             self.counts.wan += len;
@@ -231,18 +232,20 @@ impl World {
         }
     }
 
-    fn wan_schedule(&mut self) {
-        self.wan_number += 1;
-        if let Some(at) = self.wan.due() {
-            self.push(at.saturating_sub(self.now), Happening::WanDue { number: self.wan_number });
+    fn wan_schedule(&mut self, place: usize) {
+        let wan = &mut self.wans[place];
+        wan.number += 1;
+        let number = wan.number;
+        if let Some(at) = wan.link.due() {
+            self.push(at.saturating_sub(self.now), Happening::WanDue { place, number });
         }
     }
 
-    pub(super) fn stop_wan(&mut self, gone: impl Fn(&crate::wan::Flow) -> bool) {
+    pub(super) fn stop_wan(&mut self, place: usize, gone: impl Fn(&Flow) -> bool) {
         let lists = &self.lists;
-        let len = |flow: &crate::wan::Flow| lists.get(&flow.payload).map_or(0, |l| l.chunks()[flow.chunk as usize].len);
-        self.counts.wan += self.wan.end(self.now, gone, len);
-        self.wan_schedule();
+        let len = |flow: &Flow| lists.get(&flow.payload).map_or(0, |list| list.chunks()[flow.chunk as usize].len);
+        self.counts.wan += self.wans[place].link.end(self.now, gone, len);
+        self.wan_schedule(place);
     }
 
     /// The origin stops answering, in the middle of what it sends, or answers again.
@@ -257,7 +260,7 @@ impl World {
                     m.fetches.iter().filter(|(_, f)| f.peer.is_none()).map(move |(id, _)| (node, *id))
                 })
                 .collect();
-            self.stop_wan(|_| true);
+            (0..self.params.sites).for_each(|place| self.stop_wan(place, |_| true));
             for (node, fetch) in cut {
                 let life = self.machines[node].life;
                 self.push(ORIGIN_SILENT, Happening::Answer { node, life, fetch, status: BlockStatus::Busy });

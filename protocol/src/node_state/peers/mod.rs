@@ -97,6 +97,8 @@ pub(super) struct Peers {
     past: explain::Past,
     listening: Vec<Text<128>>,
     last_beacon: Option<(Mono, Wall)>,
+    /// That beacon's envelope, unless it said goodbye.
+    said: Vec<u8>,
     pub(super) coordinator: Option<DeviceId>,
     coordinator_failures: u32,
     coordinator_trouble: Text<200>,
@@ -114,6 +116,7 @@ impl Peers {
             past: explain::Past::default(),
             listening: Vec::new(),
             last_beacon: None,
+            said: Vec::new(),
             coordinator: None,
             coordinator_failures: 0,
             coordinator_trouble: Text::default(),
@@ -302,7 +305,7 @@ impl NodeState {
     fn greet_member(&mut self, peer: DeviceId, now: Now) {
         self.membership.alive(now.mono, &peer);
         let mut beacons: Vec<Vec<u8>> = self.membership.beacons().into_iter().map(<[u8]>::to_vec).collect();
-        beacons.insert(0, self.signed_beacon(false, now));
+        beacons.insert(0, self.recent_beacon(now));
         for part in beacons.chunks(20) {
             let part = part.iter().map(|raw| Sealed::truncated(raw.clone())).collect();
             self.send(peer, &Message::Members(Bounded::truncated(part)));

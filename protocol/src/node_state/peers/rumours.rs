@@ -119,7 +119,17 @@ impl NodeState {
         self.lease_taken(&lease, now)
     }
 
-    pub(super) fn signed_beacon(&mut self, leaving: bool, now: Now) -> Vec<u8> {
+    /// A beacon for a neighbour that has just come: the last one if it is fresh, so that neighbours who come together pass the
+    /// same bytes on to each other, which are verified once. The next beacon, soon due, says what has changed since.
+    pub(super) fn recent_beacon(&mut self, now: Now) -> Vec<u8> {
+        let fresh = self.peers.last_beacon.is_some_and(|(at, _)| now.mono.since(at) < BEACON_SPACING);
+        if fresh && !self.peers.said.is_empty() {
+            return self.peers.said.clone();
+        }
+        self.signed_beacon(false, now)
+    }
+
+    fn signed_beacon(&mut self, leaving: bool, now: Now) -> Vec<u8> {
         let issued = match self.peers.last_beacon {
             Some((_, last)) if last >= now.wall => Wall(last.0 + 1),
             _ => now.wall,
@@ -137,7 +147,9 @@ impl NodeState {
             holds: Bounded::truncated(holds),
         };
         // A beacon has bounds that keep it below its kind's cap; an empty message would be refused by everyone.
-        envelope::sign(Kind::Beacon, Role::Device, &beacon, &[&self.config.key]).unwrap_or_default()
+        let bytes = envelope::sign(Kind::Beacon, Role::Device, &beacon, &[&self.config.key]).unwrap_or_default();
+        self.peers.said = if leaving { Vec::new() } else { bytes.clone() };
+        bytes
     }
 
     pub(in crate::node_state) fn send_beacon(&mut self, leaving: bool, now: Now) {
