@@ -43,6 +43,10 @@ struct Machine {
     installed: Option<u64>,
     /// Versions whose install fails and leaves nothing.
     broken: Vec<u64>,
+    /// Detection finds a version only while it is the one installed, not a later one.
+    exact: bool,
+    /// Versions whose approval begins this much later.
+    later: BTreeMap<u64, Duration>,
     journals: BTreeMap<ReleaseId, Vec<u8>>,
     /// Every job: the release, and what is asked for.
     jobs: Vec<(u64, Action)>,
@@ -63,8 +67,10 @@ impl<'a> Bench<'a> {
         let world = World::new();
         let published: Vec<Doc> = releases.iter().map(|(release, _)| world.publish(release)).collect();
         let ids: Vec<ReleaseId> = published.iter().map(|document| document.release).collect();
-        let approvals = releases.iter().zip(&ids).filter_map(|((_, action), id)| {
-            action.map(|action| world.approve(&Approval { action, ..approval(GROUP, *id, 1) }))
+        let approvals = releases.iter().zip(&ids).filter_map(|((release, action), id)| {
+            let available_from = machine.later.get(&release.counter).map(|later| NOW + *later);
+            let schedule = Schedule { available_from, ..Schedule::default() };
+            action.map(|action| world.approve(&Approval { action, schedule, ..approval(GROUP, *id, 1) }))
         });
         let documents: Vec<Doc> = published.iter().cloned().chain(approvals).collect();
         let edition = world.edition(7, documents);
@@ -116,7 +122,9 @@ impl<'a> Bench<'a> {
                 }
                 Output::Detect { release } => {
                     let wanted = self.version(release);
-                    let there = self.machine.installed.is_some_and(|installed| installed >= wanted);
+                    let exact = self.machine.exact;
+                    let there = self.machine.installed;
+                    let there = there.is_some_and(|there| if exact { there == wanted } else { there >= wanted });
                     let result = if there { Detection::Present } else { Detection::Absent };
                     answers.push(Input::Detected { release, result });
                 }
@@ -200,7 +208,7 @@ fn an_uninstalled_version_makes_room_for_the_approved_one_before_it() {
     assert_eq!(bench.jobs, [(ids[2], Action::Uninstall)]);
     assert!(bench.told(ids[2]).contains("being removed now"));
     bench.work();
-    assert_eq!([0, 1, 2].map(|at| bench.stand(ids[at])), [S::Installed, S::Installed, S::Uninstalled]);
+    assert_eq!([0, 1, 2].map(|at| bench.stand(ids[at])), [S::Superseded, S::Installed, S::Uninstalled]);
     drop(bench);
     assert_eq!(machine.installed, Some(2));
     assert_eq!(machine.jobs, [(3, Action::Uninstall)]);
@@ -286,6 +294,38 @@ fn an_upgrade_that_fails_lets_the_version_before_it_come_back() {
     drop(bench);
     assert_eq!(machine.installed, Some(1));
     assert_eq!(machine.jobs, [(2, Action::Install), (1, Action::Install)]);
+}
+
+/// Each version finds itself gone when the other is installed; without an order between them they would take turns for ever.
+#[test]
+fn of_two_approved_versions_the_later_one_is_installed_and_stays() {
+    for installed in [None, Some(1), Some(2)] {
+        let mut machine = Machine { installed, exact: true, ..Machine::default() };
+        let (mut bench, ids) = Bench::start(&mut machine, &[(tool(1), INSTALL), (tool(2), INSTALL)]);
+        bench.work();
+        assert_eq!([0, 1].map(|at| bench.stand(ids[at])), [S::Superseded, S::Installed]);
+        assert!(bench.told(ids[0]).contains("a later release of the same product"), "{}", bench.told(ids[0]));
+        bench.pass(Duration::from_secs(13 * 3600));
+        assert!(bench.jobs.is_empty(), "nor does a later look at the machine begin it again");
+        drop(bench);
+        let expected = if installed == Some(2) { vec![] } else { vec![(2, Action::Install)] };
+        assert_eq!((machine.installed, machine.jobs), (Some(2), expected));
+    }
+}
+
+#[test]
+fn until_the_later_version_may_be_installed_the_earlier_one_is() {
+    let later = BTreeMap::from([(2, Duration::from_secs(3 * 3600))]);
+    let mut machine = Machine { exact: true, later, ..Machine::default() };
+    let (mut bench, ids) = Bench::start(&mut machine, &[(tool(1), INSTALL), (tool(2), INSTALL)]);
+    bench.work();
+    assert_eq!([0, 1].map(|at| bench.stand(ids[at])), [S::Installed, S::Pending]);
+    bench.pass(Duration::from_secs(4 * 3600));
+    bench.work();
+    bench.pass(Duration::from_secs(4 * 3600));
+    assert_eq!([0, 1].map(|at| bench.stand(ids[at])), [S::Superseded, S::Installed]);
+    drop(bench);
+    assert_eq!(machine.jobs, [(1, Action::Install), (2, Action::Install)]);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod explain;
 mod rollback;
+mod supersedence;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use rollback::takes_back;
+use supersedence::Superseded;
 
 use super::downloads::Progress;
 use super::peers::backoff;
@@ -233,9 +235,13 @@ impl NodeState {
             }
             _ => return None,
         };
-        if let Some(later) = self.superseded_by(&id) {
-            self.release_payloads_of(&id, now);
-            return Some(stand(S::Superseded, SubState::None, format!("{later} takes its place")));
+        match self.superseded_by(&id, now) {
+            Superseded::By { later, .. } => {
+                self.release_payloads_of(&id, now);
+                return Some(stand(S::Superseded, SubState::None, format!("{later} takes its place")));
+            }
+            Superseded::NotKnownYet => return None,
+            Superseded::No => {}
         }
         let due = deployment.detection.is_none() || now.mono.since(deployment.detected) > DETECT_EVERY;
         if due && !deployment.detecting {
@@ -585,21 +591,6 @@ impl NodeState {
         let bytes = codec::encode(&journal, MAX_RECORD).unwrap_or_default();
         self.deployments.journals.insert(id, journal);
         self.persist(Record::Deployment(id, bytes))
-    }
-
-    /// A later release that is approved here and says that it supersedes this one, unless it has failed: then this one is still
-    /// better than nothing. Of a release that is to be removed, a later version of its package.
-    fn superseded_by(&self, id: &ReleaseId) -> Option<String> {
-        let catalog = self.trust.catalog();
-        let name = |release: &Release| format!("{} {}", release.product, release.version);
-        if self.deployments.map.get(id)?.approval.action == Action::Uninstall {
-            return self.overtaken_by(id).map(|later| name(&later));
-        }
-        self.deployments.map.iter().find_map(|(other, d)| {
-            let release = &catalog.releases().get(other)?.release;
-            let stands = d.approval.action == Action::Install && d.journal.failed.is_none();
-            (other != id && stands && release.supersedes.contains(id)).then(|| name(release))
-        })
     }
 
     fn missing_dependency(&self, release: &Release) -> Option<String> {

@@ -1,6 +1,6 @@
 //! Why a release is not installed here yet: the gates of [`NodeState::advance`], in the same order.
 
-use super::{Deployment, MAX_ATTEMPTS, NodeState, Phase, is_final, uses_payload};
+use super::{Deployment, MAX_ATTEMPTS, NodeState, Phase, Superseded, is_final, uses_payload};
 use crate::catalog::Action;
 use crate::ids::ReleaseId;
 use crate::node_state::explain::{Sentence, span};
@@ -59,14 +59,8 @@ impl NodeState {
             );
         };
         let release = found.release.clone();
-        if let Some(later) = self.superseded_by(id) {
-            return one(
-                format!("{name} is not {verb}: {later} takes its place."),
-                match deployment.approval.action {
-                    Action::Uninstall => format!("{later} is a later version of the same package, and approved here"),
-                    _ => format!("{later} is approved here, and its publisher says that it supersedes {name}"),
-                },
-            );
+        if let Superseded::By { later, because } = self.superseded_by(id, now) {
+            return one(format!("{name} is not {verb}: {later} takes its place."), because);
         }
         if deployment.approval.action == Action::None {
             return one(format!("{name} is not to be installed: the admin declined it for this group."), approval);
