@@ -23,7 +23,8 @@ use upswarm_protocol::codec::Text;
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::{DocHash, PayloadId, ReleaseId};
 use upswarm_protocol::node_state::{
-    FetchError, FetchFrom, FetchId, Input, NodeConfig, NodeState, Output, Record, Restored, ServeWhat, StoreError,
+    FetchError, FetchFrom, FetchId, Input, MachineRules, NodeConfig, NodeState, Output, Record, Restored, ServeWhat,
+    StoreError,
 };
 use upswarm_protocol::report::receipt;
 use upswarm_protocol::schedule;
@@ -32,12 +33,13 @@ use upswarm_protocol::wire::{BlockStatus, BlockWhat};
 
 use crate::apart::Installer;
 use crate::clock::Clock;
-use crate::config::{Config, NodeDir, RunInfo};
+use crate::config::{Config, NodeDir, RunInfo, WanWeight};
 use crate::host::{Host, HostConfig, HostEvent, is_loopback, useful};
 use crate::inventory::watch::InventoryWatch;
 use crate::journal::Journal;
 use crate::limiter::Limiter;
 use crate::local::Local;
+use crate::machine::MachineWatch;
 use crate::origin::OriginClient;
 use crate::{installer, inventory, keys, seal};
 
@@ -155,6 +157,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
     let run_info = dir.run_info();
     let mut local = Local::start(dir);
     let mut watch = InventoryWatch::start(config.install_root.clone());
+    let mut machine = MachineWatch::start(config.install_root.clone(), config.metered);
     let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
     tokio::pin!(stop);
     driver.drain().await;
@@ -188,7 +191,14 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
             }
             _ = flush.tick() => driver.flush(),
             _ = scrub.tick() => driver.scrub(),
-            _ = hangup.recv() => driver.reload(dir),
+            _ = hangup.recv() => {
+                driver.reload(dir);
+                machine.look();
+            }
+            conditions = machine.changed() => {
+                info!("runs on {conditions}");
+                driver.inputs.push_back(Input::Conditions(conditions));
+            }
             Some(scan) = watch.changed() => driver.inputs.push_back(Input::Inventory { inventory: Arc::new(scan.inventory) }),
             asked = local.next() => driver.inputs.extend(asked.answer(&driver.state, clock.now())),
             () = &mut stop => break,
@@ -644,11 +654,17 @@ fn node_config(config: &Config, key: &SigningKey) -> anyhow::Result<NodeConfig> 
         coordinator_addresses: texts(&config.coordinator.addresses),
         peers: texts(&config.peers),
         origins: config.coordinator.origins.clone(),
-        wan_weight: config.wan_weight,
+        wan_weight: config.wan_weight.at_best(),
+        machine: machine_rules(config),
         upload_slots: config.upload_slots,
         zone: zone(config)?,
         boot: Text::lossy(&inventory::fact(inventory::FACT_BOOT_ID).unwrap_or_default()),
     })
+}
+
+fn machine_rules(config: &Config) -> MachineRules {
+    let wan_auto = config.wan_weight == WanWeight::Auto;
+    MachineRules { wan_auto, battery_floor: config.battery_floor, ..MachineRules::default() }
 }
 
 /// Where maintenance windows are read: as configured, or the machine's zone, or UTC when neither is known.

@@ -1,7 +1,7 @@
 //! What the node and the installer say to each other over their Unix socket.
 //!
 //! ```text
-//! frame: magic "UPI" | version u8 = 2 | body length u32 | body (codec)
+//! frame: magic "UPI" | version u8 = 3 | body length u32 | body (codec)
 //! ```
 //! Integers are little-endian. The node asks [`Ask::State`] and then [`Ask::Job`], each answered by one [`Answer`]; then the
 //! connection is closed. The descriptors of an install's payloads follow its frame: single zero bytes, each with up to
@@ -37,7 +37,7 @@ pub(super) const MAX_ANSWER: usize = 4 << 10;
 pub(super) const MAX_ROOTS: usize = 16;
 /// The most descriptors that travel with one byte; the kernel takes 253.
 pub(super) const BATCH: usize = 64;
-const MAGIC: [u8; 4] = *b"UPI\x02";
+const MAGIC: [u8; 4] = *b"UPI\x03";
 const HEADER: usize = 8;
 
 /// What the node asks.
@@ -124,6 +124,7 @@ pub(super) enum Found {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Outcome {
     Done { restart: bool, code: Option<i32> },
+    NotNow { reason: Text<1024> },
     Retry { code: Option<i32>, reason: Text<1024> },
     Failed { code: Option<i32>, reason: Text<1024> },
 }
@@ -154,6 +155,7 @@ impl From<InstallOutcome> for Outcome {
     fn from(outcome: InstallOutcome) -> Self {
         match outcome {
             InstallOutcome::Done { restart, code } => Self::Done { restart, code },
+            InstallOutcome::NotNow { reason } => Self::NotNow { reason: Text::lossy(&reason) },
             InstallOutcome::Retry { code, reason } => Self::Retry { code, reason: Text::lossy(&reason) },
             InstallOutcome::Failed { code, reason } => Self::Failed { code, reason: Text::lossy(&reason) },
         }
@@ -164,6 +166,7 @@ impl From<Outcome> for InstallOutcome {
     fn from(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Done { restart, code } => Self::Done { restart, code },
+            Outcome::NotNow { reason } => Self::NotNow { reason: reason.to_string() },
             Outcome::Retry { code, reason } => Self::Retry { code, reason: reason.to_string() },
             Outcome::Failed { code, reason } => Self::Failed { code, reason: reason.to_string() },
         }

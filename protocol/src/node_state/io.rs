@@ -1,5 +1,6 @@
 //! What goes in and out of [`super::NodeState`]: a closed list, so that the driver and the simulator are one `match` each.
 
+use super::Conditions;
 use crate::catalog::Action;
 use crate::chunk::{Bitmap, ChunkList};
 use crate::codec::Text;
@@ -69,6 +70,11 @@ pub enum InstallOutcome {
         restart: bool,
         /// Exit code, if a program ran.
         code: Option<i32>,
+    },
+    /// The installer does not let it begin yet, and has run nothing. It is no attempt.
+    NotNow {
+        /// Why.
+        reason: String,
     },
     /// May work later: a lock, a busy file, a retry code.
     Retry {
@@ -233,12 +239,8 @@ pub enum Input {
         /// Its token.
         token: u64,
     },
-    /// The machine's link or power has changed: how willing it is to fetch over the WAN (see
-    /// [`crate::wire::Beacon::wan_weight`]), and whether it may give or take LAN bytes.
-    Conditions {
-        /// 0 means never over the WAN.
-        wan_weight: u8,
-    },
+    /// What the machine's power and link are now: at the start, and whenever they have changed.
+    Conditions(Conditions),
     /// The person at the machine puts an install off; what the approval allows of it is granted.
     Defer {
         /// The release.

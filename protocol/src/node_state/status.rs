@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::NodeState;
 use super::peers::Stage;
+use super::{Conditions, NodeState};
 use crate::catalog::NodeRole;
 use crate::codec::Text;
 use crate::ids::{DeviceId, PayloadId, ReleaseId, SiteId};
@@ -76,6 +76,19 @@ pub struct ReleaseName {
     pub title: Text<255>,
 }
 
+/// An attempt that did not work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AttemptStatus {
+    /// Of which release.
+    pub release: ReleaseId,
+    /// When.
+    pub at: Wall,
+    /// Exit code, if a program ran.
+    pub code: Option<i32>,
+    /// Why, with the log's tail.
+    pub reason: Text<600>,
+}
+
 /// Another member of the site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MemberStatus {
@@ -124,6 +137,12 @@ pub struct NodeStatus {
     pub downloads: Vec<DownloadStatus>,
     /// Deployments.
     pub deployments: Vec<DeploymentReport>,
+    /// What attempts said that did not work, the earliest first, of deployments that are not done.
+    pub attempts: Vec<AttemptStatus>,
+    /// What the machine runs on.
+    pub conditions: Conditions,
+    /// How willing this node is to fetch over the WAN now; 0 means never.
+    pub wan_weight: u8,
     /// Their releases, as far as the catalog holds them.
     pub releases: Vec<ReleaseName>,
     /// The site's other members, here or not.
@@ -199,6 +218,9 @@ impl NodeState {
             peers: self.peers.connected.iter().map(peer).collect(),
             downloads: downloads.collect(),
             deployments: deployed.iter().filter_map(|id| self.deployment_report(id)).collect(),
+            attempts: self.attempts(),
+            conditions: self.standing.now,
+            wan_weight: self.wan_weight(),
             releases: named.collect(),
             site_members: members.collect(),
             bytes: self.downloads.bytes,

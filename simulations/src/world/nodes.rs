@@ -53,6 +53,7 @@ impl World {
             peers,
             origins: vec!["http://origin".to_owned()],
             wan_weight: machine.weight,
+            machine: Default::default(),
             upload_slots: 16,
             zone: jiff::tz::TimeZone::UTC,
             boot: Text::default(),

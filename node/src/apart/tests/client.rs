@@ -38,6 +38,7 @@ fn node(world: &World, edition: &Edition) -> (NodeState, ReleaseId) {
         peers: Vec::new(),
         origins: Vec::new(),
         wan_weight: 1,
+        machine: Default::default(),
         upload_slots: 1,
         zone: jiff::tz::TimeZone::UTC,
         boot: Default::default(),
