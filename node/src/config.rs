@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::ids::DeviceId;
 use upswarm_protocol::node_state::MachineRules;
+use upswarm_protocol::schedule;
 
 use crate::cli::units;
-use crate::machine::Metered;
+use crate::inventory;
+use crate::machine::{Metered, RestartConfig};
 
 /// Everything of `node.toml`. Sizes are bytes or carry a unit (`512KiB`, `20GiB`); rates carry one (`50mbit` per second).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +51,8 @@ pub(crate) struct Config {
     /// means that this process installs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) installer_socket: Option<PathBuf>,
+    /// How the person at the machine is told of a restart, and how it is restarted. An installer apart has flags of its own.
+    pub(crate) restart: RestartConfig,
     /// Where payloads are kept.
     pub(crate) store: StoreConfig,
     /// How much of the network may be used.
@@ -108,6 +112,7 @@ impl Default for Config {
             upload_slots: 8,
             install_root: None,
             installer_socket: None,
+            restart: RestartConfig::default(),
             store: StoreConfig::default(),
             limits: Limits::default(),
             coordinator: Coordinator::default(),
@@ -145,6 +150,7 @@ impl Config {
         if self.battery_floor > 100 {
             bail!("battery_floor is {}; it is a percentage, 0 to 100", self.battery_floor);
         }
+        self.restart.validate().context("[restart]")?;
         if self.listen.is_empty() {
             bail!("listen is empty; name at least one multiaddr, for example \"/ip4/0.0.0.0/tcp/4410\"");
         }
@@ -205,6 +211,11 @@ impl NodeDir {
     /// Every root since enrolment, by version, for an installer that runs apart.
     pub(crate) fn roots(&self) -> PathBuf {
         self.0.join("roots")
+    }
+
+    /// What the person at the machine should know of a restart; no file, nothing to know.
+    pub(crate) fn notice(&self) -> PathBuf {
+        self.0.join("notice")
     }
 
     /// Where a running node tells how to reach it.
@@ -338,6 +349,16 @@ macro_rules! as_text {
 
 as_text!(Size);
 as_text!(Rate);
+
+/// The zone with this name, the machine's own if the name is empty, or UTC when neither is known.
+pub(crate) fn time_zone(name: &str) -> anyhow::Result<jiff::tz::TimeZone> {
+    if !name.is_empty() {
+        return schedule::zone(name)
+            .with_context(|| format!("the time zone {name:?} is not known; write for example Europe/Berlin"));
+    }
+    let found = inventory::fact(inventory::FACT_TIME_ZONE);
+    Ok(found.and_then(|name| schedule::zone(&name)).unwrap_or(jiff::tz::TimeZone::UTC))
+}
 
 /// The host's name, or `unnamed`.
 pub(crate) fn host_name() -> String {

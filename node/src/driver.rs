@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -27,13 +28,12 @@ use upswarm_protocol::node_state::{
     StoreError,
 };
 use upswarm_protocol::report::receipt;
-use upswarm_protocol::schedule;
 use upswarm_protocol::time::Wall;
 use upswarm_protocol::wire::{BlockStatus, BlockWhat};
 
 use crate::apart::Installer;
 use crate::clock::Clock;
-use crate::config::{Config, NodeDir, RunInfo, WanWeight};
+use crate::config::{Config, NodeDir, RunInfo, WanWeight, time_zone};
 use crate::host::{Host, HostConfig, HostEvent, is_loopback, useful};
 use crate::inventory::watch::InventoryWatch;
 use crate::journal::Journal;
@@ -74,6 +74,8 @@ struct Driver {
     lan_up: Limiter,
     lan_down: Limiter,
     installer: Installer,
+    /// The file with what the person at the machine should know.
+    notice: PathBuf,
     ending: Arc<AtomicBool>,
     lists: BTreeMap<PayloadId, Arc<ChunkList>>,
     fetches: BTreeMap<FetchId, CancellationToken>,
@@ -106,7 +108,9 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
     let ending = Arc::new(AtomicBool::new(false));
     let installer = match &config.installer_socket {
         Some(socket) => Installer::connect(socket.clone(), dir.roots(), ending.clone())?,
-        None => Installer::in_process(dir.install(), config.install_root.clone(), ending.clone())?,
+        None => {
+            Installer::in_process(dir.install(), config.install_root.clone(), config.restart.clone(), ending.clone())?
+        }
     };
     let not_joined = || format!("{} has not joined; run: upswarm node join TOKEN --data-dir ...", dir.path().display());
     let restored = Restored {
@@ -143,6 +147,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
         lan_up: limiter(config.limits.lan_up),
         lan_down: limiter(config.limits.lan_down),
         installer,
+        notice: dir.notice(),
         ending,
         lists: BTreeMap::new(),
         fetches: BTreeMap::new(),
@@ -155,6 +160,8 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
     let mut flush = tokio::time::interval(FLUSH_EVERY);
     let mut scrub = tokio::time::interval_at((Instant::now() + SCRUB_EVERY).into(), SCRUB_EVERY);
     let run_info = dir.run_info();
+    // Of a run of the system that is over, perhaps; the core tells again what still counts.
+    let _ = std::fs::remove_file(dir.notice());
     let mut local = Local::start(dir);
     let mut watch = InventoryWatch::start(config.install_root.clone());
     let mut machine = MachineWatch::start(config.install_root.clone(), config.metered);
@@ -321,6 +328,15 @@ impl Driver {
             Output::Persist { token, record } => self.writes.push_back(Write::Record(token, record)),
             Output::Detect { release } => self.detect(release),
             Output::Install { release, action } => self.install(release, action),
+            Output::Notice { release, text, near } => self.tell(release, text, near),
+            Output::Restart { release } => {
+                let (done, restarted) = (self.done.clone(), self.installer.restart(&self.state, release));
+                tokio::spawn(async move {
+                    let outcome = restarted.await;
+                    info!(release = %release.short(), ?outcome, "restart");
+                    let _ = done.send(vec![Input::RestartEnded { release, outcome }]).await;
+                });
+            }
             Output::Seal { told, to } => {
                 let seq = told.seq();
                 match envelope::sign(Kind::Report, Role::Device, &told, &[&self.key]) {
@@ -453,6 +469,20 @@ impl Driver {
             batch.push(Input::Opened { payload, result });
             let _ = done.send(batch).await;
         });
+    }
+
+    /// Writes the notice where programs of the person at the machine find it, and shows it.
+    fn tell(&mut self, release: Option<ReleaseId>, text: String, near: bool) {
+        let path = self.notice.clone();
+        let Some(release) = release else {
+            let _ = std::fs::remove_file(&path);
+            return;
+        };
+        info!("{text}");
+        if let Err(error) = std::fs::write(&path, format!("{text}\n")) {
+            warn!("cannot write {}: {error}", path.display());
+        }
+        tokio::spawn(self.installer.tell(&self.state, release, text, near));
     }
 
     fn detect(&mut self, release: ReleaseId) {
@@ -657,25 +687,14 @@ fn node_config(config: &Config, key: &SigningKey) -> anyhow::Result<NodeConfig> 
         wan_weight: config.wan_weight.at_best(),
         machine: machine_rules(config),
         upload_slots: config.upload_slots,
-        zone: zone(config)?,
+        zone: time_zone(&config.time_zone)?,
         boot: Text::lossy(&inventory::fact(inventory::FACT_BOOT_ID).unwrap_or_default()),
     })
 }
 
 fn machine_rules(config: &Config) -> MachineRules {
     let wan_auto = config.wan_weight == WanWeight::Auto;
-    MachineRules { wan_auto, battery_floor: config.battery_floor, ..MachineRules::default() }
-}
-
-/// Where maintenance windows are read: as configured, or the machine's zone, or UTC when neither is known.
-fn zone(config: &Config) -> anyhow::Result<jiff::tz::TimeZone> {
-    if !config.time_zone.is_empty() {
-        return schedule::zone(&config.time_zone).with_context(|| {
-            format!("time_zone {:?} is not known; write for example Europe/Berlin", config.time_zone)
-        });
-    }
-    let found = inventory::fact(inventory::FACT_TIME_ZONE);
-    Ok(found.and_then(|name| schedule::zone(&name)).unwrap_or(jiff::tz::TimeZone::UTC))
+    MachineRules { wan_auto, battery_floor: config.battery_floor, restart_notice: config.restart.notice() }
 }
 
 fn limiter(rate: Option<crate::config::Rate>) -> Limiter {

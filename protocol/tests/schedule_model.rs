@@ -103,7 +103,7 @@ fn says(decision: Decision) -> (Says, u64) {
         Decision::Now { until } => (Says::Act, until.0),
         Decision::NotBefore { at, why } => {
             let says = match why {
-                Why::AvailableFrom => Says::Early,
+                Why::AvailableFrom | Why::Deadline => Says::Early,
                 Why::Ring { .. } => Says::Ring,
                 Why::Jitter => Says::Jitter,
                 Why::Deferred => Says::Deferred,

@@ -56,6 +56,9 @@ fn short(status: &Value) -> String {
         let reason = if reason.is_empty() { reason } else { format!(": {reason}") };
         format!("{release}: {state} for {age}, {done}{reason}")
     }));
+    let restart = status["restart"]["reason"].as_str().map(|reason| format!("restart: {reason}"));
+    let system = status["system_restart"].as_str();
+    lines.extend(restart.or_else(|| Some(format!("restart: the operating system waits for one, {}", system?))));
     lines.extend(list(&status["alarms"]).iter().map(|alarm| format!("ALARM: {}", text(alarm))));
     lines.join("\n")
 }

@@ -1,8 +1,9 @@
-//! What the machine runs on: its power, and its link to the WAN. What Linux tells is read here and nowhere else; what follows
-//! from it, the core decides.
+//! What the machine runs on: its power, and its link to the WAN; and how it is restarted. What Linux tells is read here and
+//! nowhere else; what follows from it, the core decides.
 
 mod link;
 mod power;
+mod restart;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use tokio::sync::{Notify, mpsc};
 use upswarm_protocol::node_state::Conditions;
 
 use link::Links;
+pub(crate) use restart::{RestartConfig, Restarter};
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(30);

@@ -5,6 +5,7 @@
 
 mod explain;
 mod journal;
+mod restart;
 mod rollback;
 mod supersedence;
 mod urgency;
@@ -14,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use journal::Journal;
+use restart::Restart;
 pub use rollback::takes_back;
 use supersedence::Superseded;
 pub use urgency::{Granted, NotPutOff};
@@ -21,7 +23,7 @@ pub use urgency::{Granted, NotPutOff};
 use super::downloads::Progress;
 use super::peers::backoff;
 use super::{Detection, InstallOutcome, NodeState, Output, Reason, StoreError, reports};
-use crate::catalog::{Action, Approval, Recipe, Release};
+use crate::catalog::{Action, Approval, Recipe, Release, RestartPolicy};
 use crate::codec::Text;
 use crate::ids::{GroupId, PayloadId, ReleaseId};
 use crate::report::{DeploymentReport, DeploymentState, SubState};
@@ -70,12 +72,16 @@ struct Deployment {
 pub(super) struct Deployments {
     map: BTreeMap<ReleaseId, Deployment>,
     journals: BTreeMap<ReleaseId, Journal>,
+    restart: Restart,
+    /// What the person at the machine was told last: for which release, and when the restart is to be.
+    told: Option<(ReleaseId, Option<Wall>)>,
 }
 
 impl Deployments {
     pub(super) fn restore(records: Vec<(ReleaseId, Vec<u8>)>) -> Self {
         let read = |(id, bytes): (ReleaseId, Vec<u8>)| Some((id, Journal::read(&bytes)?));
-        Self { map: BTreeMap::new(), journals: records.into_iter().filter_map(read).collect() }
+        let journals = records.into_iter().filter_map(read).collect();
+        Self { map: BTreeMap::new(), journals, restart: Restart::default(), told: None }
     }
 
     fn running(&self) -> bool {
@@ -158,6 +164,7 @@ impl NodeState {
             }
         }
         self.follow_conditions(now);
+        self.timer(Reason::Restart, now.mono);
         self.advance_all(now);
     }
 
@@ -266,8 +273,7 @@ impl NodeState {
             (Action::Install, Detection::Present) => {
                 let restart = self.wants_restart(deployment);
                 self.finished(id, now);
-                let installed = if restart { S::RestartRequired } else { S::Installed };
-                Some(stand(installed, SubState::None, ""))
+                Some(if restart { self.restart_stand(&id, now) } else { stand(S::Installed, SubState::None, "") })
             }
             (Action::Uninstall, Detection::Absent | Detection::NotApplicable(_)) => {
                 self.finished(id, now);
@@ -324,6 +330,9 @@ impl NodeState {
             let reason = deployment.not_now.clone().or(said).unwrap_or_default();
             self.timer(Reason::Deployment(id), deployment.retry);
             return stand(S::Pending, SubState::Retrying, reason);
+        }
+        if self.restart_is_near() {
+            return stand(S::Downloaded, SubState::Queued, "the machine is about to be restarted");
         }
         if self.deployments.running() {
             return stand(S::Downloaded, SubState::Queued, "another install is under way");
@@ -461,13 +470,14 @@ impl NodeState {
         }
     }
 
-    pub(super) fn install_ended(&mut self, id: ReleaseId, _action: Action, outcome: InstallOutcome, now: Now) {
+    pub(super) fn install_ended(&mut self, id: ReleaseId, action: Action, outcome: InstallOutcome, now: Now) {
         let jitter = self.rng.jitter(Duration::from_secs(30));
         let boot = self.config.boot.clone();
         // What one version's recipe did decides whether another is still there.
         let releases = self.trust.catalog().releases();
         let product = |id: &ReleaseId| releases.get(id).map(|found| found.release.product.clone());
         let ended = product(&id);
+        let always = releases.get(&id).is_some_and(|found| found.release.restart == RestartPolicy::Always);
         for (other, deployment) in &mut self.deployments.map {
             if *other == id || (deployment.phase == Phase::Idle && ended.is_some() && product(other) == ended) {
                 deployment.detection = None;
@@ -480,7 +490,7 @@ impl NodeState {
             InstallOutcome::Done { restart, code } => {
                 deployment.code = code;
                 // What another install of this run wanted is still wanted.
-                if restart {
+                if restart || (always && action == Action::Install) {
                     deployment.journal.restart_in = boot;
                 }
                 (deployment.journal.failed, deployment.journal.done) = (None, true);
@@ -510,6 +520,7 @@ impl NodeState {
             }
         }
         self.persist_deployment(id);
+        self.timer(Reason::Restart, now.mono);
         self.advance_all(now);
     }
 

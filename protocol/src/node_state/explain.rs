@@ -177,6 +177,10 @@ impl NodeState {
             sentences.push(Sentence::new(text, rule));
         }
         sentences.extend(self.explain_held_bytes());
+        if let Some(reason) = self.system_restart() {
+            let text = format!("The operating system waits for a restart: {reason}.");
+            sentences.push(Sentence::new(text, "what its package manager has left in the file system"));
+        }
         sentences
     }
 

@@ -92,6 +92,25 @@ pub enum InstallOutcome {
     },
 }
 
+/// What became of a restart that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RestartOutcome {
+    /// The system is going down.
+    Asked,
+    /// It was written down only: this is a trial below another root.
+    Recorded,
+    /// The installer does not let it happen yet.
+    NotNow {
+        /// Why.
+        reason: String,
+    },
+    /// It did not work. It is not tried again in this run of the system.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
 /// What the shell tells the core.
 #[derive(Debug, Clone)]
 pub enum Input {
@@ -241,6 +260,13 @@ pub enum Input {
     },
     /// What the machine's power and link are now: at the start, and whenever they have changed.
     Conditions(Conditions),
+    /// Answer to [`Output::Restart`].
+    RestartEnded {
+        /// The release.
+        release: ReleaseId,
+        /// How it went.
+        outcome: RestartOutcome,
+    },
     /// The person at the machine puts an install off; what the approval allows of it is granted.
     Defer {
         /// The release.
@@ -385,6 +411,20 @@ pub enum Output {
         release: ReleaseId,
         /// Install or uninstall.
         action: Action,
+    },
+    /// Tell the person at the machine of a restart.
+    Notice {
+        /// The release that wants it; none when there is nothing to tell any more.
+        release: Option<ReleaseId>,
+        /// What to tell.
+        text: String,
+        /// Whether the time of the restart is set, and [`super::MachineRules::restart_notice`] runs from now on.
+        near: bool,
+    },
+    /// Restart the machine for a release; then [`Input::RestartEnded`]. At most once in each run of the operating system.
+    Restart {
+        /// The release.
+        release: ReleaseId,
     },
     /// Sign and seal a message to the coordinator's key; then [`Input::Sealed`].
     Seal {

@@ -40,9 +40,12 @@ pub use conditions::{Conditions, MachineRules, Power};
 pub use deployments::{Granted, NotPutOff, takes_back};
 pub use explain::{Section, Sentence, Subject};
 pub use io::{
-    Detection, FetchError, FetchFrom, FetchId, Input, InstallOutcome, Output, Record, ServeWhat, StoreError, Verdict,
+    Detection, FetchError, FetchFrom, FetchId, Input, InstallOutcome, Output, Record, RestartOutcome, ServeWhat,
+    StoreError, Verdict,
 };
-pub use status::{AttemptStatus, DownloadStatus, LeaseStatus, MemberStatus, NodeStatus, PeerStatus, ReleaseName};
+pub use status::{
+    AttemptStatus, DownloadStatus, LeaseStatus, MemberStatus, NodeStatus, PeerStatus, ReleaseName, RestartStatus,
+};
 
 /// What a node is told at its start and does not find out by itself.
 #[derive(Debug, Clone)]
@@ -138,6 +141,8 @@ pub enum Reason {
     Stalls,
     /// What is held back on battery or a metered link may have become urgent.
     Conditions,
+    /// The machine may be to be restarted.
+    Restart,
     /// A deployment may go on.
     Deployment(ReleaseId),
     /// A report is due.
@@ -279,6 +284,7 @@ impl NodeState {
             Input::Inventory { inventory } => self.inventory = Some(inventory),
             Input::Persisted { token } => self.persisted(token, now),
             Input::Conditions(conditions) => self.conditions(conditions, now),
+            Input::RestartEnded { release, outcome } => self.restart_ended(release, outcome, now),
             Input::Defer { release, by_s } => self.defer(release, by_s, now),
             Input::Shutdown => self.say_goodbye(now),
         }
@@ -306,6 +312,7 @@ impl NodeState {
                     self.follow_conditions(now);
                     self.advance_all(now);
                 }
+                Reason::Restart => self.look_after_restart(now),
                 Reason::Deployment(release) => self.advance(release, now),
                 Reason::Report => self.make_reports(now),
                 Reason::Relay => self.relay_reports(now),
@@ -372,6 +379,7 @@ impl NodeState {
 
     fn persisted(&mut self, token: u64, now: Now) {
         self.durable = self.durable.max(token);
+        self.restart_persisted(now);
         self.deployments_persisted(now);
     }
 

@@ -89,6 +89,17 @@ pub struct AttemptStatus {
     pub reason: Text<600>,
 }
 
+/// A restart that an install wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RestartStatus {
+    /// The release that wants it.
+    pub release: ReleaseId,
+    /// When it is to be, once the person at the machine has been told.
+    pub at: Option<Wall>,
+    /// What it waits for, for people.
+    pub reason: String,
+}
+
 /// Another member of the site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MemberStatus {
@@ -143,6 +154,10 @@ pub struct NodeStatus {
     pub conditions: Conditions,
     /// How willing this node is to fetch over the WAN now; 0 means never.
     pub wan_weight: u8,
+    /// The restart that an install here wanted.
+    pub restart: Option<RestartStatus>,
+    /// Why the operating system wants a restart, whoever installed what: as the inventory says.
+    pub system_restart: Option<String>,
     /// Their releases, as far as the catalog holds them.
     pub releases: Vec<ReleaseName>,
     /// The site's other members, here or not.
@@ -219,6 +234,8 @@ impl NodeState {
             downloads: downloads.collect(),
             deployments: deployed.iter().filter_map(|id| self.deployment_report(id)).collect(),
             attempts: self.attempts(),
+            restart: self.restart_status(now),
+            system_restart: self.system_restart(),
             conditions: self.standing.now,
             wan_weight: self.wan_weight(),
             releases: named.collect(),

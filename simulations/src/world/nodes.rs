@@ -230,6 +230,8 @@ impl World {
                 self.check_install(node, state, release, action);
                 self.push(200_000, Happening::Installed { node, life, release, action });
             }
+            // Installs of simulated machines want no restart.
+            Output::Notice { .. } | Output::Restart { .. } => {}
             Output::Seal { told, .. } => {
                 self.counts.reports += 1;
                 let seq = told.seq();

@@ -73,12 +73,13 @@ impl NodeState {
                 return one(format!("{name} does not concern this device: {reason}."), rules);
             }
             (Some(Detection::Present), Action::Install) => {
-                let restart = self.wants_restart(deployment);
-                let restart = if restart { ", and this machine must be restarted to use it" } else { "" };
-                return one(
-                    format!("{name} is installed{restart}."),
-                    format!("every detection rule held {} ago", ago(deployment)),
-                );
+                let installed = format!("{name} is installed.");
+                let mut told =
+                    vec![Sentence::new(installed, format!("every detection rule held {} ago", ago(deployment)))];
+                if self.wants_restart(deployment) {
+                    told.push(self.explain_restart(id, now));
+                }
+                return Some(told);
             }
             (Some(Detection::Absent | Detection::NotApplicable(_)), Action::Uninstall) => {
                 return one(
@@ -147,6 +148,12 @@ impl NodeState {
             sentences.push(Sentence::new(
                 format!("{name} waits for its turn: {} is being worked on.", self.release_name(other)),
                 "one install at a time",
+            ));
+        }
+        if self.restart_is_near() {
+            sentences.push(Sentence::new(
+                "It waits until the machine has been restarted, which is about to happen.",
+                "no install begins once the person at the machine has been told of a restart",
             ));
         }
         if self.durable < self.trust_token {
@@ -243,6 +250,7 @@ impl NodeState {
                         format!("It is a time of work; it may begin at {at_local}."),
                         "active_hours, read in this device's time zone".to_owned(),
                     ),
+                    Why::Deadline => (format!("It waits for the deadline, {at_local}."), "deadline".to_owned()),
                     Why::NoOpening => (
                         "No maintenance window ever opens outside the hours of work: the schedule contradicts itself."
                             .to_owned(),

@@ -2,7 +2,7 @@
 
 use super::{Deployment, NodeState, is_final};
 use crate::ids::ReleaseId;
-use crate::node_state::Output;
+use crate::node_state::{Output, Reason};
 use crate::schedule::{self, DeferError, Deferred};
 use crate::time::{Now, Wall};
 
@@ -88,6 +88,7 @@ impl NodeState {
                     deployment.journal.deferred = Some((until, times, total_s));
                 }
                 self.persist_deployment(id);
+                self.timer(Reason::Restart, now.mono);
                 self.advance(id, now);
             }
             Err(error) => self.output.push_back(Output::Alarm(format!("not put off: {error}"))),
