@@ -24,8 +24,8 @@ use upswarm_protocol::codec::Text;
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::{DocHash, PayloadId, ReleaseId};
 use upswarm_protocol::node_state::{
-    FetchError, FetchFrom, FetchId, Input, MachineRules, NodeConfig, NodeState, Output, Record, Restored, ServeWhat,
-    StoreError,
+    Conditions, FetchError, FetchFrom, FetchId, Input, MachineRules, NodeConfig, NodeState, Output, Record, Restored,
+    ServeWhat, StoreError,
 };
 use upswarm_protocol::report::receipt;
 use upswarm_protocol::time::Wall;
@@ -47,6 +47,8 @@ use crate::{installer, inventory, keys, seal};
 const MAX_BATCHES: usize = 256;
 /// Writes that wait for the journal's thread; more wait in the loop, which the core's own bounds limit.
 const MAX_WRITES: usize = 64;
+/// What the machine runs on is known within this, or the node starts without.
+const CONDITIONS_WITHIN: Duration = Duration::from_secs(6);
 /// How often verified chunks are made durable.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// How much of the store is read again per step, and how often, to notice a disk that forgets.
@@ -105,6 +107,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
     for notice in store.notices().iter().chain(&loaded.notices) {
         warn!("{notice}");
     }
+    let mut machine = MachineWatch::start(config.install_root.clone(), config.metered);
     let ending = Arc::new(AtomicBool::new(false));
     let installer = match &config.installer_socket {
         Some(socket) => Installer::connect(socket.clone(), dir.roots(), ending.clone())?,
@@ -164,10 +167,14 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
     let _ = std::fs::remove_file(dir.notice());
     let mut local = Local::start(dir);
     let mut watch = InventoryWatch::start(config.install_root.clone());
-    let mut machine = MachineWatch::start(config.install_root.clone(), config.metered);
     let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
     tokio::pin!(stop);
     driver.drain().await;
+    // Before the first byte: it may be paid for.
+    if let Ok(conditions) = tokio::time::timeout(CONDITIONS_WITHIN, machine.changed()).await {
+        driver.conditions(conditions);
+        driver.take_inputs().await;
+    }
     loop {
         let due = driver.state.poll_timeout().map_or_else(|| clock.now().mono + FLUSH_EVERY, |(at, _)| at);
         tokio::select! {
@@ -202,10 +209,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
                 driver.reload(dir);
                 machine.look();
             }
-            conditions = machine.changed() => {
-                info!("runs on {conditions}");
-                driver.inputs.push_back(Input::Conditions(conditions));
-            }
+            conditions = machine.changed() => driver.conditions(conditions),
             Some(scan) = watch.changed() => driver.inputs.push_back(Input::Inventory { inventory: Arc::new(scan.inventory) }),
             asked = local.next() => driver.inputs.extend(asked.answer(&driver.state, clock.now())),
             () = &mut stop => break,
@@ -259,6 +263,11 @@ impl Driver {
             }
             _ => {}
         }
+    }
+
+    fn conditions(&mut self, conditions: Conditions) {
+        info!("runs on {conditions}");
+        self.inputs.push_back(Input::Conditions(conditions));
     }
 
     fn host_event(&mut self, event: HostEvent) {

@@ -1,6 +1,7 @@
 mod client;
 mod packages;
 mod refusals;
+mod restarts;
 mod taken_over;
 mod world;
 
@@ -16,7 +17,9 @@ use upswarm_protocol::envelope::Kind;
 use upswarm_protocol::ids::DocHash;
 
 use self::world::{Bench, World, list};
-use super::wire::{self, Answer, Ask, Back, Found, Job, MAX_ANSWER, MAX_ASK, Outcome, Patience, Task, WireError};
+use super::wire::{
+    self, Answer, Ask, Back, Found, Job, MAX_ANSWER, MAX_ASK, Outcome, Patience, Restarted, Task, WireError,
+};
 
 fn soon() -> Patience<'static> {
     Patience::Until(Instant::now() + Duration::from_secs(30))
@@ -50,8 +53,14 @@ fn the_bytes_of_every_message_are_pinned() {
         back: Some(Back { release: list(bytes(7)), approval: list(bytes(8)) }),
         task: Task::Install { action: Action::Install, payloads: list([0, 7]) },
     };
+    let restart = Job { task: Task::Restart { go: true }, ..job.clone() };
+    let restarted = format!("{}0200000001", &JOB.replace("555049037a", "555049036b")[..JOB.len() - 40]);
     let text = |text: &str| Text::new(text).unwrap();
-    let asks = [(Ask::State, "555049030400000000000000"), (Ask::Job(Box::new(job)), JOB)];
+    let asks = [
+        (Ask::State, "555049030400000000000000"),
+        (Ask::Job(Box::new(job)), JOB),
+        (Ask::Job(Box::new(restart)), &restarted),
+    ];
     for (ask, expected) in asks {
         assert_eq!(hex::encode(frame(&ask, MAX_ASK)), expected, "bump the version of the protocol: {ask:?}");
     }
@@ -67,9 +76,12 @@ fn the_bytes_of_every_message_are_pinned() {
         ),
         (
             Answer::Ended(Outcome::Failed { code: None, reason: text("no") }),
-            "555049031300000002000000030000000002000000000000006e6f".into(),
+            "555049031300000002000000020000000002000000000000006e6f".into(),
         ),
         (Answer::Refused(text("no")), "555049030e0000000300000002000000000000006e6f".into()),
+        (Answer::NotYet(text("no")), "555049030e0000000400000002000000000000006e6f".into()),
+        (Answer::Restart(Restarted::Asked), "55504903080000000500000001000000".into()),
+        (Answer::Restart(Restarted::Failed(text("no"))), "5550490312000000050000000300000002000000000000006e6f".into()),
     ];
     for (answer, expected) in answers {
         assert_eq!(hex::encode(frame(&answer, MAX_ANSWER)), expected, "bump the version of the protocol: {answer:?}");

@@ -26,7 +26,7 @@ const QUOTED: usize = 300;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RestartConfig {
-    /// Seconds between the notice and the restart, 60 to 86400.
+    /// Seconds between the notice and the restart, 1 to 86400.
     pub(crate) notice_s: u32,
     /// Program and arguments that restart the machine. Run without a shell.
     pub(crate) command: Vec<String>,
@@ -44,8 +44,8 @@ impl Default for RestartConfig {
 
 impl RestartConfig {
     pub(crate) fn validate(&self) -> anyhow::Result<()> {
-        if !(60..=86_400).contains(&self.notice_s) {
-            anyhow::bail!("notice_s is {}; it must be 60 to 86400 seconds", self.notice_s);
+        if !(1..=86_400).contains(&self.notice_s) {
+            anyhow::bail!("notice_s is {}; it must be 1 to 86400 seconds", self.notice_s);
         }
         if self.command.is_empty() {
             anyhow::bail!("command is empty; write for example [\"systemctl\", \"reboot\"]");
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused() {
         assert!(RestartConfig::default().validate().is_ok());
-        assert!(RestartConfig { notice_s: 5, ..RestartConfig::default() }.validate().is_err());
+        assert!(RestartConfig { notice_s: 0, ..RestartConfig::default() }.validate().is_err());
         assert!(RestartConfig { command: vec![], ..RestartConfig::default() }.validate().is_err());
     }
 }

@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags};
-use upswarm_protocol::catalog::Action;
+use upswarm_protocol::catalog::{Action, RestartPolicy};
 use upswarm_protocol::codec::Bounded;
 use upswarm_protocol::time::Wall;
 
-use super::refusals::{MAY_DETECT, forgeries};
+use super::refusals::{MAY_DETECT, forgeries, refused};
 use super::world::{Bench, Edition, World, ask, list};
 use crate::apart::wire::{self, Answer, Ask, MAX_ANSWER, MAX_ASK, Outcome, Task};
 
@@ -114,10 +114,17 @@ fn player() {
                 continue;
             }
             let answer = ask(&socket, &job, std::slice::from_ref(&bad));
-            assert!(matches!(answer, Answer::Refused(_)), "{name}: {answer:?}");
+            assert!(refused(&answer).is_some(), "{name}: {answer:?}");
         }
     }
     replay(&world, &socket, &good, &mut version);
+    // No recipe has wanted a restart.
+    for go in [false, true] {
+        version += 1;
+        let restarting = world.restarting(version, "good", RestartPolicy::Always);
+        let answer = ask(&socket, &restarting.job(Task::Restart { go }), &[]);
+        assert!(matches!(&answer, Answer::Refused(why) if why.contains("wanted a restart")), "{answer:?}");
+    }
     version += 1;
     let edition = world.good(version);
     other_descriptors(&world, &dir, &socket, &edition);

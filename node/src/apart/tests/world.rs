@@ -272,6 +272,14 @@ impl World {
         self.of(version, &self.release("org.example.tool", "good"), Action::Install)
     }
 
+    /// A release that leaves this mark, with this policy, approved for any hour of any day and so for a restart now.
+    pub(super) fn restarting(&self, version: u64, mark: &str, restart: RestartPolicy) -> Edition {
+        let release = self.publish(&Release { restart, ..self.release("org.example.tool", mark) });
+        let mut approval = self.approval(&release, version);
+        approval.schedule.windows = list([Window { days: Weekdays::ALL, start: 0, end: 0 }]);
+        self.edition(version, release, self.approve(&approval))
+    }
+
     /// The good release is to go.
     pub(super) fn removal(&self, version: u64) -> Edition {
         self.of(version, &self.release("org.example.tool", "good"), Action::Uninstall)
@@ -339,6 +347,13 @@ impl Bench {
         self.halt();
         self.go();
         self
+    }
+
+    /// The same, and the person at the machine is told of the edition's restart.
+    pub(super) fn restart_and_tell(self, edition: &Edition) -> Self {
+        let bench = self.restart();
+        bench.ask(&edition.job(Task::Restart { go: false }), &[]);
+        bench
     }
 
     pub(super) fn data(&self) -> PathBuf {
