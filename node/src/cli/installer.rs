@@ -79,11 +79,13 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
         Verb::Run(args) => {
             let node_uid =
                 user_id(&args.node_uid).map_err(|error| CliError::Refused(format!("--node-uid: {error:#}")))?;
-            let mut restart = RestartConfig::default();
-            restart.notice_s = u32::try_from(args.restart_notice.as_secs()).unwrap_or(u32::MAX);
             let or = |given: Vec<String>, default| if given.is_empty() { default } else { given };
-            restart.command = or(args.restart_command, restart.command);
-            restart.notify_command = or(args.notify_command, restart.notify_command);
+            let default = RestartConfig::default();
+            let restart = RestartConfig {
+                notice_s: u32::try_from(args.restart_notice.as_secs()).unwrap_or(u32::MAX),
+                command: or(args.restart_command, default.command),
+                notify_command: or(args.notify_command, default.notify_command),
+            };
             restart.validate().map_err(|error| CliError::Refused(format!("{error:#}")))?;
             let config = ServerConfig {
                 data_dir: args.data_dir,
