@@ -62,7 +62,9 @@ fn a_machine_on_battery_waits_its_person_puts_it_off_and_a_restart_is_recorded()
     let battery = root.join("sys/class/power_supply/BAT0");
     fs::create_dir_all(&battery).unwrap();
     let supply = |file: &str, value: &str| fs::write(battery.join(file), value).unwrap();
-    [("type", "Battery"), ("status", "Discharging"), ("capacity", "12")].map(|(file, value)| supply(file, value));
+    for (file, value) in [("type", "Battery"), ("status", "Discharging"), ("capacity", "12")] {
+        supply(file, value);
+    }
     let process = start(program::command(&["node", "run", "--data-dir", text(&node)]), &at("node.log"));
 
     fs::write(at("driver.bin"), b"bytes").unwrap();
