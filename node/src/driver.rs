@@ -113,6 +113,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
         documents,
         deployments: loaded.deployments,
         counters: loaded.counters,
+        inventory: loaded.inventory,
         payloads: store.list().into_iter().map(|payload| payload.id).collect(),
     };
     let node_config = node_config(&config, &key)?;
@@ -188,9 +189,17 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
             }
             _ = flush.tick() => driver.flush(),
             _ = scrub.tick() => driver.scrub(),
-            _ = hangup.recv() => driver.reload(dir),
-            Some(scan) = watch.changed() => driver.inputs.push_back(Input::Inventory { inventory: Arc::new(scan.inventory) }),
-            asked = local.next() => driver.inputs.extend(asked.answer(&driver.state, clock.now())),
+            _ = hangup.recv() => {
+                driver.reload(dir);
+                watch.rescan();
+            }
+            Some(scan) = watch.changed() => driver.inputs.push_back(inventory_of(scan, &config)),
+            asked = local.next() => {
+                if asked.wants_rescan() {
+                    watch.rescan();
+                }
+                driver.inputs.extend(asked.answer(&driver.state, clock.now()));
+            }
             () = &mut stop => break,
         }
         driver.take_inputs().await;
@@ -649,6 +658,16 @@ fn node_config(config: &Config, key: &SigningKey) -> anyhow::Result<NodeConfig> 
         zone: zone(config)?,
         boot: Text::lossy(&inventory::fact(inventory::FACT_BOOT_ID).unwrap_or_default()),
     })
+}
+
+/// What is installed, with the time zone that counts here.
+fn inventory_of(scan: inventory::Scan, config: &Config) -> Input {
+    let mut inventory = scan.inventory;
+    if !config.time_zone.is_empty() {
+        // There is room: a machine has some tens of facts.
+        let _ = inventory.set_fact(Text::lossy(inventory::FACT_TIME_ZONE), Some(Text::lossy(&config.time_zone)));
+    }
+    Input::Inventory { inventory: Arc::new(inventory) }
 }
 
 /// Where maintenance windows are read: as configured, or the machine's zone, or UTC when neither is known.
