@@ -263,7 +263,7 @@ impl Preview {
     fn who(&self) -> String {
         let mut line = count(self.devices);
         let known = [
-            (self.required, "that need it"),
+            (self.required, "needing it"),
             (self.already, if self.action == Action::Uninstall { "without it already" } else { "with it already" }),
             (self.not_applicable, "that it does not concern"),
         ];
@@ -406,9 +406,10 @@ mod tests {
         assert_eq!(earliest("pc1"), "2027-01-15T08:00:00Z");
         assert_eq!(earliest("pc3"), "2027-01-15T21:00:00Z");
         let text = preview.text();
-        for wanted in
-            ["4 devices, 1 that need it, 1 that it does not concern", "of 2 that have told none in Europe/Berlin"]
-        {
+        for wanted in [
+            "4 devices, 1 needing it by the last report, 1 that it does not concern",
+            "of 2 that have told none in Europe/Berlin",
+        ] {
             assert!(text.contains(wanted), "{wanted} is missing in\n{text}");
         }
         assert_eq!(preview.json()["rings"][0]["devices"][0]["time_zone"], "America/New_York");

@@ -129,11 +129,13 @@ impl Inventories {
         Some(digest)
     }
 
-    pub(super) fn restore_scan(&mut self, device: DeviceId, record: &[u8]) {
+    /// Takes a stored record. Returns whether it was good.
+    pub(super) fn restore_scan(&mut self, device: DeviceId, record: &[u8]) -> bool {
         let stored = codec::decode::<StoredScan>(record, MAX_SCAN_RECORD).ok();
-        if let Some(stored) = stored.filter(|stored| stored.version == VERSION) {
-            self.scans.insert(device, (stored.seq, stored.scan));
-        }
+        let stored = stored.filter(|stored| stored.version == VERSION);
+        let good = stored.is_some();
+        self.scans.extend(stored.map(|stored| (device, (stored.seq, stored.scan))));
+        good
     }
 
     pub(super) fn of(&self, device: &DeviceId) -> Option<&DeviceInventory> {

@@ -261,7 +261,7 @@ fn the_records_are_pinned() {
     let one = number(1);
     let wanted = [
         // version | seq | received | parts
-        format!("01{}{at}{one}{empty}{digest}00000100{}{}", number(258), number(17), hex::encode(entries)),
+        format!("01{}{at}{one}{empty}{digest}00000100{}{}", number(258), number(18), hex::encode(entries)),
         // version | seq | issued, received, index version, counts, states
         format!(
             "01{}{one}{at}{}00000000000000000100000000000000{one}{}02000000",

@@ -214,15 +214,19 @@ impl CoordinatorState {
                 state.remember_outcomes(&device, &deployments, now.wall);
             }
         }
-        for (device, record) in stored.inventories {
+        let mut damaged = BTreeSet::new();
+        for (device, record) in stored.scans {
+            if !state.inventories.restore_scan(device, &record) {
+                damaged.insert(device);
+            }
+        }
+        // A device that hears that its inventory is not held tells both anew.
+        for (device, record) in stored.inventories.into_iter().filter(|(device, _)| !damaged.contains(device)) {
             if let Some(known) = state.devices.get_mut(&device)
                 && let Some(digest) = state.inventories.restore(device, &record)
             {
                 known.held = digest;
             }
-        }
-        for (device, record) in stored.scans {
-            state.inventories.restore_scan(device, &record);
         }
         if !state.dynamic_groups().is_empty() {
             state.regroup_all(now);

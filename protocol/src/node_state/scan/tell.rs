@@ -383,7 +383,7 @@ mod tests {
         let entries = b"\0\x04\0\x05os.id\x01\0\x06debian";
         let (seven, one) = ("07".repeat(32), "0100000000000000");
         let (empty, digest) = (crate::inventory::empty(), inventory.digest());
-        let wanted = format!("01{seven}{one}{empty}{digest}000001001100000000000000{}", hex::encode(entries));
+        let wanted = format!("01{seven}{one}{empty}{digest}000001001200000000000000{}", hex::encode(entries));
         assert_eq!(hex::encode(&bytes), wanted, "the record's format has changed: bump its version");
 
         let telling = Telling::restore(Some(&bytes));
