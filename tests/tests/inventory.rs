@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use upswarm_tests::fleet::{Coordinator, Joining, Node, join_all, text};
 use upswarm_tests::lab::{Lab, Rates};
-use upswarm_tests::packages::{Kind, Package, make_root, missing_tools};
+use upswarm_tests::packages::{Kind, Package, make_debian_root, missing_debian_tools};
 use upswarm_tests::{program, wait};
 
 const WITHIN: Duration = Duration::from_secs(60);
@@ -68,7 +68,7 @@ fn members(coordinator: &Coordinator<'_>, group: &str) -> Vec<String> {
 
 #[test]
 fn inventories_follow_the_machines_and_groups_follow_the_inventories() {
-    if let Some(missing) = missing_tools() {
+    if let Some(missing) = missing_debian_tools() {
         assert!(std::env::var_os("CI").is_none(), "packages cannot be tested here: {missing}");
         eprintln!("SKIPPED: packages cannot be tested here: {missing}");
         return;
@@ -76,7 +76,7 @@ fn inventories_follow_the_machines_and_groups_follow_the_inventories() {
     let Some(lab) = Lab::new(&[2], Rates::default()) else { return };
     let mut coordinator = Coordinator::new(&lab);
     let mut nodes = join_all(&coordinator, &lab, 0, Joining::default());
-    nodes.iter().for_each(|node| make_root(&root(node)));
+    nodes.iter().for_each(|node| make_debian_root(&root(node)));
     nodes.iter_mut().for_each(Node::start);
     coordinator.wait_for_reports(&nodes);
     let labels: Vec<String> = nodes.iter().map(|node| node.label.clone()).collect();
