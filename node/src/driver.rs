@@ -122,6 +122,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
         documents,
         deployments: loaded.deployments,
         counters: loaded.counters,
+        inventory: loaded.inventory,
         payloads: store.list().into_iter().map(|payload| payload.id).collect(),
     };
     let node_config = node_config(&config, &key)?;
@@ -208,10 +209,16 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
             _ = hangup.recv() => {
                 driver.reload(dir);
                 machine.look();
+                watch.rescan();
             }
             conditions = machine.changed() => driver.conditions(conditions),
-            Some(scan) = watch.changed() => driver.inputs.push_back(Input::Inventory { inventory: Arc::new(scan.inventory) }),
-            asked = local.next() => driver.inputs.extend(asked.answer(&driver.state, clock.now())),
+            Some(scan) = watch.changed() => driver.inputs.push_back(inventory_of(scan, &config)),
+            asked = local.next() => {
+                if asked.wants_rescan() {
+                    watch.rescan();
+                }
+                driver.inputs.extend(asked.answer(&driver.state, clock.now()));
+            }
             () = &mut stop => break,
         }
         driver.take_inputs().await;
@@ -710,6 +717,16 @@ fn node_config(config: &Config, key: &SigningKey) -> anyhow::Result<NodeConfig> 
 fn machine_rules(config: &Config) -> MachineRules {
     let wan_auto = config.wan_weight == WanWeight::Auto;
     MachineRules { wan_auto, battery_floor: config.battery_floor, restart_notice: config.restart.notice() }
+}
+
+/// What is installed, with the time zone that counts here.
+fn inventory_of(scan: inventory::Scan, config: &Config) -> Input {
+    let mut inventory = scan.inventory;
+    if !config.time_zone.is_empty() {
+        // There is room: a machine has some tens of facts.
+        let _ = inventory.set_fact(Text::lossy(inventory::FACT_TIME_ZONE), Some(Text::lossy(&config.time_zone)));
+    }
+    Input::Inventory { inventory: Arc::new(inventory) }
 }
 
 fn limiter(rate: Option<crate::config::Rate>) -> Limiter {

@@ -4,6 +4,7 @@
 //! DIR/lock           held while the journal is open
 //! DIR/trust          replaced whole: temporary file, fsync, rename, fsync of the directory
 //! DIR/certificate    the same
+//! DIR/inventory      the same
 //! DIR/records/       sled: deployments by release, counters; flushed before a write returns
 //! DIR/docs/HASH      documents by hash; not fsynced, since they can be fetched again
 //! ```
@@ -56,6 +57,8 @@ pub(crate) struct Loaded {
     pub(crate) deployments: Vec<(ReleaseId, Vec<u8>)>,
     /// The last [`Record::Counters`].
     pub(crate) counters: Option<Vec<u8>>,
+    /// The last [`Record::Inventory`].
+    pub(crate) inventory: Option<Vec<u8>>,
     /// What an admin should know: what was damaged, and what became of it.
     pub(crate) notices: Vec<String>,
 }
@@ -82,6 +85,7 @@ impl Journal {
         match record {
             Record::Trust(bytes) => self.replace("trust", bytes),
             Record::Certificate(bytes) => self.replace("certificate", bytes),
+            Record::Inventory(bytes) => self.replace("inventory", bytes),
             Record::Deployment(release, bytes) => self.change(|| {
                 if bytes.is_empty() {
                     self.deployments.remove(release.as_bytes())?;
@@ -99,6 +103,7 @@ impl Journal {
         let mut loaded = Loaded {
             trust: read_if_there(&self.dir.join("trust"))?,
             certificate: read_if_there(&self.dir.join("certificate"))?,
+            inventory: read_if_there(&self.dir.join("inventory"))?,
             notices: self.notices.clone(),
             ..Loaded::default()
         };

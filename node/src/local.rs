@@ -1,6 +1,6 @@
 //! How programs on this machine ask a running node: a line of JSON each way, over a socket in its data directory.
 //!
-//! A request is `{"do":"status"}`, `{"do":"explain","subject":"org.example.tool"}` or
+//! A request is `{"do":"status"}`, `{"do":"rescan"}`, `{"do":"explain","subject":"org.example.tool"}` or
 //! `{"do":"defer","release":"org.example.tool@2","seconds":3600}`; the answer `{"ok":...}` or `{"error":"..."}`. A connection
 //! may ask again and again. Only who may open the socket may ask: it belongs to the node's user, with mode 0600.
 //! Connections, bytes and waiting are bounded, and the node's loop is never made to wait.
@@ -48,6 +48,8 @@ pub(crate) enum Request {
         /// As [`NodeState::find`] takes it.
         subject: Option<String>,
     },
+    /// The machine is looked at without delay.
+    Rescan {},
     /// The person at the machine puts an install off.
     Defer {
         /// As [`NodeState::find`] takes it.
@@ -65,10 +67,16 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
+    /// Whether the machine is to be looked at.
+    pub(crate) fn wants_rescan(&self) -> bool {
+        self.request == Request::Rescan {}
+    }
+
     /// Answers. Returns what the node must be told in consequence.
     pub(crate) fn answer(self, state: &NodeState, now: Now) -> Option<Input> {
         let (answer, input) = match &self.request {
             Request::Status {} => (status(state, now), None),
+            Request::Rescan {} => (Ok(json!({ "rescan": "begins" })), None),
             Request::Explain { subject: None } => (Ok(json!({ "sections": state.explain_all(now) })), None),
             Request::Explain { subject: Some(word) } => {
                 let told = one(state, word)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use upswarm_protocol::chunk::{Bitmap, ChunkList};
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::ids::{DocHash, PayloadId, ReleaseId};
+use upswarm_protocol::inventory::Inventory;
 use upswarm_protocol::node_state::{Record, Restored};
 
 /// One payload in the store.
@@ -26,12 +27,15 @@ pub struct Disk {
     pub payloads: BTreeMap<PayloadId, Stored>,
     /// Documents by hash.
     pub documents: BTreeMap<DocHash, Arc<Vec<u8>>>,
+    /// What a scan of the machine finds; nothing when it is never scanned.
+    pub system: Option<Arc<Inventory>>,
     /// Counters of the newest installed release of each product.
     pub installed: BTreeMap<Text<128>, u64>,
     trust: Vec<u8>,
     certificate: Vec<u8>,
     deployments: BTreeMap<ReleaseId, Vec<u8>>,
     counters: Option<Vec<u8>>,
+    inventory: Option<Vec<u8>>,
 }
 
 impl Disk {
@@ -48,6 +52,7 @@ impl Disk {
             Record::Deployment(release, bytes) if bytes.is_empty() => drop(self.deployments.remove(&release)),
             Record::Deployment(release, bytes) => drop(self.deployments.insert(release, bytes)),
             Record::Counters(bytes) => self.counters = Some(bytes),
+            Record::Inventory(bytes) => self.inventory = Some(bytes),
         }
     }
 
@@ -59,6 +64,7 @@ impl Disk {
             documents: self.documents.values().map(|bytes| bytes.to_vec()).collect(),
             deployments: self.deployments.iter().map(|(release, bytes)| (*release, bytes.clone())).collect(),
             counters: self.counters.clone(),
+            inventory: self.inventory.clone(),
             payloads: self.payloads.keys().copied().collect(),
         }
     }

@@ -136,8 +136,8 @@ impl Package<'_> {
     }
 }
 
-/// A small system below `root`: a shell for maintainers' scripts, and empty databases of dpkg and rpm.
-pub fn make_root(root: &Path) {
+/// A small system below `root`: a shell for maintainers' scripts, and an empty database of dpkg.
+pub fn make_debian_root(root: &Path) {
     for dir in ["var/lib/dpkg/info", "var/lib/dpkg/updates", "var/lib/rpm", "usr/bin", "etc", "tmp"] {
         fs::create_dir_all(root.join(dir)).expect("a root");
     }
@@ -156,6 +156,11 @@ pub fn make_root(root: &Path) {
             fs::copy(library, copy).expect("a copy of a library");
         }
     }
+}
+
+/// The same, with an empty database of rpm too.
+pub fn make_root(root: &Path) {
+    make_debian_root(root);
     let base = root.join("tmp/base");
     fs::create_dir(&base).expect("a directory");
     // Scripts of RPM packages ask for it in the database.
@@ -169,8 +174,16 @@ pub fn make_root(root: &Path) {
 
 /// The tools that are missing here, in words; none when packages can be built and installed.
 pub fn missing_tools() -> Option<String> {
-    let tools = ["dpkg", "dpkg-deb", "rpm", "rpmbuild", "ldd"];
-    let missing = tools.into_iter().find(|tool| Command::new(tool).arg("--version").output().is_err());
+    missing_of(&["dpkg", "dpkg-deb", "rpm", "rpmbuild", "ldd"])
+}
+
+/// The same for Debian packages alone.
+pub fn missing_debian_tools() -> Option<String> {
+    missing_of(&["dpkg", "dpkg-deb", "ldd"])
+}
+
+fn missing_of(tools: &[&str]) -> Option<String> {
+    let missing = tools.iter().find(|tool| Command::new(tool).arg("--version").output().is_err());
     missing.map(|tool| format!("{tool} is missing"))
 }
 

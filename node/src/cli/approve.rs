@@ -14,6 +14,7 @@ use super::{CliError, Common};
 use crate::clock::wall;
 use crate::coordinator::client::Client;
 use crate::coordinator::directory::Directory;
+use crate::coordinator::inventories::MissingQuery;
 use crate::coordinator::keys::{self, KeyUse, Passphrase};
 use crate::coordinator::requests::{Catalog, CatalogApproval, CatalogRelease};
 
@@ -48,7 +49,7 @@ pub(crate) struct Args {
     /// Show whom it would affect and when; sign nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Time zone in which the preview reads windows, for example Europe/Berlin; each machine uses its own.
+    /// Time zone in which the preview reads windows of machines that have told none, for example Europe/Berlin.
     #[arg(long, value_name = "ZONE", default_value = "UTC")]
     zone: String,
     /// Sign it even if it reaches nobody yet.
@@ -116,7 +117,9 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
     };
     let version = before.map_or(0, |known| known.version) + 1;
     let approval = args.schedule.approval((group, release.release), version, action, now)?;
-    let machines = machines(&status, &args.group, &release.release);
+    let query = MissingQuery { device: None, release: Some(release.release) };
+    let missing = runtime.block_on(client.missing(&query))?;
+    let machines = machines(&status, &missing, &args.group, &release.release);
     let preview = Preview::new(&approval, machines, &args.zone, &zone_of, now);
     if !args.allow_empty {
         preview.must_reach_somebody(&args.group)?;

@@ -13,11 +13,17 @@ const EXAMPLE: &str = "\
 EXAMPLE:
   upswarm group list --data-dir /var/lib/upswarm-coordinator
   upswarm group add pilots --data-dir D
+  upswarm group add web --where os.id=debian --where 'package:nginx>=1.20' --dry-run --data-dir D
   upswarm group assign pc7 --group pilots --data-dir D
   upswarm group remove-device pc7 --group pilots --data-dir D
 
 A device is named by its label, or by its key or at least eight first digits of it. Its new certificate reaches it at once if it
-is connected, else when it is next.";
+is connected, else when it is next.
+
+The members of a group with conditions are the machines whose inventories fulfil all of them, and change by themselves. A
+condition is FACT=VALUE or package:NAME>=VERSION, with =, !=, <, <=, > or >=; FACT or package:NAME alone asks whether it is there,
+! before it whether it is not. Versions compare by the rules of their own package database (package:deb/NAME names one), facts so
+that 9 comes before 10. Facts are shown by: upswarm inventory DEVICE; restart.pending is yes or no.";
 
 /// Digits of a device's key that name it, if no other begins with them.
 const MIN_PREFIX: usize = 8;
@@ -38,10 +44,17 @@ enum Verb {
         #[arg(long, value_name = "DIR")]
         data_dir: PathBuf,
     },
-    /// Make a group.
+    /// Make a group; with conditions, one whose members follow from their inventories.
     Add {
         /// Its name.
         group: String,
+        /// What its members fulfil, for example os.id=debian or 'package:nginx>=1.20'; may be given again, all must hold.
+        /// Conditions of a group that has some are replaced.
+        #[arg(long = "where", value_name = "CONDITION")]
+        conditions: Vec<String>,
+        /// Show who would be a member; change nothing.
+        #[arg(long, requires = "conditions")]
+        dry_run: bool,
         /// The coordinator's data directory; the coordinator must be running.
         #[arg(long, value_name = "DIR")]
         data_dir: PathBuf,
@@ -67,7 +80,9 @@ struct MemberArgs {
 pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
     match args.verb {
         Verb::List { data_dir } => list(&data_dir, common),
-        Verb::Add { group, data_dir } => add(group, &data_dir, common),
+        Verb::Add { group, conditions, dry_run, data_dir } => {
+            add(GroupRequest { group, conditions, dry_run, ..GroupRequest::default() }, &data_dir, common)
+        }
         Verb::Assign(args) => member(args, true, common),
         Verb::RemoveDevice(args) => member(args, false, common),
     }
@@ -84,26 +99,63 @@ fn list(data_dir: &Path, common: Common) -> Result<(), CliError> {
             members.entry(group).or_default().push((name(device), &device["device"]));
         }
     }
-    let mut rows = vec![["GROUP", "DEVICES", "WHO"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["GROUP", "DEVICES", "WHO", "WHERE"].map(str::to_owned).to_vec()];
     for (group, devices) in &members {
         let names: Vec<&str> = devices.iter().map(|(name, _)| name.as_str()).collect();
-        rows.push(vec![(*group).to_owned(), names.len().to_string(), names.join(", ")]);
+        let conditions = catalog.conditions.get(*group).map_or_else(|| "-".to_owned(), |texts| texts.join(" and "));
+        rows.push(vec![(*group).to_owned(), names.len().to_string(), names.join(", "), conditions]);
     }
     let view = members.iter().map(|(group, devices)| {
         let devices: Vec<_> = devices.iter().map(|(name, id)| json!({ "device": id, "name": name })).collect();
-        json!({ "group": group, "id": catalog.groups.get(*group), "devices": devices })
+        let conditions = catalog.conditions.get(*group);
+        json!({ "group": group, "id": catalog.groups.get(*group), "devices": devices, "where": conditions })
     });
     common.print(&json!({ "groups": view.collect::<Vec<_>>() }), table(&rows).trim_end());
     Ok(())
 }
 
-fn add(group: String, data_dir: &Path, common: Common) -> Result<(), CliError> {
+fn add(request: GroupRequest, data_dir: &Path, common: Common) -> Result<(), CliError> {
     let client = Client::of(data_dir)?;
-    let request = GroupRequest { group, device: None, member: false };
     let made = super::runtime()?.block_on(client.group(&request))?;
+    if !request.conditions.is_empty() {
+        common.print(&made, &dynamic(&made));
+        return Ok(());
+    }
     let verb = if made["new"] == true { "made" } else { "is there already" };
     common.print(&made, &format!("group {} {verb}", request.group));
     Ok(())
+}
+
+/// Who is in a dynamic group, or would be.
+fn dynamic(made: &Value) -> String {
+    let names =
+        |field: &str| -> Vec<String> { super::status::list(&made[field]).iter().map(|d| text(&d["name"])).collect() };
+    let conditions: Vec<String> = super::status::list(&made["where"]).iter().map(text).collect();
+    let verb = match (made["dry_run"] == true, made["new"] == true) {
+        (true, _) => "would hold",
+        (false, true) => "made: it holds",
+        (false, false) => "changed: it holds",
+    };
+    let members = names("members");
+    let mut lines = vec![format!("group {} {verb} machines where {}", text(&made["group"]), conditions.join(" and "))];
+    lines.push(match members.len() {
+        0 => "no machine fulfils that now".to_owned(),
+        count => format!("{count} now: {}", members.join(", ")),
+    });
+    // Of a new group everybody joins.
+    if made["new"] != true {
+        for (field, verb) in [("join", "join"), ("leave", "leave")] {
+            let names = names(field);
+            if !names.is_empty() {
+                lines.push(format!("{verb}: {}", names.join(", ")));
+            }
+        }
+    }
+    lines.join("\n")
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
 }
 
 fn member(args: MemberArgs, member: bool, common: Common) -> Result<(), CliError> {
@@ -111,10 +163,8 @@ fn member(args: MemberArgs, member: bool, common: Common) -> Result<(), CliError
     let runtime = super::runtime()?;
     let status = runtime.block_on(client.status())?;
     let device = find_device(&status, &args.device)?;
-    let id: Result<DeviceId, _> = device["device"].as_str().unwrap_or_default().parse();
-    let id =
-        id.map_err(|error| CliError::Failed(anyhow::anyhow!("the coordinator's status names a device {error}")))?;
-    let request = GroupRequest { group: args.group, device: Some(id), member };
+    let id = id_of(device)?;
+    let request = GroupRequest { group: args.group, device: Some(id), member, ..GroupRequest::default() };
     let answer = runtime.block_on(client.group(&request))?;
     let groups: Vec<&str> = answer["groups"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let groups = if groups.is_empty() { "in no group".to_owned() } else { format!("in {}", groups.join(", ")) };
@@ -123,8 +173,14 @@ fn member(args: MemberArgs, member: bool, common: Common) -> Result<(), CliError
     Ok(())
 }
 
+/// The key of a device of the status.
+pub(super) fn id_of(device: &Value) -> Result<DeviceId, CliError> {
+    let id: Result<DeviceId, _> = device["device"].as_str().unwrap_or_default().parse();
+    id.map_err(|error| CliError::Failed(anyhow::anyhow!("the coordinator's status names a device {error}")))
+}
+
 /// The one device that a text names.
-fn find_device<'a>(status: &'a Value, text: &str) -> Result<&'a Value, CliError> {
+pub(super) fn find_device<'a>(status: &'a Value, text: &str) -> Result<&'a Value, CliError> {
     let digits = text.to_ascii_lowercase();
     let prefix = text.len() >= MIN_PREFIX && text.bytes().all(|c| c.is_ascii_hexdigit());
     let named = |device: &&Value| {

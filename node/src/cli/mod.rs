@@ -10,6 +10,8 @@ mod export;
 mod group;
 mod hold;
 mod installer;
+mod inventory;
+mod missing;
 mod node;
 mod node_status;
 mod preview;
@@ -104,6 +106,10 @@ enum Verb {
     Group(group::Args),
     /// Show every device with its deployments.
     Status(status::Args),
+    /// Show what is installed on the machines.
+    Inventory(inventory::Args),
+    /// Show releases that machines need and do not have.
+    Missing(missing::Args),
     /// Say why an update is not installed here, why a peer is not used, and where each byte came from.
     Explain(explain::Args),
     /// Put an install or a pending restart on this machine off for a while.
@@ -162,6 +168,8 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Rule(args) => rule::run(args, common),
         Verb::Group(args) => group::run(args, common),
         Verb::Status(args) => status::run(args, common),
+        Verb::Inventory(args) => inventory::run(args, common),
+        Verb::Missing(args) => missing::run(args, common),
         Verb::Explain(args) => explain::run(args, common),
         Verb::Defer(args) => defer::run(args, common),
         Verb::Top(args) => top::run(args, common),

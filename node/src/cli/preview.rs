@@ -4,7 +4,7 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use upswarm_protocol::catalog::{Action, Approval};
 use upswarm_protocol::ids::{DeviceId, ReleaseId};
-use upswarm_protocol::schedule::{DeviceFacts, earliest, ring_of};
+use upswarm_protocol::schedule::{DeviceFacts, earliest, ring_of, zone};
 use upswarm_protocol::time::Wall;
 
 use super::CliError;
@@ -18,8 +18,12 @@ const NAMED: usize = 8;
 pub(super) struct Machine {
     device: DeviceId,
     name: String,
-    /// What it last said about the release.
+    /// What it last said about the release: of its deployment, or else of its scan.
     state: Option<String>,
+    /// Whether its scan says that it lacks the release.
+    needs: bool,
+    /// Its time zone, if it has told one that is known here.
+    zone: Option<String>,
 }
 
 /// What an approval would do.
@@ -31,8 +35,10 @@ pub(super) struct Preview {
     rings: Vec<Stage>,
     left_out: Vec<Machine>,
     devices: usize,
+    required: usize,
     already: usize,
     not_applicable: usize,
+    zones: usize,
 }
 
 /// The devices of one ring.
@@ -43,8 +49,9 @@ struct Stage {
     machines: Vec<(Machine, Option<Wall>)>,
 }
 
-/// The devices of a group that are not shut out, from the fleet's status.
-pub(super) fn machines(status: &Value, group: &str, release: &ReleaseId) -> Vec<Machine> {
+/// The devices of a group that are not shut out, from the fleet's status, and what they said of the release when they looked
+/// (the answer of `missing` about it).
+pub(super) fn machines(status: &Value, missing: &Value, group: &str, release: &ReleaseId) -> Vec<Machine> {
     let release = release.to_string();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let empty = Vec::new();
@@ -56,20 +63,29 @@ pub(super) fn machines(status: &Value, group: &str, release: &ReleaseId) -> Vec<
         let id: DeviceId = text(&device["device"]).parse().ok()?;
         let name = Some(text(&device["label"])).filter(|label| !label.is_empty()).unwrap_or_else(|| id.short());
         let about = device["deployments"].as_array().unwrap_or(&empty).iter();
-        let state =
+        let deployed =
             about.filter(|deployment| deployment["release"] == release.as_str()).map(|d| text(&d["state"])).next();
-        Some(Machine { device: id, name, state })
+        let scanned = missing["releases"][0]["devices"].as_array().unwrap_or(&empty).iter();
+        let scanned: Option<String> =
+            scanned.filter(|seen| seen["device"] == device["device"]).map(|seen| text(&seen["state"])).next();
+        let needs = scanned.as_deref() == Some("Required");
+        // A deployment that was given up says nothing of the machine; one that is under way knows more than the scan.
+        let deployed = deployed.filter(|state| !["Canceled", "Superseded"].contains(&state.as_str()));
+        let state = deployed.or(scanned).filter(|state| state != "NotTold");
+        let zone = device["time_zone"].as_str().filter(|name| zone(name).is_some()).map(str::to_owned);
+        Some(Machine { device: id, name, state, needs, zone })
     };
     devices.filter(member).filter_map(machine).collect()
 }
 
 impl Preview {
-    /// The effect of an approval on these devices. Windows are read in `zone`: the machines' own are not known here.
+    /// The effect of an approval on these devices. Windows are read in each machine's own time zone, and in `zone` where that is
+    /// not known.
     pub(super) fn new(
         approval: &Approval,
         machines: Vec<Machine>,
         zone_name: &str,
-        zone: &TimeZone,
+        fallback: &TimeZone,
         now: Wall,
     ) -> Self {
         let available_from = approval.schedule.available_from.unwrap_or_default();
@@ -93,8 +109,12 @@ impl Preview {
             machines.iter().filter(of).count()
         };
         let (devices, already, not_applicable) = (machines.len(), says(done), says(&["NotApplicable"]));
+        let required = machines.iter().filter(|machine| machine.needs).count();
+        let zones = machines.iter().filter(|machine| machine.zone.is_some()).count();
         let mut left_out = Vec::new();
         for machine in machines {
+            let own = machine.zone.as_deref().and_then(zone);
+            let zone = own.as_ref().unwrap_or(fallback);
             let facts =
                 DeviceFacts { device: machine.device, zone, awake_since: now, overdue_since: None, deferred: None };
             let place = ring_of(machine.device, approval.release);
@@ -113,8 +133,10 @@ impl Preview {
             rings,
             left_out,
             devices,
+            required,
             already,
             not_applicable,
+            zones,
         }
     }
 
@@ -142,8 +164,11 @@ impl Preview {
 
     /// For `--json`.
     pub(super) fn json(&self) -> Value {
-        let machine =
-            |machine: &Machine| json!({ "device": machine.device, "name": machine.name, "state": machine.state });
+        let machine = |machine: &Machine| {
+            json!({
+                "device": machine.device, "name": machine.name, "state": machine.state, "time_zone": machine.zone,
+            })
+        };
         let rings: Vec<Value> = self
             .rings
             .iter()
@@ -166,6 +191,7 @@ impl Preview {
             .collect();
         json!({
             "devices": self.devices,
+            "required": self.required,
             "already": self.already,
             "not_applicable": self.not_applicable,
             "left_out": self.left_out.iter().map(machine).collect::<Vec<_>>(),
@@ -196,10 +222,14 @@ impl Preview {
             lines.push("declined: nothing is done on any of them".to_owned());
             return lines.join("\n");
         }
-        lines.push(format!(
-            "times are for machines in the zone {}: each reads windows and active hours in its own, which is not known here",
-            self.zone
-        ));
+        lines.push(match self.devices - self.zones {
+            0 => "each machine's windows and active hours are read in its own time zone; times are shown in UTC".to_owned(),
+            unknown => format!(
+                "windows and active hours are read in each machine's own time zone, of {unknown} that have told none in {}; \
+                 times are shown in UTC",
+                self.zone
+            ),
+        });
         if self.stop_above > 0 {
             lines.push(format!("stops by itself when more than {} fail or fall silent", percent(self.stop_above)));
         }
@@ -233,6 +263,7 @@ impl Preview {
     fn who(&self) -> String {
         let mut line = count(self.devices);
         let known = [
+            (self.required, "needing it"),
             (self.already, if self.action == Action::Uninstall { "without it already" } else { "with it already" }),
             (self.not_applicable, "that it does not concern"),
         ];
@@ -303,7 +334,13 @@ mod tests {
             _ => None,
         };
         (0..number)
-            .map(|at| Machine { device: DeviceId([at; 32]), name: format!("pc{at}"), state: state(at) })
+            .map(|at| Machine {
+                device: DeviceId([at; 32]),
+                name: format!("pc{at}"),
+                state: state(at),
+                needs: false,
+                zone: None,
+            })
             .collect()
     }
 
@@ -352,6 +389,34 @@ mod tests {
     }
 
     #[test]
+    fn each_machine_has_its_own_night() {
+        let night = Window { days: Weekdays::ALL, start: 22 * 60, end: 5 * 60 };
+        let schedule = Schedule { windows: Bounded::new(vec![night]).unwrap(), ..Schedule::default() };
+        let mut machines = fleet(4);
+        machines[0].zone = Some("Asia/Tokyo".to_owned());
+        (machines[0].state, machines[0].needs) = (Some("Required".to_owned()), true);
+        machines[1].zone = Some("America/New_York".to_owned());
+        let preview = preview(&approval(&[], schedule), machines, "Europe/Berlin");
+        let earliest = |name: &str| {
+            let (_, at) = preview.rings[0].machines.iter().find(|(machine, _)| machine.name == name).unwrap();
+            at.unwrap().to_string()
+        };
+        assert_eq!(earliest("pc0"), "2027-01-15T13:00:00Z");
+        // It is three in the morning there.
+        assert_eq!(earliest("pc1"), "2027-01-15T08:00:00Z");
+        assert_eq!(earliest("pc3"), "2027-01-15T21:00:00Z");
+        let text = preview.text();
+        for wanted in [
+            "4 devices, 1 needing it by the last report, 1 that it does not concern",
+            "of 2 that have told none in Europe/Berlin",
+        ] {
+            assert!(text.contains(wanted), "{wanted} is missing in\n{text}");
+        }
+        assert_eq!(preview.json()["rings"][0]["devices"][0]["time_zone"], "America/New_York");
+        assert_eq!(preview.json()["required"], 1);
+    }
+
+    #[test]
     fn many_devices_are_numbers_and_nobody_is_refused() {
         let all = preview(&approval(&[], Schedule::default()), fleet(100), "UTC");
         assert!(
@@ -380,14 +445,28 @@ mod tests {
     #[test]
     fn machines_come_from_the_status() {
         let status = json!({ "devices": [
-            { "device": "ab".repeat(32), "label": "pc1", "groups": ["office", "lab"], "revoked": false,
+            { "device": "ab".repeat(32), "label": "pc1", "time_zone": "Europe/Berlin", "groups": ["office", "lab"], "revoked": false,
               "deployments": [{ "release": RELEASE, "state": "Installed" }, { "release": ReleaseId([3; 32]), "state": "Failed" }] },
-            { "device": "cd".repeat(32), "label": "", "groups": ["office"], "revoked": false, "deployments": [] },
+            { "device": "cd".repeat(32), "label": "", "time_zone": "Mars/Olympus", "groups": ["office"], "revoked": false,
+              "deployments": [] },
+            { "device": "98".repeat(32), "label": "", "groups": ["office"], "revoked": false, "deployments": [] },
             { "device": "ef".repeat(32), "label": "pc3", "groups": ["office"], "revoked": true, "deployments": [] },
             { "device": "12".repeat(32), "label": "pc4", "groups": ["lab"], "revoked": false, "deployments": [] },
         ]});
-        let found = machines(&status, "office", &RELEASE);
-        let named: Vec<_> = found.iter().map(|machine| (machine.name.as_str(), machine.state.as_deref())).collect();
-        assert_eq!(named, [("pc1", Some("Installed")), ("cdcdcdcd", None)]);
+        let missing = json!({ "releases": [{ "devices": [
+            { "device": "ab".repeat(32), "state": "Required" }, { "device": "cd".repeat(32), "state": "Required" },
+            { "device": "98".repeat(32), "state": "NotTold" },
+        ]}]});
+        let found = machines(&status, &missing, "office", &RELEASE);
+        let named: Vec<_> = found
+            .iter()
+            .map(|machine| (machine.name.as_str(), machine.state.as_deref(), machine.zone.as_deref()))
+            .collect();
+        let wanted = [
+            ("pc1", Some("Installed"), Some("Europe/Berlin")),
+            ("cdcdcdcd", Some("Required"), None),
+            ("98989898", None, None),
+        ];
+        assert_eq!(named, wanted);
     }
 }

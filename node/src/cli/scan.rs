@@ -8,12 +8,14 @@ use upswarm_protocol::time::Wall;
 
 use super::{CliError, Common};
 use crate::inventory::{KINDS, Scan, cyclonedx, scan, uptime_s};
+use crate::local::{Client, Request};
 
 const EXAMPLE: &str = "\
 EXAMPLE:
   upswarm scan
   upswarm scan --kind deb,flatpak --json
-  upswarm scan --root /mnt/image --cyclonedx > image.cdx.json";
+  upswarm scan --root /mnt/image --cyclonedx > image.cdx.json
+  upswarm scan --now --data-dir /var/lib/upswarm";
 
 /// Show what is installed on this machine, and facts about it. Needs no node and no coordinator.
 #[derive(Debug, clap::Args)]
@@ -25,6 +27,12 @@ pub(crate) struct Args {
     /// Print a CycloneDX 1.6 bill of materials as JSON.
     #[arg(long, conflicts_with = "json")]
     cyclonedx: bool,
+    /// Ask the node that runs on this machine to look at once, not within a minute; prints nothing of what it finds.
+    #[arg(long, requires = "data_dir", conflicts_with_all = ["root", "cyclonedx", "kind"])]
+    now: bool,
+    /// The node's data directory, for --now.
+    #[arg(long, value_name = "DIR", requires = "now")]
+    data_dir: Option<PathBuf>,
     /// Look only for packages of these kinds.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "KIND")]
     kind: Vec<Kind>,
@@ -39,6 +47,11 @@ enum Kind {
 }
 
 pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
+    if let Some(dir) = args.data_dir.as_ref().filter(|_| args.now) {
+        let answer = Client::connect(dir)?.ask(&Request::Rescan {})?;
+        common.print(&answer, "the node looks at this machine now");
+        return Ok(());
+    }
     if let Some(root) = args.root.as_ref().filter(|root| !root.is_dir()) {
         return Err(CliError::Refused(format!("{} is no directory; name one with --root", root.display())));
     }
@@ -164,7 +177,7 @@ mod tests {
         assert!(parsed.common.json);
         let Verb::Scan(args) = parsed.verb else { panic!("another verb") };
         assert!(matches!(*args.kind, [Kind::Deb, Kind::Snap]));
-        for bad in [&["--cyclonedx", "--json"][..], &["--kind", "msi"], &["--root"]] {
+        for bad in [&["--now"][..], &["--data-dir", "d"], &["--cyclonedx", "--json"], &["--kind", "msi"], &["--root"]] {
             let call = ["upswarm", "scan"].iter().chain(bad);
             assert!(Cli::try_parse_from(call).is_err(), "{bad:?}");
         }

@@ -30,8 +30,8 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
 fn text(status: &Value) -> String {
     let mut rows = vec![
         [
-            "DEVICE", "SITE", "ROLE", "GROUPS", "SEEN", "RELEASE", "STATE", "AGE", "DONE", "ORIGIN", "CACHE", "LAN",
-            "REUSE",
+            "DEVICE", "SITE", "ROLE", "GROUPS", "SEEN", "MISSING", "RESTART", "RELEASE", "STATE", "AGE", "DONE",
+            "ORIGIN", "CACHE", "LAN", "REUSE",
         ]
         .map(str::to_owned)
         .to_vec(),
@@ -42,7 +42,21 @@ fn text(status: &Value) -> String {
         let name = name.unwrap_or_else(|| word(&device["device"]).chars().take(8).collect());
         let groups: Vec<String> = list(&device["groups"]).iter().map(word).collect();
         let seen = if device["revoked"] == true { "revoked".to_owned() } else { age(&device["last_seen_s"], "never") };
-        let of_device = [name.clone(), word(&device["site"]), word(&device["role"]), groups.join(","), seen];
+        let missing = device["scan"]["required"].as_u64().map_or_else(|| "-".to_owned(), |count| count.to_string());
+        let restart = match device["pending_restart"].as_bool() {
+            Some(true) => "pending",
+            Some(false) => "no",
+            None => "-",
+        };
+        let of_device = [
+            name.clone(),
+            word(&device["site"]),
+            word(&device["role"]),
+            groups.join(","),
+            seen,
+            missing,
+            restart.to_owned(),
+        ];
         let sources = ["origin", "cache", "lan_peer", "local_reuse"].map(|source| bytes(&device["bytes"][source]));
         let none = Value::Null;
         let deployments = list(&device["deployments"]);
@@ -133,15 +147,15 @@ fn about(deployment: &Value) -> [String; 4] {
     [release, state, age(&deployment["since_s"], "-"), percent]
 }
 
-fn list(value: &Value) -> &[Value] {
+pub(super) fn list(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-fn word(value: &Value) -> String {
+pub(super) fn word(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-fn age(value: &Value, unknown: &str) -> String {
+pub(super) fn age(value: &Value, unknown: &str) -> String {
     match value.as_u64() {
         None => unknown.to_owned(),
         Some(s @ 0..120) => format!("{s} s"),
@@ -185,7 +199,7 @@ mod tests {
                 { "device": "ab".repeat(32), "label": "", "site": "berlin", "role": "node", "groups": ["office"],
                   "last_seen_s": null, "bytes": {}, "deployments": [], "alarms": [] },
                 { "device": "cd".repeat(32), "label": "pc7", "site": "berlin", "role": "node", "groups": ["office"],
-                  "last_seen_s": 200, "bytes": { "origin": 1024 }, "alarms": ["a tampered document"],
+                  "last_seen_s": 200, "scan": { "required": 17 }, "pending_restart": true, "bytes": { "origin": 1024 }, "alarms": ["a tampered document"],
                   "deployments": [{ "release": "ef", "title": "Editor", "version": "2.1", "state": "Failed", "sub_state": "None",
                     "code": 3, "reason": "disk on fire", "since_s": 5, "done": 1, "total": 2 },
                     { "release": "0a", "title": "Editor", "version": "2.0", "state": "Superseded", "sub_state": "None",
@@ -197,7 +211,7 @@ mod tests {
             "abababab  berlin",
             "never",
             "pc7",
-            "3 min",
+            "3 min  17       pending",
             "Editor (2.1)",
             "Failed code 3",
             "50 %",

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use futures::StreamExt;
 use serde::Deserialize;
@@ -18,6 +18,7 @@ use upswarm_protocol::envelope::Document;
 use upswarm_protocol::ids::{DeviceId, DocHash, PayloadId};
 
 use super::directory::{self, Change};
+use super::inventories::{InventoryQuery, MissingQuery};
 use super::keys;
 use super::requests::{Catalog, Gone, GroupRequest, HoldRequest, InviteRequest, Invited, RemoveRule, Request, ask};
 use super::rules::{NewRule, Rule};
@@ -182,6 +183,22 @@ pub(super) async fn get_status(State(shared): State<Arc<Shared>>) -> Answer<Valu
     Ok(Json(ask(&shared.driver, Request::Status).await?))
 }
 
+pub(super) async fn get_inventory(
+    State(shared): State<Arc<Shared>>,
+    query: Result<Query<InventoryQuery>, QueryRejection>,
+) -> Answer<Value> {
+    let Query(query) = query?;
+    Ok(Json(ask(&shared.driver, |reply| Request::Inventory(query, reply)).await??))
+}
+
+pub(super) async fn get_missing(
+    State(shared): State<Arc<Shared>>,
+    query: Result<Query<MissingQuery>, QueryRejection>,
+) -> Answer<Value> {
+    let Query(query) = query?;
+    Ok(Json(ask(&shared.driver, |reply| Request::Missing(query, reply)).await??))
+}
+
 pub(super) async fn get_catalog(State(shared): State<Arc<Shared>>) -> Answer<Catalog> {
     Ok(Json(ask(&shared.driver, Request::Catalog).await?))
 }
@@ -228,6 +245,12 @@ impl From<Gone> for Refused {
 
 impl From<JsonRejection> for Refused {
     fn from(rejection: JsonRejection) -> Self {
+        Refused(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for Refused {
+    fn from(rejection: QueryRejection) -> Self {
         Refused(rejection.status(), rejection.body_text())
     }
 }

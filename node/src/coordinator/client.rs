@@ -11,6 +11,7 @@ use upswarm_protocol::ids::{DocHash, PayloadId};
 use zeroize::Zeroizing;
 
 use super::directory::Directory;
+use super::inventories::{InventoryQuery, MissingQuery};
 use super::requests::{Catalog, GroupRequest, HoldRequest, InviteRequest, Invited, RemoveRule};
 use super::rules::{NewRule, Rule};
 use crate::cli::CliError;
@@ -73,6 +74,16 @@ impl Client {
     /// Makes a group, or changes a device's membership.
     pub(crate) async fn group(&self, request: &GroupRequest) -> Result<Value, CliError> {
         self.json(self.admin(Method::POST, "group").json(request)).await
+    }
+
+    /// What is installed.
+    pub(crate) async fn inventory(&self, query: &InventoryQuery) -> Result<Value, CliError> {
+        self.json(self.admin(Method::GET, &with("inventory", query)?)).await
+    }
+
+    /// What is missing.
+    pub(crate) async fn missing(&self, query: &MissingQuery) -> Result<Value, CliError> {
+        self.json(self.admin(Method::GET, &with("missing", query)?)).await
     }
 
     /// Every rule.
@@ -149,6 +160,19 @@ impl Client {
     fn unreachable(&self) -> String {
         format!("no answer from the coordinator at {}; is it running?", self.base)
     }
+}
+
+/// A path with a query.
+fn with(path: &str, query: &impl serde::Serialize) -> Result<String, CliError> {
+    let fields = serde_json::to_value(query).context("preparing the request")?;
+    let escaped = |text: &str| -> String {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    };
+    let pairs = fields.as_object().into_iter().flatten().map(|(name, value)| {
+        format!("{name}={}", escaped(&value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
+    });
+    Ok(format!("{path}?{}", pairs.collect::<Vec<_>>().join("&")))
 }
 
 fn index_version(answer: &Value) -> Result<u64, CliError> {

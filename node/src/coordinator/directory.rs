@@ -10,9 +10,10 @@
 //! D/doc/<hex>               documents by hash
 //! D/payload/<hex>           payload bytes; complete, and hashed before they got their name
 //! D/upload/                 what is still arriving
-//! D/devices, invites, fleet one file each
+//! D/devices, invites, fleet, inventory, scan   one file each
 //! D/names.json              the admin's names of groups and sites
 //! D/rules.json              what is approved as soon as it is published
+//! D/groups                  conditions of the dynamic groups
 //! D/rollouts                what the admin accepted of rollouts that were stopped
 //! ```
 //! Every file is written beside its place, synced, renamed and the directory synced: after a power cut each is whole, old or new.
@@ -163,6 +164,10 @@ impl Directory {
         self.path.join("rollouts")
     }
 
+    fn groups(&self) -> PathBuf {
+        self.path.join("groups")
+    }
+
     fn token_file(&self) -> PathBuf {
         self.path.join("admin.token")
     }
@@ -173,7 +178,7 @@ impl Directory {
 
     /// Makes the empty rooms of a new directory.
     pub(crate) fn create(&self) -> anyhow::Result<()> {
-        for room in ["keys", "roots", "doc", "payload", "upload", "devices", "invites", "fleet"] {
+        for room in ["keys", "roots", "doc", "payload", "upload", "devices", "invites", "fleet", "inventory", "scan"] {
             let path = self.path.join(room);
             fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
         }
@@ -231,6 +236,11 @@ impl Directory {
             Record::Document(document) => Change::Put(self.doc(&document.hash), document.bytes),
             Record::Catalog(bytes) => Change::Put(self.catalog(), bytes),
             Record::Rollouts(bytes) => Change::Put(self.rollouts(), bytes),
+            Record::Groups(bytes) => Change::Put(self.groups(), bytes),
+            Record::Inventory(device, bytes) => {
+                Change::Put(self.path.join("inventory").join(device.to_string()), bytes)
+            }
+            Record::Scan(device, bytes) => Change::Put(self.path.join("scan").join(device.to_string()), bytes),
             Record::Device(device, bytes) => Change::Put(self.path.join("devices").join(device.to_string()), bytes),
             Record::Invite(secret_hash, bytes) => {
                 let path = self.path.join("invites").join(hex::encode(secret_hash));
@@ -292,6 +302,8 @@ impl Directory {
         if crate::seal::public(&report_key) != root.report_key {
             bail!("the report key in {} is not the one that the root names", self.keys().display());
         }
+        // A directory of an earlier version lacks the newer rooms.
+        self.create()?;
         let mut fleet = Fleet::default();
         let mut reports = Vec::new();
         for (name, path) in files(&self.path.join("fleet"))? {
@@ -305,6 +317,9 @@ impl Directory {
         let mut stored = Stored {
             catalog: read_if_there(&self.catalog())?,
             rollouts: read_if_there(&self.rollouts())?,
+            inventories: self.told("inventory")?,
+            scans: self.told("scan")?,
+            groups: read_if_there(&self.groups())?,
             documents: Vec::new(),
             devices: self.records("devices", |record: &DeviceRecord| record.device.to_string())?,
             invites: self.records("invites", |invite: &Invite| hex::encode(invite.secret_hash))?,
@@ -364,6 +379,17 @@ impl Directory {
             }
         }
         Ok(records)
+    }
+
+    /// Files that devices tell anew if they are damaged.
+    fn told(&self, room: &str) -> anyhow::Result<Vec<(DeviceId, Vec<u8>)>> {
+        let mut told = Vec::new();
+        for (name, path) in files(&self.path.join(room))? {
+            if let Ok(device) = DeviceId::from_str(&name) {
+                told.push((device, fs::read(&path).with_context(|| format!("reading {}", path.display()))?));
+            }
+        }
+        Ok(told)
     }
 
     /// Complete payloads and their lengths in bytes.

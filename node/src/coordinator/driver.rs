@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 
 use super::directory::{Change, Directory};
 use super::fleet::Fleet;
+use super::inventories::View;
 use super::keys;
 use super::names::Names;
 use super::payloads::Counters;
@@ -277,8 +278,14 @@ impl Driver {
                 self.save_rules(removed, reply);
             }
             Request::Status(reply) => drop(reply.send(self.status())),
+            Request::Inventory(query, reply) => drop(reply.send(self.view().inventory(&query))),
+            Request::Missing(query, reply) => drop(reply.send(self.view().missing(&query))),
             Request::Catalog(reply) => drop(reply.send(self.catalog())),
         }
+    }
+
+    fn view(&self) -> View<'_> {
+        View { state: &self.state, fleet: &self.fleet, names: &self.names, now: self.clock.now().wall }
     }
 
     fn command(&mut self, command: Command, waiting: Waiting) {
@@ -323,6 +330,9 @@ impl Driver {
 
     /// Makes a group, or puts a device into one or takes it out.
     fn group(&mut self, request: &GroupRequest, reply: Reply<Value>) {
+        if !request.conditions.is_empty() {
+            return self.dynamic_group(request, reply);
+        }
         let Some(device) = request.device else {
             let known = self.names.group(&request.group).is_some();
             let made = match self.names.group_or_new(&request.group) {
@@ -342,9 +352,69 @@ impl Driver {
         }
     }
 
+    /// Makes a dynamic group, or tells who would be in it.
+    fn dynamic_group(&mut self, request: &GroupRequest, reply: Reply<Value>) {
+        let prepared = self.view().conditions(&request.conditions).and_then(|conditions| {
+            let known = self.names.group(&request.group);
+            let mut before: Vec<DeviceId> = Vec::new();
+            if let Some(group) = known {
+                let members = self.state.devices().filter(|record| record.groups.contains(&group));
+                before.extend(members.map(|record| record.device));
+                if !self.state.dynamic_groups().contains_key(&group) && !before.is_empty() {
+                    return Err(Refusal::Request(format!(
+                        "{} machines were put into the group {:?} by hand; take another name for the conditions",
+                        before.len(),
+                        request.group
+                    )));
+                }
+            }
+            let after = self.state.fulfilling(&conditions);
+            let named = |devices: &mut dyn Iterator<Item = DeviceId>| -> Vec<Value> {
+                let record = |device| self.state.devices().find(|record| record.device == device);
+                devices
+                    .filter_map(|device| Some(json!({ "device": device, "name": self.fleet.name(record(device)?) })))
+                    .collect()
+            };
+            let value = json!({
+                "group": request.group,
+                "id": known,
+                "new": known.is_none(),
+                "where": conditions.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "members": named(&mut after.iter().copied()),
+                "join": named(&mut after.iter().copied().filter(|device| !before.contains(device))),
+                "leave": named(&mut before.iter().copied().filter(|device| !after.contains(device))),
+                "dry_run": request.dry_run,
+            });
+            Ok((conditions, value))
+        });
+        let (conditions, mut value) = match prepared {
+            Ok(prepared) => prepared,
+            Err(refusal) => return drop(reply.send(Err(refusal))),
+        };
+        if request.dry_run {
+            return drop(reply.send(Ok(value)));
+        }
+        let group = match self.names.group_or_new(&request.group) {
+            Ok(group) => group,
+            Err(error) => return drop(reply.send(Err(Refusal::Request(error.to_string())))),
+        };
+        value["id"] = json!(group);
+        // Before the core's record, which the answer waits for.
+        self.changes.push(Change::Put(self.directory.names(), self.names.to_bytes()));
+        self.command(Command::Condition { group, conditions }, Waiting::Value(reply, value));
+    }
+
     /// The groups of a device after a change, and whether it is one.
     fn membership(&self, device: DeviceId, name: &str, member: bool) -> Result<(Bounded<GroupId, 64>, bool), Refusal> {
         let group = self.group_named(name)?;
+        if let Some(conditions) = self.state.dynamic_groups().get(&group) {
+            let texts: Vec<String> = conditions.iter().map(ToString::to_string).collect();
+            return Err(Refusal::Request(format!(
+                "the members of the group {name:?} follow from their inventories ({}); change its conditions with: upswarm \
+                 group add {name} --where ..., or take another group",
+                texts.join(" and ")
+            )));
+        }
         let record = self.state.devices().find(|record| record.device == device);
         let mut groups = record.ok_or(Refusal::UnknownDevice(device))?.groups.to_vec();
         let change = groups.contains(&group) != member;
@@ -436,6 +506,14 @@ impl Driver {
         Catalog {
             index_version: self.state.index_version(),
             groups: self.names.groups().clone(),
+            conditions: self
+                .state
+                .dynamic_groups()
+                .iter()
+                .map(|(group, conditions)| {
+                    (self.names.group_name(group), conditions.iter().map(ToString::to_string).collect())
+                })
+                .collect(),
             releases: releases.collect(),
             approvals: approvals.collect(),
         }

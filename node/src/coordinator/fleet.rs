@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use upswarm_protocol::codec::Text;
-use upswarm_protocol::coordinator_state::{CoordinatorState, LastReport};
+use upswarm_protocol::coordinator_state::{CoordinatorState, DeviceRecord, LastReport};
 use upswarm_protocol::ids::{DeviceId, GroupId, ReleaseId};
 use upswarm_protocol::report::{BytesBySource, DeploymentReport, Report};
 use upswarm_protocol::time::Wall;
 
+use super::inventories::View;
 use super::names::Names;
 
 /// Deployments remembered per device; the one that has stood still longest is forgotten first.
@@ -85,6 +86,18 @@ impl Fleet {
         Some(known)
     }
 
+    /// A device's name for people: as it last said, or as it joined, or the first digits of its key.
+    pub(crate) fn name(&self, record: &DeviceRecord) -> String {
+        let said = self.devices.get(&record.device).map(|status| status.label.clone());
+        let named = [said.unwrap_or_default(), record.label.to_string()].into_iter().find(|name| !name.is_empty());
+        named.unwrap_or_else(|| record.device.short())
+    }
+
+    /// When a device's last report came.
+    pub(crate) fn last_seen(&self, device: &DeviceId) -> Option<Wall> {
+        self.devices.get(device).map(|status| status.received)
+    }
+
     /// The fleet for `status --json`: stable field names, ages in seconds.
     pub(crate) fn view(&self, state: &CoordinatorState, names: &Names, now: Wall) -> Value {
         let devices: Vec<Value> = state
@@ -99,7 +112,7 @@ impl Fleet {
                     .flat_map(|status| &status.deployments)
                     .map(|deployment| deployment_view(deployment, state, names, now))
                     .collect();
-                json!({
+                let mut view = json!({
                     "device": record.device,
                     "label": label.unwrap_or(record.label.as_str()),
                     "site": names.site_name(&record.site),
@@ -116,7 +129,11 @@ impl Fleet {
                     },
                     "alarms": status.map(|status| status.alarms.clone()).unwrap_or_default(),
                     "deployments": deployments,
-                })
+                });
+                if let (Value::Object(view), Value::Object(more)) = (&mut view, View::status(state, &record.device)) {
+                    view.extend(more);
+                }
+                view
             })
             .collect();
         Value::Array(devices)

@@ -9,6 +9,7 @@ pub(crate) mod setup;
 
 pub(crate) mod driver;
 pub(crate) mod fleet;
+pub(crate) mod inventories;
 pub(crate) mod names;
 mod network;
 pub(crate) mod requests;

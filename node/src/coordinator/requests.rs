@@ -5,6 +5,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use upswarm_protocol::coordinator_state::{Command, Done, Input, Refusal};
 
+use super::inventories::{InventoryQuery, MissingQuery};
 use super::rules::{NewRule, Rule};
 
 /// Requests that may wait for the driver.
@@ -31,6 +32,10 @@ pub(crate) enum Request {
     RemoveRule(u32, oneshot::Sender<Result<Value, Refusal>>),
     /// The fleet's status.
     Status(oneshot::Sender<Value>),
+    /// What is installed.
+    Inventory(InventoryQuery, oneshot::Sender<Result<Value, Refusal>>),
+    /// What is missing.
+    Missing(MissingQuery, oneshot::Sender<Result<Value, Refusal>>),
     /// What is published, and the admin's names.
     Catalog(oneshot::Sender<Catalog>),
 }
@@ -90,8 +95,9 @@ pub(crate) struct HoldRequest {
     pub(crate) on: bool,
 }
 
-/// `POST /admin/v1/group`: without a device, makes the group; with one, puts it in or takes it out.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// `POST /admin/v1/group`: without a device, makes the group; with one, puts it in or takes it out; with conditions, makes the
+/// group dynamic.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct GroupRequest {
     /// Name of the group.
@@ -102,6 +108,12 @@ pub(crate) struct GroupRequest {
     /// Whether it is to be a member.
     #[serde(default)]
     pub(crate) member: bool,
+    /// What the members of a dynamic group fulfil.
+    #[serde(default, rename = "where", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) conditions: Vec<String>,
+    /// Only tell who would be a member.
+    #[serde(default)]
+    pub(crate) dry_run: bool,
 }
 
 /// `POST /admin/v1/rules/remove`.
@@ -119,6 +131,9 @@ pub(crate) struct Catalog {
     pub(crate) index_version: u64,
     /// Groups by name.
     pub(crate) groups: std::collections::BTreeMap<String, upswarm_protocol::ids::GroupId>,
+    /// Conditions of dynamic groups by name.
+    #[serde(default)]
+    pub(crate) conditions: std::collections::BTreeMap<String, Vec<String>>,
     /// Releases.
     pub(crate) releases: Vec<CatalogRelease>,
     /// Approvals.

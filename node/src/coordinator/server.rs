@@ -84,6 +84,8 @@ pub(crate) fn routes(shared: Arc<Shared>) -> Router {
         .route("/v1/rules", get(admin::get_rules).post(admin::post_rule))
         .route("/v1/rules/remove", post(admin::remove_rule))
         .route("/v1/status", get(admin::get_status))
+        .route("/v1/inventory", get(admin::get_inventory))
+        .route("/v1/missing", get(admin::get_missing))
         .route("/v1/catalog", get(admin::get_catalog))
         .route("/v1/metrics", get(admin::get_metrics))
         .fallback(any(nothing_here))

@@ -1,5 +1,6 @@
 //! A whole coordinator on 127.0.0.1, with real sockets and a real data directory.
 
+mod inventories;
 mod verbs;
 
 use std::path::{Path, PathBuf};
@@ -147,6 +148,8 @@ async fn nothing_under_admin_answers_without_the_token() {
         (Method::POST, "/admin/v1/rules/remove".to_owned()),
         (Method::GET, "/admin/v1/status".to_owned()),
         (Method::GET, "/admin/v1/catalog".to_owned()),
+        (Method::GET, "/admin/v1/inventory".to_owned()),
+        (Method::GET, "/admin/v1/missing".to_owned()),
         (Method::GET, "/admin/v1/metrics".to_owned()),
         (Method::GET, "/admin/v1/what-does-not-exist".to_owned()),
         (Method::DELETE, "/admin/v1/status".to_owned()),
@@ -162,7 +165,9 @@ async fn nothing_under_admin_answers_without_the_token() {
             assert_eq!(status, StatusCode::UNAUTHORIZED, "{method} {path} with {shown:?}");
         }
     }
-    for path in ["/admin/v1/status", "/admin/v1/catalog", "/admin/v1/metrics"] {
+    for path in
+        ["/admin/v1/status", "/admin/v1/inventory", "/admin/v1/missing", "/admin/v1/catalog", "/admin/v1/metrics"]
+    {
         let answer = bench.http.get(bench.url(path)).bearer_auth(&good).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK, "{path}");
     }

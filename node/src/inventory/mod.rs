@@ -29,7 +29,10 @@ use upswarm_protocol::inventory::{FactName, Inventory, Name, PackageKey, Version
 
 use root::{Root, Stamp};
 
-pub(crate) use system::{FACT_HOSTNAME, FACT_KERNEL, FACT_OS_NAME, FACT_PRODUCT, FACT_VENDOR};
+pub(crate) use system::{
+    FACT_CPU_CORES, FACT_CPU_MODEL, FACT_HOSTNAME, FACT_KERNEL, FACT_MEMORY, FACT_OS_NAME, FACT_PRODUCT, FACT_VENDOR,
+    KNOWN_FACTS, KNOWN_PREFIXES,
+};
 
 /// Every kind of package that is looked for.
 pub(crate) const KINDS: [PackageKind; 4] =

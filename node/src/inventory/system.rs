@@ -47,6 +47,32 @@ pub(crate) const FACT_POWER: &str = "power.source";
 /// Fact: whether the link to the WAN is paid by volume: `unknown`, as nothing that is always there tells.
 pub(crate) const FACT_METERED: &str = "link.metered";
 
+/// Every fact that a machine may tell, but those of its disks.
+pub(crate) const KNOWN_FACTS: [&str; 20] = [
+    FACT_OS,
+    FACT_ARCH,
+    FACT_OS_ID,
+    FACT_OS_VERSION,
+    FACT_OS_NAME,
+    FACT_OS_CODENAME,
+    FACT_KERNEL,
+    FACT_HOSTNAME,
+    FACT_BOOT_ID,
+    FACT_TIME_ZONE,
+    FACT_CPU_MODEL,
+    FACT_CPU_CORES,
+    FACT_CPU_THREADS,
+    FACT_MEMORY,
+    FACT_VENDOR,
+    FACT_PRODUCT,
+    FACT_VIRTUALISATION,
+    FACT_POWER,
+    FACT_RESTART,
+    FACT_METERED,
+];
+/// What the others begin with.
+pub(crate) const KNOWN_PREFIXES: [&str; 2] = [FACT_DISK_SIZE, FACT_DISK_FREE];
+
 const MAX_FILE: u64 = 1 << 20;
 const MAX_DISKS: usize = 16;
 /// File systems with files of their own on a disk of this machine.
@@ -294,6 +320,15 @@ mod tests {
     fn free_space_is_told_coarsely() {
         let found: Vec<u128> = [0, 1, 3, 5, 7, 1000, 1535, 1536, 2047, 2048].map(coarse).to_vec();
         assert_eq!(found, [0, 1, 3, 4, 6, 768, 1024, 1536, 1536, 2048]);
+    }
+
+    #[test]
+    fn every_fact_is_known() {
+        let root = Root::open(None).unwrap();
+        let known = |name: &String| {
+            KNOWN_FACTS.contains(&name.as_str()) || KNOWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        };
+        assert_eq!(read(&root).facts.into_keys().find(|name| !known(name)), None);
     }
 
     #[test]

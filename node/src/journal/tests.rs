@@ -13,6 +13,7 @@ fn filled(dir: &Path) {
     }
     journal.write(&Record::Deployment(release(7), Vec::new())).unwrap();
     journal.write(&Record::Counters(b"counters 9".to_vec())).unwrap();
+    journal.write(&Record::Inventory(b"inventory".to_vec())).unwrap();
 }
 
 #[test]
@@ -30,6 +31,7 @@ fn what_was_written_is_there_after_a_restart() {
     assert_eq!(loaded.trust.as_deref(), Some(&b"trust 2"[..]));
     assert_eq!(loaded.certificate.as_deref(), Some(&b"certificate"[..]));
     assert_eq!(loaded.counters.as_deref(), Some(&b"counters 9"[..]));
+    assert_eq!(loaded.inventory.as_deref(), Some(&b"inventory"[..]));
     let numbers: Vec<u8> = loaded.deployments.iter().map(|(id, _)| id.0[0]).collect();
     assert_eq!(numbers, (0..50).filter(|n| *n != 7).collect::<Vec<u8>>());
     assert!(loaded.deployments.iter().all(|(id, bytes)| *bytes == vec![id.0[0]; 100]));

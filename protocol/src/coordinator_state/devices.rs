@@ -97,16 +97,26 @@ impl Device {
         self.heard = Some(at);
     }
 
+    /// Whether it may tell what is not urgent: a part of its allowance is kept for how it is.
+    pub(super) fn may_tell(&mut self, now: Mono) -> bool {
+        self.earn(now);
+        self.allowance > REPORT_BURST / 4 && self.may_report(now)
+    }
+
     fn may_report(&mut self, now: Mono) -> bool {
+        self.earn(now);
+        let may = self.allowance > 0;
+        self.allowance = self.allowance.saturating_sub(1);
+        may
+    }
+
+    fn earn(&mut self, now: Mono) {
         let earned = now.since(self.allowance_at).as_micros() / REPORT_INTERVAL.as_micros();
         if earned > 0 {
             let earned = u32::try_from(earned).unwrap_or(u32::MAX);
             self.allowance = self.allowance.saturating_add(earned).min(REPORT_BURST);
             self.allowance_at = now;
         }
-        let may = self.allowance > 0;
-        self.allowance = self.allowance.saturating_sub(1);
-        may
     }
 }
 
@@ -279,6 +289,8 @@ impl CoordinatorState {
         // The token is spent before the device is let in: whatever is lost in between, it lets in no second device.
         self.persist_invite(&invite);
         self.remember(record, now);
+        // One that was here before has told its inventory.
+        self.regroup(peer, now);
         self.when_durable(After::Enrolled { peer }, now);
         Ok(())
     }
@@ -325,6 +337,10 @@ impl CoordinatorState {
     pub(super) fn invite(&mut self, invite: Invite, now: Wall) -> Result<(), Refusal> {
         if invite.uses == 0 || invite.uses > MAX_USES {
             return Err(Refusal::Request(format!("a token lets in 1 to {MAX_USES} devices, not {}", invite.uses)));
+        }
+        if self.dynamic_groups().contains_key(&invite.group) {
+            let reason = "the group's members follow from their inventories; invite machines to another group";
+            return Err(Refusal::Request(reason.to_owned()));
         }
         if invite.expires <= now || !invite.spent.is_empty() {
             return Err(Refusal::Request("the invitation is already over".to_owned()));
@@ -447,8 +463,8 @@ impl CoordinatorState {
         let acknowledge = After::Acknowledge { peers: bearers, device, seq, receipt };
         match told {
             Told::Status(report) => self.status_told(*report, acknowledge, now),
-            // Nobody sends these yet.
-            Told::Inventory(_) | Told::Scan(_) => {}
+            Told::Inventory(report) => self.inventory_told(*report, acknowledge, now),
+            Told::Scan(report) => self.scan_told(*report, acknowledge, now),
         }
     }
 

@@ -7,6 +7,7 @@ use crate::catalog::{Hold, NodeRole};
 use crate::codec::{Bounded, Text};
 use crate::envelope::{Document, EnvelopeError};
 use crate::ids::{DeviceId, DocHash, GroupId, PayloadId, ReleaseId, SiteId};
+use crate::inventory::Conditions;
 use crate::node_state::Verdict;
 use crate::report::Report;
 use crate::time::Wall;
@@ -130,6 +131,13 @@ pub enum Command {
         /// Its groups.
         groups: Bounded<GroupId, 64>,
     },
+    /// Make a group dynamic, or give it other conditions.
+    Condition {
+        /// The group.
+        group: GroupId,
+        /// What its members fulfil.
+        conditions: Conditions,
+    },
 }
 
 /// An invitation, known by the hash of its secret.
@@ -234,6 +242,12 @@ pub enum Record {
     Report(Box<Report>, Wall),
     /// What the admin has accepted of rollouts that were stopped: one file, replaced atomically.
     Rollouts(Vec<u8>),
+    /// What is installed on a device, encoded.
+    Inventory(DeviceId, Vec<u8>),
+    /// What a device is missing, encoded.
+    Scan(DeviceId, Vec<u8>),
+    /// The conditions of dynamic groups: one file, replaced atomically.
+    Groups(Vec<u8>),
 }
 
 /// A document that a peer may read.
@@ -332,4 +346,6 @@ pub enum Reason {
     HelloOverdue,
     /// Rollouts are looked at for devices that fell silent.
     RolloutDue,
+    /// Devices wait to be put into the dynamic groups that they belong to.
+    GroupsDue,
 }

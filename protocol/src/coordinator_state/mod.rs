@@ -6,6 +6,10 @@
 
 mod devices;
 mod documents;
+mod dynamic;
+mod inventories;
+#[cfg(test)]
+mod inventories_tests;
 mod io;
 mod rollout;
 #[cfg(test)]
@@ -14,6 +18,8 @@ mod rollout_tests;
 mod tests;
 
 pub use documents::{CatalogError, CatalogRecord, HEAD_LIFE, INDEX_LIFE, PublishedApproval, PublishedRelease};
+pub use dynamic::MAX_DYNAMIC;
+pub use inventories::{DeviceInventory, DeviceScan};
 pub use io::{
     Command, DeviceRecord, Done, HeldList, Input, Invite, MAX_USES, Output, Reason, Record, Refusal, ServeWhat,
 };
@@ -36,6 +42,8 @@ use crate::wire::{Message, Topic};
 
 use devices::{Device, Opening, Peer};
 use documents::{Documents, Issued, open_online};
+use dynamic::Dynamic;
+use inventories::Inventories;
 use rollout::Rollouts;
 
 /// A head is signed anew after this long.
@@ -61,6 +69,12 @@ pub struct Stored {
     pub reports: Vec<LastReport>,
     /// The last [`Record::Rollouts`].
     pub rollouts: Option<Vec<u8>>,
+    /// The last [`Record::Inventory`] of each device. One that is damaged is told again by its device.
+    pub inventories: Vec<(DeviceId, Vec<u8>)>,
+    /// The last [`Record::Scan`] of each device.
+    pub scans: Vec<(DeviceId, Vec<u8>)>,
+    /// The last [`Record::Groups`].
+    pub groups: Option<Vec<u8>>,
     /// Payloads that are complete in the store, with their lengths in bytes.
     pub payloads: BTreeMap<PayloadId, u64>,
     /// Chunk lists in the store.
@@ -108,6 +122,9 @@ pub enum SetupError {
     /// What is stored does not make a catalog.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// The conditions of dynamic groups are damaged.
+    #[error("the conditions of the dynamic groups are damaged ({0}); restore the file from a copy")]
+    Groups(String),
     /// A first document cannot be signed.
     #[error("cannot sign: {0}")]
     Sign(#[from] crate::envelope::EnvelopeError),
@@ -120,6 +137,7 @@ enum After {
     Answer { request: u64, index_version: u64 },
     Enrolled { peer: DeviceId },
     Renewed { peer: DeviceId },
+    Held { device: DeviceId, digest: DocHash },
     Acknowledge { peers: Vec<DeviceId>, device: DeviceId, seq: u64, receipt: [u8; 32] },
 }
 
@@ -138,6 +156,8 @@ pub struct CoordinatorState {
     devices: BTreeMap<DeviceId, Device>,
     invites: BTreeMap<[u8; 32], Invite>,
     rollouts: Rollouts,
+    inventories: Inventories,
+    dynamic: Dynamic,
     opening: BTreeMap<u64, Opening>,
     next_open: u64,
     serving: BTreeMap<u64, DeviceId>,
@@ -176,6 +196,8 @@ impl CoordinatorState {
             devices: stored.devices.into_iter().map(|record| (record.device, Device::new(record, now.mono))).collect(),
             invites: stored.invites.into_iter().map(|invite| (invite.secret_hash, invite)).collect(),
             rollouts: Rollouts::restore(stored.rollouts.as_deref()),
+            inventories: Inventories::default(),
+            dynamic: Dynamic::restore(stored.groups.as_deref()).map_err(SetupError::Groups)?,
             opening: BTreeMap::new(),
             next_open: 0,
             serving: BTreeMap::new(),
@@ -191,6 +213,23 @@ impl CoordinatorState {
                 known.reported(seq, addresses, received);
                 state.remember_outcomes(&device, &deployments, now.wall);
             }
+        }
+        let mut damaged = BTreeSet::new();
+        for (device, record) in stored.scans {
+            if !state.inventories.restore_scan(device, &record) {
+                damaged.insert(device);
+            }
+        }
+        // A device that hears that its inventory is not held tells both anew.
+        for (device, record) in stored.inventories.into_iter().filter(|(device, _)| !damaged.contains(device)) {
+            if let Some(known) = state.devices.get_mut(&device)
+                && let Some(digest) = state.inventories.restore(device, &record)
+            {
+                known.held = digest;
+            }
+        }
+        if !state.dynamic_groups().is_empty() {
+            state.regroup_all(now);
         }
         state.check_rollouts(now);
         Ok(state)
@@ -276,6 +315,9 @@ impl CoordinatorState {
         if self.rollouts.due.is_some_and(|due| due <= now.mono) {
             self.check_rollouts(now);
         }
+        if self.dynamic.due.is_some_and(|due| due <= now.mono) {
+            self.regroup_some(now);
+        }
     }
 
     /// The next thing to do.
@@ -288,7 +330,8 @@ impl CoordinatorState {
         let head = (self.head_due, Reason::HeadDue);
         let hello = self.peers.values().filter_map(Peer::hello_due).min().map(|due| (due, Reason::HelloOverdue));
         let rollout = self.rollouts.due.map(|due| (due, Reason::RolloutDue));
-        [Some(head), hello, rollout].into_iter().flatten().min()
+        let groups = self.dynamic.due.map(|due| (due, Reason::GroupsDue));
+        [Some(head), hello, rollout, groups].into_iter().flatten().min()
     }
 
     fn admin(&mut self, request: u64, command: Command, now: Now) {
@@ -320,6 +363,11 @@ impl CoordinatorState {
             }
             Command::Assign { device, groups } => {
                 self.assign(device, groups, now)?;
+                self.regroup(device, now);
+                false
+            }
+            Command::Condition { group, conditions } => {
+                self.condition(group, conditions, now)?;
                 false
             }
             Command::Revoke(device) => self.revoke(device)?,
@@ -395,6 +443,11 @@ impl CoordinatorState {
             }
             After::Enrolled { peer } => self.enrolled(peer),
             After::Renewed { peer } => self.renewed(peer, now),
+            After::Held { device, digest } => {
+                if let Some(known) = self.devices.get_mut(&device) {
+                    known.held = digest;
+                }
+            }
             After::Acknowledge { peers, device, seq, receipt } => {
                 let held = self.devices.get(&device).map(|device| device.held).unwrap_or_default();
                 let proof = report::acknowledgement(&receipt, seq, &held);

@@ -67,7 +67,7 @@ impl Bench {
     }
 
     /// A coordinator that finds these records on its disk.
-    fn restart(durable: Vec<Record>, now: Now) -> Self {
+    pub(super) fn restart(durable: Vec<Record>, now: Now) -> Self {
         Self::restart_with(durable, Stored::default(), now)
     }
 
@@ -95,6 +95,9 @@ impl Bench {
                     deployments: report.deployments.into_vec(),
                 }),
                 Record::Rollouts(bytes) => stored.rollouts = Some(bytes),
+                Record::Inventory(device, bytes) => stored.inventories.push((device, bytes)),
+                Record::Scan(device, bytes) => stored.scans.push((device, bytes)),
+                Record::Groups(bytes) => stored.groups = Some(bytes),
             }
         }
         stored.devices.extend(devices.into_values());
@@ -122,7 +125,7 @@ impl Bench {
         }
     }
 
-    fn input(&mut self, input: Input) -> Vec<Output> {
+    pub(super) fn input(&mut self, input: Input) -> Vec<Output> {
         self.state.handle_input(input, self.now);
         self.drain();
         std::mem::take(&mut self.outputs)
@@ -157,7 +160,7 @@ impl Bench {
         answer(outputs).expect("an answer")
     }
 
-    fn frame(&mut self, peer: DeviceId, message: &Message) -> Vec<Output> {
+    pub(super) fn frame(&mut self, peer: DeviceId, message: &Message) -> Vec<Output> {
         self.input(Input::Frame { peer, bytes: message.encode().unwrap() })
     }
 
@@ -217,7 +220,7 @@ fn enrol(secret: [u8; 32]) -> Message {
     Message::Enrol { version: wire::VERSION, secret, role: NodeRole::Node, label: Text::lossy("pc") }
 }
 
-fn hello(certificate: Bounded<u8, 4096>) -> Message {
+pub(super) fn hello(certificate: Bounded<u8, 4096>) -> Message {
     Message::Hello { version: wire::VERSION, certificate, head: Bounded::default(), root_version: 1 }
 }
 
@@ -298,7 +301,7 @@ fn acknowledgement(seed: u8, seq: u64) -> Message {
     Message::RelayAck { device: device(seed), seq, held, proof }
 }
 
-fn relay(seed: u8, seq: u64) -> Message {
+pub(super) fn relay(seed: u8, seq: u64) -> Message {
     Message::Relay { device: device(seed), seq, sealed: Bounded::new(vec![0; 8]).unwrap() }
 }
 
@@ -321,7 +324,7 @@ pub(super) fn answer(outputs: Vec<Output>) -> Option<Result<Done, Refusal>> {
     })
 }
 
-fn opens(outputs: &[Output]) -> Vec<u64> {
+pub(super) fn opens(outputs: &[Output]) -> Vec<u64> {
     let open = |output: &Output| match output {
         Output::OpenReport { open, .. } => Some(*open),
         _ => None,

@@ -3,15 +3,19 @@
 //! The coordinator holds each device's inventory; after the first time only differences travel ([`InventoryDelta`]), bound
 //! to the digest of what they start from and of what they lead to, so that the two sides cannot drift apart unnoticed.
 
+mod condition;
 mod delta;
 mod purl;
+mod shelf;
 
 use std::collections::BTreeMap;
 
+pub use condition::{Condition, ConditionError, Conditions, FACT_RESTART_PENDING, MAX_CONDITIONS};
 pub use delta::{Assembler, DeltaError, InventoryDelta, InventoryPart, MAX_PART, MAX_PARTS, MAX_TEXT};
+pub use shelf::{Shelf, Shelved};
 
 use crate::catalog::PackageKind;
-use crate::codec::Text;
+use crate::codec::{Bounded, Text};
 use crate::ids::DocHash;
 
 /// The most packages of one inventory.
@@ -32,6 +36,16 @@ pub const FACT_RESTART: &str = "restart.reason";
 pub const FACT_OS_ID: &str = "os.id";
 /// Fact: `VERSION_ID` of os-release(5), for example `12`.
 pub const FACT_OS_VERSION: &str = "os.version";
+
+/// An inventory as it is kept on disk: the parts of the way to it from an empty one.
+pub type StoredParts = Bounded<InventoryPart, { MAX_PARTS as usize }>;
+/// The most bytes of a record that holds [`StoredParts`].
+pub const MAX_STORED: usize = 8 << 20;
+
+/// The digest of an empty inventory, which a full one starts from.
+pub fn empty() -> DocHash {
+    Inventory::default().digest()
+}
 
 /// A package's name.
 pub type Name = Text<255>;
@@ -150,6 +164,25 @@ impl Inventory {
     /// BLAKE3 of the inventory's one wire form: two inventories are equal exactly when their digests are.
     pub fn digest(&self) -> DocHash {
         DocHash::of(&delta::canonical(self))
+    }
+
+    /// All of it, for the disk.
+    pub fn stored(&self) -> Result<StoredParts, DeltaError> {
+        // No more than the bound, or there would be an error.
+        Ok(Bounded::truncated(InventoryDelta::full(self).parts()?))
+    }
+
+    /// What [`Inventory::stored`] gave.
+    pub fn restored(parts: StoredParts) -> Result<Self, DeltaError> {
+        let mut assembler = Assembler::default();
+        let mut inventory = Self::default();
+        for part in parts.into_vec() {
+            if let Some(delta) = assembler.add(part)? {
+                inventory.apply(&delta)?;
+                return Ok(inventory);
+            }
+        }
+        Err(DeltaError::Malformed { part: 0, cause: "parts are missing" })
     }
 
     /// Applies a difference. On an error nothing has changed.

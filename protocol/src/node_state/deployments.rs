@@ -3,6 +3,7 @@
 //! Invariant: [`Output::Install`] leaves only when the release and its approval are both in the verified catalog and in force,
 //! the trust data they rest on is durable, every payload is complete, and the record of the beginning is durable.
 
+mod again;
 mod explain;
 mod journal;
 mod restart;

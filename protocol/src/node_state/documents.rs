@@ -281,6 +281,7 @@ impl NodeState {
             self.output.push_back(Output::DropDoc { hash });
         }
         self.deployments_changed(now);
+        self.catalog_judged(now);
     }
 
     pub(super) fn drain_trust_alarms(&mut self, now: Now) {

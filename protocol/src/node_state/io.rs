@@ -289,6 +289,9 @@ pub enum Record {
     Deployment(ReleaseId, Vec<u8>),
     /// Counters and sequence numbers that only grow: bytes by source, the last report's number.
     Counters(Vec<u8>),
+    /// The inventory that the coordinator holds of this device, and a digest of the scan that it knows: the file `inventory`. If
+    /// it is lost, everything is told again.
+    Inventory(Vec<u8>),
 }
 
 /// What the core wants done.

@@ -17,6 +17,7 @@ mod explain;
 mod io;
 mod peers;
 mod reports;
+mod scan;
 mod status;
 
 use core::time::Duration;
@@ -95,6 +96,8 @@ pub struct Restored {
     pub deployments: Vec<(ReleaseId, Vec<u8>)>,
     /// [`Record::Counters`].
     pub counters: Option<Vec<u8>>,
+    /// [`Record::Inventory`].
+    pub inventory: Option<Vec<u8>>,
     /// Payloads that the store holds, whole or in part.
     pub payloads: Vec<PayloadId>,
 }
@@ -151,6 +154,12 @@ pub enum Reason {
     Relay,
     /// The certificate is to be renewed.
     Renew,
+    /// The inventory is to be told.
+    Inventory,
+    /// The scan's result is to be told.
+    Scan,
+    /// A release is to be looked for.
+    Probe,
 }
 
 /// One node. See the module's text for the contract.
@@ -181,8 +190,7 @@ pub struct NodeState {
     deployments: deployments::Deployments,
     standing: conditions::Standing,
     reports: reports::Reports,
-    /// What is installed here, once it was looked at.
-    inventory: Option<Arc<Inventory>>,
+    scan: scan::Scan,
 }
 
 impl NodeState {
@@ -216,7 +224,7 @@ impl NodeState {
             deployments: deployments::Deployments::restore(restored.deployments),
             standing: conditions::Standing::default(),
             reports: reports::Reports::restore(restored.counters.as_deref(), now),
-            inventory: None,
+            scan: scan::Scan::restore(restored.inventory.as_deref()),
             config,
         };
         state.output.push_back(Output::Subscribe(Topic::Head));
@@ -255,7 +263,7 @@ impl NodeState {
 
     /// What is installed here, once it was looked at.
     pub fn inventory(&self) -> Option<&Inventory> {
-        self.inventory.as_deref()
+        self.scan.inventory()
     }
 
     /// Takes in one input. Drain [`NodeState::poll_output`] before the next.
@@ -278,10 +286,13 @@ impl NodeState {
             Input::DocFetched { fetch, result } => self.document_fetched(fetch, result, now),
             Input::Opened { payload, result } => self.opened(payload, result, now),
             Input::Evicted { payload } => self.evicted(payload, now),
-            Input::Detected { release, result } => self.detected(release, result, now),
-            Input::InstallEnded { release, action, outcome } => self.install_ended(release, action, outcome, now),
+            Input::Detected { release, result } => self.detection_answered(release, result, now),
+            Input::InstallEnded { release, action, outcome } => {
+                self.install_ended(release, action, outcome, now);
+                self.probe_product(&release, now);
+            }
             Input::Sealed { seq, bytes, receipt } => self.report_sealed(seq, bytes, receipt, now),
-            Input::Inventory { inventory } => self.inventory = Some(inventory),
+            Input::Inventory { inventory } => self.inventory_seen(inventory, now),
             Input::Persisted { token } => self.persisted(token, now),
             Input::Conditions(conditions) => self.conditions(conditions, now),
             Input::RestartEnded { release, outcome } => self.restart_ended(release, outcome, now),
@@ -317,6 +328,9 @@ impl NodeState {
                 Reason::Report => self.make_reports(now),
                 Reason::Relay => self.relay_reports(now),
                 Reason::Renew => self.renew_certificate(now),
+                Reason::Inventory => self.tell_inventory(now),
+                Reason::Scan => self.tell_scan(now),
+                Reason::Probe => self.probe(now),
             }
         }
     }

@@ -21,7 +21,7 @@ const FULL_EVERY: Duration = Duration::from_secs(15 * 60);
 /// An unacknowledged report is sent again after this, to another uplink if there is one.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Reports that wait for acknowledgement; when more come, the oldest goes and everything is reported anew.
-const MAX_OUTBOX: usize = 32;
+const MAX_OUTBOX: usize = 48;
 /// Reports of others on their way through this node.
 const MAX_RELAYED: usize = 1024;
 const MAX_ALARMS: usize = 4;
@@ -92,6 +92,11 @@ impl Reports {
         }
     }
 
+    /// Whether this message waits for its acknowledgement.
+    pub(super) fn is_waiting(&self, seq: u64) -> bool {
+        self.outbox.contains_key(&seq)
+    }
+
     pub(super) fn nothing_waits(&self) -> bool {
         self.outbox.is_empty()
     }
@@ -159,10 +164,10 @@ impl NodeState {
             deployments.chunks(PART).map(<[_]>::to_vec).collect()
         };
         for part in parts {
-            self.reports.seq = (self.reports.seq + 1).max(now.wall.0);
+            let seq = self.next_report(now);
             let report = Report {
                 device: self.me,
-                seq: self.reports.seq,
+                seq,
                 issued: now.wall,
                 site: self.membership.site(),
                 role: self.certificate.role,
@@ -179,6 +184,12 @@ impl NodeState {
             self.output.push_back(Output::Seal { told: Told::Status(Box::new(report)), to });
         }
         self.persist_counters();
+    }
+
+    /// The number of the next message.
+    pub(super) fn next_report(&mut self, now: Now) -> u64 {
+        self.reports.seq = (self.reports.seq + 1).max(now.wall.0);
+        self.reports.seq
     }
 
     pub(super) fn report_sealed(&mut self, seq: u64, sealed: Vec<u8>, receipt: [u8; 32], now: Now) {
@@ -242,6 +253,7 @@ impl NodeState {
             } else {
                 self.timer(Reason::Relay, now.mono + AGAIN_AFTER);
             }
+            self.inventory_held(seq, held, now);
         } else if let Some(peer) = self.reports.relayed.remove(&(device, seq)) {
             self.send(peer, &Message::RelayAck { device, seq, held, proof });
         }

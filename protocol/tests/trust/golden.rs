@@ -4,7 +4,9 @@ use upswarm_protocol::catalog::*;
 use upswarm_protocol::chunk::{ChunkList, ChunkSizes};
 use upswarm_protocol::codec;
 use upswarm_protocol::envelope::{self, Kind, Role};
+use upswarm_protocol::evaluate::ScanState;
 use upswarm_protocol::ids::*;
+use upswarm_protocol::inventory::InventoryPart;
 use upswarm_protocol::report::*;
 use upswarm_protocol::wire::*;
 
@@ -203,6 +205,62 @@ fn control_frames() {
         let bytes = frame.encode().unwrap();
         pinned(&format!("{frame:?}"), &bytes, expected);
         assert_eq!(Message::decode(&bytes).unwrap(), *frame);
+    }
+}
+
+#[test]
+fn reports_of_inventories_and_scans() {
+    let device = DeviceId([5; 32]);
+    let entries = list(vec![0, 1, 2]);
+    let part = InventoryPart { base: DocHash([6; 32]), result: DocHash([7; 32]), part: 1, parts: 2, entries };
+    let inventory = Told::Inventory(Box::new(InventoryReport { device, seq: 3, issued: NOW, part }));
+    let scan = Told::Scan(Box::new(ScanReport {
+        device,
+        seq: 4,
+        issued: NOW,
+        index_version: 9,
+        counts: [1, 2, 3, 4],
+        part: 0,
+        parts: 1,
+        states: list(vec![(ReleaseId([8; 32]), ScanState::Required)]),
+    }));
+    let (five, six, seven, eight) = ("05".repeat(32), "06".repeat(32), "07".repeat(32), "08".repeat(32));
+    let now = "00505c18a3010000";
+    let expected = [
+        format!("01000000{five}0300000000000000{now}{six}{seven}010002000300000000000000000102"),
+        format!(
+            "02000000{five}0400000000000000{now}0900000000000000010000000200000003000000040000000001{}{eight}02000000",
+            "0100000000000000"
+        ),
+    ];
+    for (told, expected) in [inventory, scan].iter().zip(expected) {
+        let bytes = codec::encode(told, Kind::Report.cap()).unwrap();
+        pinned("a report", &bytes, &expected);
+        assert_eq!(codec::decode::<Told>(&bytes, Kind::Report.cap()).unwrap(), *told);
+    }
+}
+
+/// Signed and sealed, the largest ones fit what neighbours pass on.
+#[test]
+fn the_largest_reports_fit() {
+    let device = DeviceId([5; 32]);
+    let entries = list(vec![7; upswarm_protocol::inventory::MAX_PART]);
+    let part = InventoryPart { base: DocHash([6; 32]), result: DocHash([7; 32]), part: 1, parts: 2, entries };
+    let states = (0..MAX_SCAN_PART).map(|_| (ReleaseId([8; 32]), ScanState::Required)).collect();
+    let inventory = Told::Inventory(Box::new(InventoryReport { device, seq: 3, issued: NOW, part }));
+    let scan = Told::Scan(Box::new(ScanReport {
+        device,
+        seq: 4,
+        issued: NOW,
+        index_version: 9,
+        counts: [1, 2, 3, 4],
+        part: 0,
+        parts: 1,
+        states: list(states),
+    }));
+    for told in [inventory, scan] {
+        let signed = envelope::sign(Kind::Report, Role::Device, &told, &[&key(5)]).unwrap();
+        assert!(signed.len() + 48 <= 4 << 10, "{} bytes and a seal", signed.len());
     }
 }
 

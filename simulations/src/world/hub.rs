@@ -31,6 +31,10 @@ pub struct Hub {
     pub documents: BTreeMap<DocHash, Vec<u8>>,
     /// The last word of each device about each release.
     pub fleet: BTreeMap<(DeviceId, ReleaseId), DeploymentReport>,
+    /// The last record of each device's inventory.
+    pub inventories: BTreeMap<DeviceId, Vec<u8>>,
+    /// The same for its scan.
+    pub scans: BTreeMap<DeviceId, Vec<u8>>,
     /// The last word of each device about its bytes.
     pub bytes: BTreeMap<DeviceId, BytesBySource>,
     pub(super) connections: BTreeMap<usize, u32>,
@@ -78,6 +82,8 @@ impl Hub {
             up: true,
             documents: BTreeMap::new(),
             fleet: BTreeMap::new(),
+            inventories: BTreeMap::new(),
+            scans: BTreeMap::new(),
             bytes: BTreeMap::new(),
             connections: BTreeMap::new(),
             serves: BTreeMap::new(),
@@ -190,6 +196,7 @@ impl World {
                 Output::Deny { serve, status } => self.hub_denies(serve, status),
                 Output::OpenReport { open, sealed } => {
                     self.counts.relays += 1;
+                    self.count_told(&sealed);
                     let opened = Input::ReportOpened { open, bytes: Some(sealed) };
                     self.push(100, Happening::HubInput(Box::new(opened)));
                 }
@@ -205,7 +212,13 @@ impl World {
                                 self.hub.fleet.insert((report.device, deployment.release), deployment.clone());
                             }
                         }
-                        Record::Catalog(_) | Record::Device(..) | Record::Invite(..) | Record::Rollouts(_) => {}
+                        Record::Inventory(device, bytes) => drop(self.hub.inventories.insert(device, bytes)),
+                        Record::Scan(device, bytes) => drop(self.hub.scans.insert(device, bytes)),
+                        Record::Catalog(_)
+                        | Record::Device(..)
+                        | Record::Invite(..)
+                        | Record::Rollouts(_)
+                        | Record::Groups(_) => {}
                     }
                     self.push(2_000, Happening::HubInput(Box::new(Input::Persisted { token })));
                 }

@@ -8,6 +8,7 @@
 
 mod connections;
 mod hub;
+mod inventories;
 mod nodes;
 mod rumours;
 mod transfers;
@@ -126,6 +127,8 @@ pub struct Counts {
     pub relays: u64,
     /// Reports made.
     pub reports: u64,
+    /// Bytes of reports that reached the coordinator, again or not: how devices are, inventories, scans.
+    pub told_bytes: [u64; 3],
     /// Calls of `handle_timeout`.
     pub timeouts: u64,
     /// Calls of `handle_input`.

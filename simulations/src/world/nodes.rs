@@ -71,6 +71,7 @@ impl World {
         let (place, life) = (machine.place, machine.life);
         self.drain(node);
         self.input(node, Input::Listening { addresses: vec![Text::lossy(&address(node))] });
+        self.scan(node);
         if self.params.discovery == Discovery::Mdns {
             for other in self.site(place) {
                 let neighbour = &self.machines[other];

@@ -212,7 +212,7 @@ impl NodeState {
 
     /// Why the operating system wants a restart, as its own files say.
     pub(in crate::node_state) fn system_restart(&self) -> Option<String> {
-        let inventory = self.inventory.as_ref().filter(|inventory| inventory.pending_restart)?;
+        let inventory = self.inventory().filter(|inventory| inventory.pending_restart)?;
         Some(inventory.fact(FACT_RESTART).unwrap_or("an update asked for it").to_owned())
     }
 

@@ -37,7 +37,7 @@ const SLOTS_PER_PEER: usize = 4;
 /// ([`crate::lease::QUIET`]).
 const SETTLE: Duration = Duration::from_millis(250);
 /// Nor does its first WAN byte come sooner than this after its start: it gets to know its site meanwhile.
-const SETTLE_AFTER_START: Duration = Duration::from_millis(700);
+const SETTLE_AFTER_START: Duration = Duration::from_millis(600);
 /// One that has met nobody yet may have others around it all the same, and is more patient.
 const LONELY_AFTER_START: Duration = Duration::from_millis(2500);
 /// New chunks are announced together, this long after the first of them.

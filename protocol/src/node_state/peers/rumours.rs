@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// After the first word of a member most others have been heard of.
+const KNOWN_AFTER: Duration = Duration::from_millis(150);
+
 impl NodeState {
     pub(in crate::node_state) fn gossip(&mut self, id: u64, from: DeviceId, topic: Topic, bytes: Vec<u8>, now: Now) {
         let verdict = match topic {
@@ -97,6 +100,11 @@ impl NodeState {
                 }
                 self.candidates_changed(now);
                 self.timer(Reason::Dial, now.mono + Duration::from_millis(20));
+                if self.peers.coordinator.is_none() && self.peers.coordinator_failures == 0 {
+                    // Whose part it is to be the uplink can be told as soon as the site is known.
+                    let soon = KNOWN_AFTER + self.rng.jitter(KNOWN_AFTER / 2);
+                    self.timer(Reason::Uplink, now.mono + soon);
+                }
                 Verdict::Accept
             }
         }
