@@ -73,7 +73,7 @@ fn main() -> Result<()> {
         print(&figures, start.elapsed().as_secs_f64());
     }
     if args.verbose {
-        println!("alarms: {:#?}\nframes: {:?}", world.counts.alarms, world.counts.kinds);
+        println!("alarms: {:#?}\nframes: {:?}", world.counts.alarms, world.counts.kinds.values());
     }
     Ok(())
 }

@@ -6,14 +6,14 @@
 //! * A node that asks for time-outs without end while no time passes is broken.
 //! * One change leaves a bounded number of outputs.
 
+mod agenda;
 mod connections;
 mod hub;
 mod nodes;
 mod rumours;
 mod transfers;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,12 +27,14 @@ use upswarm_protocol::ids::{DeviceId, GroupId, PayloadId, ReleaseId, SiteId};
 use upswarm_protocol::node_state::{FetchId, Input, NodeState, Record};
 use upswarm_protocol::report::{DeploymentState, SubState};
 use upswarm_protocol::time::{Mono, Now};
+use upswarm_protocol::verdicts;
 use upswarm_protocol::wire::{BlockStatus, BlockWhat};
 
 use crate::admin::{self, Admin, Published, START};
 use crate::machine::Disk;
 use crate::wan::Wan;
 
+use agenda::Agenda;
 use rumours::Rumours;
 
 pub use hub::Hub;
@@ -45,6 +47,9 @@ const WAN_LATENCY: u64 = 10_000;
 const STORM: u32 = 10_000;
 /// Outputs after one input that are taken for a flood.
 const FLOOD: usize = 20_000;
+
+/// Good signatures that are remembered at least: those of two rounds of beacons in a large world.
+const REMEMBERED_SIGNATURES: usize = 1 << 17;
 
 /// How machines find each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,8 +141,8 @@ pub struct Counts {
     pub most_outputs: usize,
     /// Alarms of machines, at most a hundred.
     pub alarms: Vec<String>,
-    /// Frames by kind.
-    pub kinds: BTreeMap<String, u64>,
+    /// Frames by kind: its number on the wire, its name, how many.
+    pub kinds: BTreeMap<u32, (&'static str, u64)>,
 }
 
 /// A fetch of a machine.
@@ -239,32 +244,6 @@ enum Happening {
     HubInput(Box<coordinator::Input>),
 }
 
-struct Event {
-    at: u64,
-    number: u64,
-    what: Happening,
-}
-
-impl PartialEq for Event {
-    fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
-    }
-}
-
-impl Eq for Event {}
-
-impl PartialOrd for Event {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Event {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
 /// The WAN link of a site.
 struct SiteWan {
     link: Wan,
@@ -296,9 +275,8 @@ pub struct World {
     lists: BTreeMap<PayloadId, Arc<ChunkList>>,
     wans: Vec<SiteWan>,
     now: u64,
-    number: u64,
     epoch: u32,
-    heap: BinaryHeap<Reverse<Event>>,
+    agenda: Agenda<Happening>,
     rng: fastrand::Rng,
     by_device: BTreeMap<DeviceId, usize>,
     rumours: Rumours,
@@ -315,6 +293,7 @@ pub const GROUP: GroupId = GroupId([1; 16]);
 impl World {
     /// A world in which nothing runs yet but the coordinator.
     pub fn new(params: Params) -> Self {
+        verdicts::remember(REMEMBERED_SIGNATURES);
         let admin = Admin::new();
         let mut rng = fastrand::Rng::with_seed(params.seed);
         let size = params.nodes + usize::from(params.cache);
@@ -379,9 +358,8 @@ impl World {
             lists: BTreeMap::new(),
             wans,
             now: 0,
-            number: 0,
             epoch: 0,
-            heap: BinaryHeap::new(),
+            agenda: Agenda::default(),
             rng,
             by_device,
             rumours: Rumours::default(),
@@ -428,7 +406,7 @@ impl World {
         let end = self.now + span.as_micros() as u64;
         let mut look = self.now;
         loop {
-            let next = self.heap.peek().map_or(u64::MAX, |Reverse(event)| event.at);
+            let next = self.agenda.next_at().unwrap_or(u64::MAX);
             if next >= look {
                 if holds(self) {
                     return true;
@@ -439,17 +417,16 @@ impl World {
                 self.now = end;
                 return false;
             }
-            if let Some(Reverse(event)) = self.heap.pop() {
-                self.now = event.at;
+            if let Some((at, what)) = self.agenda.pop() {
+                self.now = at;
                 self.counts.events += 1;
-                self.happen(event.what);
+                self.happen(what);
             }
         }
     }
 
     fn push(&mut self, after: u64, what: Happening) {
-        self.number += 1;
-        self.heap.push(Reverse(Event { at: self.now + after, number: self.number, what }));
+        self.agenda.push(self.now + after, what);
     }
 
     fn note(&mut self, words: [u64; 3]) {
