@@ -43,13 +43,7 @@ pub(crate) fn verify_strict(key: &PublicKey, message: &[u8], signature: &Signatu
 }
 
 impl Good {
-    fn check(
-        &mut self,
-        key: &PublicKey,
-        message: &[u8],
-        signature: &Signature,
-        verify: impl FnOnce() -> bool,
-    ) -> bool {
+    fn check(&mut self, key: &PublicKey, message: &[u8], signature: &Signature, verify: impl FnOnce() -> bool) -> bool {
         let mut hasher = blake3::Hasher::new();
         // Both have a fixed length, so no two triples run together to the same bytes.
         hasher.update(key.as_bytes()).update(&signature.to_bytes()).update(message);

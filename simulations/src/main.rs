@@ -106,7 +106,10 @@ fn print_pause(args: &Args, f: &pause::Figures, seconds: f64) -> Result<()> {
         ("before the pause", format!("{:?}", f.before)),
         ("on hold, half / last machine", format!("{:.2} s / {:.2} s", f.paused_half, f.paused_last)),
         ("the coordinator knows it of the last", format!("{:.2} s", f.paused_told)),
-        ("stayed on hold", format!("{:.0} s, {} installs", f.held, f.installs_while_held)),
+        (
+            "stayed on hold",
+            format!("{:.0} s: {} installs, {} bytes", f.held, f.installs_while_held, f.bytes_while_held),
+        ),
         ("goes on after the resume, last", format!("{:.2} s", f.resumed_last)),
         ("installed after the resume, last", format!("{:.2} s", f.installed_last)),
         ("WAN bytes / payload bytes of a site", format!("{:.4}", f.copies_per_site)),

@@ -46,6 +46,8 @@ pub struct Figures {
     pub held: f64,
     /// Installs begun from the command to its lifting.
     pub installs_while_held: u64,
+    /// Payload bytes that crossed a link from the moment at which the last machine was on hold to the lifting.
+    pub bytes_while_held: u64,
     /// From the lifting to the last machine on which nothing is on hold.
     pub resumed_last: f64,
     /// From the lifting until the release that was at work is installed everywhere.
@@ -65,6 +67,7 @@ impl Figures {
         ensure!(self.paused_last < promised, "the pause took {:.2} s to reach the last machine", self.paused_last);
         ensure!(self.resumed_last < promised, "the resume took {:.2} s to reach the last machine", self.resumed_last);
         ensure!(self.installs_while_held == 0, "{} installs were begun in the pause", self.installs_while_held);
+        ensure!(self.bytes_while_held == 0, "{} payload bytes moved in the pause", self.bytes_while_held);
         Ok(())
     }
 }
@@ -88,6 +91,7 @@ pub fn run(params: Params, mib: u64) -> Result<Figures> {
     if !world.run_until(PROMISED * 3, |world| world.machines.iter().all(is_held)) {
         bail!("not every machine is on hold after {:?}: {:?}", PROMISED * 3, states(&world, &ids));
     }
+    let moved = world.counts.wan + world.counts.lan;
     let mut stopped: Vec<u64> = world.machines.iter().map(|machine| since(machine, &ids)).collect();
     let mut silent: Vec<usize> = (0..world.machines.len()).collect();
     let told = world.run_until(Duration::from_secs(60), |world| {
@@ -101,6 +105,7 @@ pub fn run(params: Params, mib: u64) -> Result<Figures> {
         ensure!(is_held(machine) && since(machine, &ids) == stopped[node], "machine {node} did not stay on hold");
     }
     let installs_while_held = world.counts.installs;
+    let bytes_while_held = world.counts.wan + world.counts.lan - moved;
 
     let resumed = world.now();
     world.hold(Hold::Everything, false);
@@ -131,6 +136,7 @@ pub fn run(params: Params, mib: u64) -> Result<Figures> {
         paused_told: after(paused, told),
         held: after(told, resumed),
         installs_while_held,
+        bytes_while_held,
         resumed_last: after(resumed, went_on),
         installed_last: after(resumed, world.now()),
         copies_per_site: world.counts.wan as f64 / ((fetched.len() + later.len()) * world.params.sites as u64) as f64,
