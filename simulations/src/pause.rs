@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
-use upswarm_protocol::catalog::{Action, Hold, Schedule};
+use upswarm_protocol::catalog::{Action, Hold, RingPlan, Schedule};
 use upswarm_protocol::ids::ReleaseId;
 use upswarm_protocol::report::{DeploymentState, SubState};
 
@@ -98,7 +98,9 @@ pub fn run(params: Params, mib: u64) -> Result<Figures> {
         silent.retain(|node| !ids.iter().all(|id| has_told(world, *node, id)));
         silent.is_empty()
     });
-    ensure!(told, "the coordinator has not heard of the pause from {silent:?} within a minute");
+    if !told {
+        bail!("the coordinator has not heard of the pause within a minute from {}", unheard(&world, &silent, &ids));
+    }
     let told = world.now();
     world.run_for(HELD_FOR);
     for (node, machine) in world.machines.iter().enumerate() {
@@ -151,7 +153,7 @@ fn begin(world: &mut World, mib: u64) -> [Published; 2] {
     let later = world.publish(&Wish { chunk: 1 << 20, ..Wish::first("org.example.later", 1) });
     let from = world.clock().wall + WAITS_FOR;
     let schedule = Schedule { available_from: Some(from), ..Schedule::default() };
-    world.approve_for(later.id, Action::Install, schedule);
+    world.approve_for(later.id, Action::Install, schedule, RingPlan::default());
     world.approve(fetched.id, Action::Install);
     [fetched, later]
 }
@@ -172,6 +174,21 @@ fn since(machine: &Machine, releases: &[ReleaseId]) -> u64 {
 fn has_told(world: &World, node: usize, release: &ReleaseId) -> bool {
     let word = world.hub.fleet.get(&(world.machines[node].device, *release));
     word.is_some_and(|word| is_paused(word.state, word.sub_state))
+}
+
+/// What the coordinator believes of machines, and what the first of them say themselves.
+fn unheard(world: &World, silent: &[usize], releases: &[ReleaseId]) -> String {
+    let mut lines = vec![format!("{} machines", silent.len())];
+    for node in silent.iter().take(3) {
+        let word = |id: &ReleaseId| {
+            let word = world.hub.fleet.get(&(world.machines[*node].device, *id));
+            word.map(|word| format!("{:?}/{:?} since {}", word.state, word.sub_state, word.since))
+        };
+        let words: Vec<_> = releases.iter().map(word).collect();
+        let stands: Vec<_> = releases.iter().map(|id| world.machines[*node].stands.get(id)).collect();
+        lines.push(format!("{node}: told {words:?}, stands {stands:?}, {:?}", world.status(*node)));
+    }
+    lines.join("\n")
 }
 
 fn states(world: &World, releases: &[ReleaseId]) -> BTreeMap<String, usize> {

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
+use serde::Serialize;
 use upswarm_protocol::catalog::{Action, NodeRole};
 use upswarm_protocol::chunk::ChunkList;
 use upswarm_protocol::codec::Text;
@@ -81,6 +82,8 @@ pub struct Params {
     pub discovery: Discovery,
     /// Clocks of machines are wrong by up to this much.
     pub skew: Duration,
+    /// How long a recipe runs.
+    pub recipe: Duration,
 }
 
 impl Default for Params {
@@ -94,6 +97,7 @@ impl Default for Params {
             wan: 100_000_000,
             discovery: Discovery::Mdns,
             skew: Duration::from_secs(90),
+            recipe: Duration::from_millis(200),
         }
     }
 }
@@ -177,6 +181,10 @@ pub struct Machine {
     pub weight: u8,
     /// Whether every chunk that it sends is bad.
     pub poisons: bool,
+    /// When its program was started, each time, in microseconds.
+    pub started: BTreeSet<u64>,
+    /// When the recipe of each release was first begun, in microseconds.
+    pub begun: BTreeMap<ReleaseId, u64>,
     /// When each release was installed or removed, in microseconds.
     pub done: BTreeMap<ReleaseId, u64>,
     /// Where its program stands with each release, as of its last change.
@@ -196,6 +204,15 @@ pub struct Machine {
     up_free: u64,
     down_free: u64,
     flushing: bool,
+}
+
+/// What the recipe of a release does to a machine on which it does not work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Harm {
+    /// It ends with an error.
+    Fails,
+    /// The machine goes down in the midst of it and stays down.
+    Silences,
 }
 
 /// Where a machine stands with a release.
@@ -269,6 +286,8 @@ pub struct World {
     pub origin_tampers: bool,
     /// Releases by name.
     pub releases: BTreeMap<ReleaseId, Published>,
+    /// Machines on which the recipe of a release does not work.
+    pub harms: BTreeMap<ReleaseId, BTreeMap<usize, Harm>>,
     /// Sum over everything that happened: equal for equal runs.
     pub trace: u64,
     approved: BTreeSet<(ReleaseId, Action)>,
@@ -324,6 +343,8 @@ impl World {
                 disk: Disk::new(trust, certificate),
                 weight,
                 poisons: false,
+                started: BTreeSet::new(),
+                begun: BTreeMap::new(),
                 done: BTreeMap::new(),
                 stands: BTreeMap::new(),
                 wan: 0,
@@ -353,6 +374,7 @@ impl World {
             origin_up: true,
             origin_tampers: false,
             releases: BTreeMap::new(),
+            harms: BTreeMap::new(),
             trace: 0xcbf2_9ce4_8422_2325,
             approved: BTreeSet::new(),
             lists: BTreeMap::new(),
