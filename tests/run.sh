@@ -104,6 +104,8 @@ for scenario in running cold; do
 done
 step "simulation: a pause of 1,000 machines in 25 sites" \
     cargo run --locked --release -q -p upswarm-simulations -- --sites 25 --nodes 40 --scenario pause --seed 1
+step "simulation: a rollout to 1,000 devices that stops by itself" \
+    cargo run --locked --release -q -p upswarm-simulations -- --sites 1000 --nodes 1 --scenario rollout-fails --seed 1
 if [ $lab = yes ]; then
     host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
     if [ ${#as_root[@]} -gt 0 ]; then

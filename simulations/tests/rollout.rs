@@ -5,7 +5,7 @@ use upswarm_simulations::world::{Harm, Params};
 
 /// Each alone at its site: what a rollout does between neighbours, other tests show.
 fn fleet() -> Params {
-    Params { sites: 400, nodes: 1, ..Params::default() }
+    Params { sites: 1000, nodes: 1, ..Params::default() }
 }
 
 #[test]
