@@ -237,6 +237,7 @@ impl Driver {
                 self.fetches.remove(fetch);
             }
             Input::ChunkStored { .. } => self.stored += 1,
+            Input::Opened { payload, .. } => debug!(payload = %payload.short(), "opened in the store"),
             Input::Evicted { payload } => {
                 self.lists.remove(payload);
             }
@@ -294,7 +295,10 @@ impl Driver {
             }
             Output::Deny { serve, status } => self.host.answer(serve, Err(status)).await,
             Output::Fetch { fetch, from, payload, first, count } => self.fetch(fetch, from, payload, first, count),
-            Output::FetchDoc { fetch, from, what, limit } => self.fetch_doc(fetch, from, what, limit),
+            Output::FetchDoc { fetch, from, what, limit } => {
+                debug!(?what, "fetches a document");
+                self.fetch_doc(fetch, from, what, limit);
+            }
             Output::Cancel { fetch } => {
                 if let Some(token) = self.fetches.get(&fetch) {
                     token.cancel();
@@ -313,6 +317,7 @@ impl Driver {
             Output::Install { release, action } => self.install(release, action),
             Output::Seal { told, to } => {
                 let seq = told.seq();
+                debug!(seq, "reports");
                 match envelope::sign(Kind::Report, Role::Device, &told, &[&self.key]) {
                     Ok(signed) => {
                         let (bytes, receipt) = (seal::seal(&to, &signed), receipt(&signed));
@@ -358,6 +363,7 @@ impl Driver {
                 });
             }
             FetchFrom::Urls(urls) => {
+                debug!(payload = %payload.short(), first, count, "fetches over the WAN");
                 let origin = self.origin.clone();
                 tokio::spawn(async move {
                     let chunks = &list.chunks()[first as usize..(first + count) as usize];

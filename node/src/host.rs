@@ -13,6 +13,7 @@
 //! [`HostEvent::PeerDown`].
 
 mod address;
+mod ahead;
 mod block;
 mod control;
 mod mux;

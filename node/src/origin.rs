@@ -3,6 +3,7 @@
 //! An origin is not trusted. What is read stops at the bytes asked for; what is answered must be the answer to the question
 //! (status, range, total length); whether the bytes are good is for whoever hashes them.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -36,11 +37,49 @@ const PATIENCE: Patience =
 /// Fetches from origins. Clones share connections and the rate limit.
 #[derive(Debug, Clone)]
 pub(crate) struct OriginClient {
-    pooled: Client,
-    /// Never reuses a connection: for the second try, when a pooled one may be dead without having said so.
-    fresh: Client,
+    plain: Clients,
+    /// Made when first needed: the system's TLS roots take time to read and memory to keep.
+    secure: Arc<OnceLock<Result<Clients, String>>>,
     limiter: Limiter,
     patience: Patience,
+}
+
+/// How connections are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reuse {
+    Pooled,
+    /// Never an old one: for the second try, when a pooled one may be dead without having said so.
+    Fresh,
+}
+
+#[derive(Debug, Clone)]
+struct Clients {
+    pooled: Client,
+    fresh: Client,
+}
+
+impl Clients {
+    /// For `http://` only, or for both.
+    fn new(secure: bool) -> reqwest::Result<Self> {
+        let builder = || {
+            let builder = Client::builder()
+                .user_agent(concat!("upswarm/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(CONNECT_TIMEOUT)
+                .no_proxy()
+                .referer(false);
+            match secure {
+                true => builder.redirect(redirect::Policy::custom(follow)),
+                false => builder.tls_certs_only([]).redirect(redirect::Policy::custom(follow_plain)),
+            }
+        };
+        let pooled = builder().pool_idle_timeout(Duration::from_secs(30)).pool_max_idle_per_host(4).build()?;
+        let fresh = builder().pool_max_idle_per_host(0).build()?;
+        Ok(Self { pooled, fresh })
+    }
+
+    fn get(&self, reuse: Reuse) -> &Client {
+        if reuse == Reuse::Pooled { &self.pooled } else { &self.fresh }
+    }
 }
 
 /// Why one try at one URL ended.
@@ -58,20 +97,19 @@ enum Cause {
 
 impl OriginClient {
     /// A client whose body bytes go through `limiter`. Needs rustls' process-wide provider. Proxies named in the environment
-    /// are not used. Fails when the system's TLS roots cannot be loaded.
+    /// are not used.
     pub(crate) fn new(limiter: Limiter) -> anyhow::Result<Self> {
-        let builder = || {
-            Client::builder()
-                .user_agent(concat!("upswarm/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(CONNECT_TIMEOUT)
-                .no_proxy()
-                .referer(false)
-                .redirect(redirect::Policy::custom(follow))
-        };
-        let pooled = builder().pool_idle_timeout(Duration::from_secs(30)).pool_max_idle_per_host(4).build();
-        let fresh = builder().pool_max_idle_per_host(0).build();
-        let cause = "no HTTP client for origins (are TLS root certificates installed, for example ca-certificates?)";
-        Ok(Self { pooled: pooled.context(cause)?, fresh: fresh.context(cause)?, limiter, patience: PATIENCE })
+        let plain = Clients::new(false).context("no HTTP client for origins")?;
+        Ok(Self { plain, secure: Arc::default(), limiter, patience: PATIENCE })
+    }
+
+    fn secure(&self) -> Result<&Clients, Cause> {
+        let made = self.secure.get_or_init(|| Clients::new(true).map_err(|error| chain(&error)));
+        made.as_ref().map_err(|error| {
+            Cause::Unreachable(format!(
+                "no TLS here ({error}); are root certificates installed, for example ca-certificates?"
+            ))
+        })
     }
 
     /// Fetches adjacent `chunks` of a payload of `total_len` bytes, trying `urls` in order, and sends each chunk's bytes with
@@ -102,8 +140,8 @@ impl OriginClient {
             let mut retried = false;
             loop {
                 let before = run.done;
-                let client = if retried { &self.fresh } else { &self.pooled };
-                let cause = match self.fetch_from(client, url, &mut run).await {
+                let reuse = if retried { Reuse::Fresh } else { Reuse::Pooled };
+                let cause = match self.fetch_from(reuse, url, &mut run).await {
                     Ok(()) => return (run.bytes, Ok(())),
                     Err(cause) => cause,
                 };
@@ -134,10 +172,10 @@ impl OriginClient {
         Err(sum_up(&causes))
     }
 
-    async fn fetch_from(&self, client: &Client, url: &str, run: &mut Run<'_>) -> Result<(), Cause> {
+    async fn fetch_from(&self, reuse: Reuse, url: &str, run: &mut Run<'_>) -> Result<(), Cause> {
         let Some(wanted) = run.missing() else { return Ok(()) };
         let (start, end) = wanted;
-        let mut response = self.get(client, url, Some(wanted)).await?;
+        let mut response = self.get(reuse, url, Some(wanted)).await?;
         check_range(&response, start, end, run.total_len)?;
         let mut chunk = run.next_buffer();
         let mut pace = Pace::new(self.patience);
@@ -170,7 +208,7 @@ impl OriginClient {
 
     async fn document_from(&self, url: &str, limit: usize) -> Result<Vec<u8>, Cause> {
         let too_long = || Cause::Wrong(format!("the document is longer than the {limit} bytes that are allowed"));
-        let mut response = self.get(&self.pooled, url, None).await?;
+        let mut response = self.get(Reuse::Pooled, url, None).await?;
         if response.status() != StatusCode::OK {
             return Err(Cause::Wrong(format!("unexpected status {}", response.status())));
         }
@@ -191,12 +229,24 @@ impl OriginClient {
     }
 
     /// Sends a request and sorts its status; a range is half open and not empty.
-    async fn get(&self, client: &Client, url: &str, range: Option<(u64, u64)>) -> Result<Response, Cause> {
+    async fn get(&self, reuse: Reuse, url: &str, range: Option<(u64, u64)>) -> Result<Response, Cause> {
         let parsed = Url::parse(url).map_err(|error| Cause::Wrong(format!("not a URL: {error}")))?;
-        if !matches!(parsed.scheme(), "http" | "https") {
-            return Err(Cause::Wrong("neither http:// nor https://".into()));
+        match parsed.scheme() {
+            "http" => {
+                let response = self.ask(self.plain.get(reuse), parsed.clone(), range).await?;
+                // Only a redirect that leads to https:// is left standing.
+                if !response.status().is_redirection() {
+                    return Ok(response);
+                }
+            }
+            "https" => {}
+            _ => return Err(Cause::Wrong("neither http:// nor https://".into())),
         }
-        let mut request = client.get(parsed).header(ACCEPT_ENCODING, "identity");
+        self.ask(self.secure()?.get(reuse), parsed, range).await
+    }
+
+    async fn ask(&self, client: &Client, url: Url, range: Option<(u64, u64)>) -> Result<Response, Cause> {
+        let mut request = client.get(url).header(ACCEPT_ENCODING, "identity");
         if let Some((start, end)) = range {
             request = request.header(RANGE, format!("bytes={start}-{}", end - 1));
         }
@@ -210,7 +260,7 @@ impl OriginClient {
             Ok(Ok(response)) => response,
         };
         let status = response.status();
-        if status.is_success() {
+        if status.is_success() || status.is_redirection() {
             Ok(response)
         } else if status.is_server_error()
             || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
@@ -286,6 +336,11 @@ impl Pace {
         self.window_start += start.elapsed();
         result
     }
+}
+
+/// For a client without TLS roots.
+fn follow_plain(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    if attempt.url().scheme() == "https" { attempt.stop() } else { follow(attempt) }
 }
 
 fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {

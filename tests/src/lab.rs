@@ -17,6 +17,9 @@ const PREFIX: &str = "upswarm-";
 static TURN: Mutex<()> = Mutex::new(());
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
+/// With this in the environment, a lab's directory is kept also when its test holds.
+const KEEP: &str = "UPSWARM_LAB_KEEP";
+
 /// Where coordinator and origin are.
 pub const WAN_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
 
@@ -212,7 +215,7 @@ impl Lab {
         Ok(Self { wan, sites, rates, dir: Some(dir), _turn: turn })
     }
 
-    /// A directory that is kept only if the test fails.
+    /// A directory that is kept only if the test fails, or by wish ([`KEEP`]).
     pub fn dir(&self) -> &Path {
         self.dir.as_ref().expect("only dropping takes it").path()
     }
@@ -225,7 +228,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if std::thread::panicking()
+        if (std::thread::panicking() || std::env::var_os(KEEP).is_some())
             && let Some(dir) = self.dir.take()
         {
             let kept: PathBuf = dir.keep();

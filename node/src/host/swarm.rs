@@ -18,6 +18,7 @@ use libp2p::{Multiaddr, PeerId, Transport, dns, gossipsub, identify, mdns, noise
 use rustix::net;
 use upswarm_protocol::wire::MAX_GOSSIP;
 
+use super::ahead::ReadAhead;
 use super::mux::Yamux;
 use super::{HostConfig, streams};
 
@@ -171,6 +172,7 @@ fn transport(key: &Keypair, with_quic: bool) -> anyhow::Result<Connections> {
 
 fn numeric(key: &Keypair, with_quic: bool) -> anyhow::Result<Connections> {
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .map(|stream, _| ReadAhead::new(stream))
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(key).context("Noise keys")?)
         .multiplex(Yamux)

@@ -112,6 +112,7 @@ async fn answer(stream: TcpStream, counter: &AtomicU64) -> std::io::Result<()> {
         "404" => (status("404 Not Found"), b""),
         "500" => (status("500 Internal Server Error"), b""),
         "redirect" => (status("302 Found\r\nLocation: /good"), b""),
+        "to-tls" => (status("302 Found\r\nLocation: https://127.0.0.1:1/good"), b""),
         "redirect-loop" => (status("302 Found\r\nLocation: /redirect-loop"), b""),
         "endless" => {
             write
@@ -245,6 +246,17 @@ async fn a_broken_stream_goes_on_from_the_last_complete_chunk() {
 
     let (_, arrived, result) = fetch(&client, &urls[..1], &chunks).await;
     assert!(arrived == 0 && matches!(result, Err(FetchError::Unreachable(_))), "{result:?}");
+}
+
+/// The client that follows has TLS roots; the one that asked first has none.
+#[tokio::test]
+async fn a_redirect_to_tls_is_followed() {
+    let (server, client, chunks) = (Server::start().await, client(), chunks());
+    let (_, _, result) = fetch(&client, &[server.url("to-tls")], &chunks).await;
+    let Err(FetchError::Unreachable(text)) = result else { panic!("{result:?}") };
+    // Nobody listens there: that it was tried is what matters.
+    assert!(text.contains("refused"), "{text}");
+    assert_eq!(server.count(), 2, "asked again by the client that may go on");
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use supersedence::Superseded;
 
 use super::downloads::Progress;
 use super::peers::backoff;
-use super::{Detection, InstallOutcome, NodeState, Output, Reason, Record, StoreError, reports};
+use super::{Detection, InstallOutcome, NodeState, Output, Reason, Record, StoreError};
 use crate::catalog::{Action, Approval, Payload, Recipe, Release};
 use crate::codec::{self, Text};
 use crate::ids::{GroupId, PayloadId, ReleaseId};
@@ -453,7 +453,7 @@ impl NodeState {
         if let Some(deployment) = self.deployments.map.get_mut(&id) {
             deployment.phase = Phase::Persisting(token);
         }
-        self.timer(Reason::Report, now.mono + reports::SOON);
+        self.report_soon(now);
     }
 
     pub(super) fn deployments_persisted(&mut self, now: Now) {
@@ -648,7 +648,7 @@ impl NodeState {
         if changed || deployment.reason != reason {
             (deployment.state, deployment.sub_state, deployment.reason) = (state, sub_state, reason);
             self.reports.dirty.insert(id);
-            self.timer(Reason::Report, now.mono + reports::SOON);
+            self.report_soon(now);
         }
     }
 

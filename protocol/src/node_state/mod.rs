@@ -365,7 +365,7 @@ impl NodeState {
 
     fn alarm(&mut self, text: String, now: Now) {
         self.reports.alarm(&text);
-        self.timer(Reason::Report, now.mono + reports::SOON);
+        self.report_soon(now);
         self.output.push_back(Output::Alarm(text));
     }
 }

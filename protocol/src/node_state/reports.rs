@@ -12,8 +12,10 @@ use crate::report::{self, BytesBySource, Report, Told};
 use crate::time::{Mono, Now};
 use crate::wire::Message;
 
-/// Changes are gathered for this long into one report.
-pub(super) const SOON: Duration = Duration::from_millis(250);
+/// What changes within moments of each other goes into one report.
+const GATHER: Duration = Duration::from_millis(30);
+/// From one report to the next, at least.
+const SPACING: Duration = Duration::from_millis(250);
 /// Everything is reported again this often, changed or not.
 const FULL_EVERY: Duration = Duration::from_secs(15 * 60);
 /// An unacknowledged report is sent again after this, to another uplink if there is one.
@@ -55,6 +57,7 @@ pub(super) struct Reports {
     told: BytesBySource,
     full_due: Mono,
     progress_due: Mono,
+    made: Option<Mono>,
     outbox: BTreeMap<u64, Waiting>,
     relayed: BTreeMap<(DeviceId, u64), DeviceId>,
 }
@@ -72,6 +75,7 @@ impl Reports {
             told: counters.bytes,
             full_due: now.mono,
             progress_due: now.mono,
+            made: None,
             outbox: BTreeMap::new(),
             relayed: BTreeMap::new(),
         }
@@ -108,6 +112,12 @@ impl NodeState {
         self.timer(Reason::Report, now.mono + Duration::from_secs(1));
     }
 
+    /// There is something to tell: at once when the last report was made a while ago, else with what else comes until then.
+    pub(super) fn report_soon(&mut self, now: Now) {
+        let earliest = self.reports.made.map_or(Mono(0), |made| made + SPACING);
+        self.timer(Reason::Report, earliest.max(now.mono + GATHER));
+    }
+
     pub(super) fn persist_counters(&mut self) {
         let counters = Counters { seq: self.reports.seq, bytes: self.downloads.bytes };
         if let Ok(bytes) = codec::encode(&counters, MAX_COUNTERS) {
@@ -141,6 +151,7 @@ impl NodeState {
         }
         self.reports.told = self.downloads.bytes;
         self.reports.alarmed = false;
+        self.reports.made = Some(now.mono);
         let deployments: Vec<_> = dirty.iter().filter_map(|id| self.deployment_report(id)).collect();
         let parts: Vec<Vec<_>> = if deployments.is_empty() {
             vec![Vec::new()]

@@ -82,6 +82,11 @@ impl NodeState {
     }
 
     fn fetch_over_wan(&mut self, payload: PayloadId, held: bool, now: Now) {
+        let company = self.started + LONELY_AFTER_START;
+        if now.mono < company && self.peers.members().next().is_none() {
+            self.timer(Reason::Lease(payload), company);
+            return;
+        }
         let weight = self.config.wan_weight;
         let origins = self.origins();
         let mut begun = Vec::new();

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::peers::{Peer, Stage, backoff};
-use super::{FetchError, FetchFrom, FetchId, NodeState, Output, Reason, ServeWhat, StoreError, Verdict, reports};
+use super::{FetchError, FetchFrom, FetchId, NodeState, Output, Reason, ServeWhat, StoreError, Verdict};
 use crate::catalog;
 use crate::chunk::{Bitmap, ChunkList};
 use crate::codec::Bounded;
@@ -33,10 +33,13 @@ const MAX_WAN: usize = 2;
 const BLOCK_WITHIN: Duration = Duration::from_secs(6);
 /// One neighbour gets this many upload slots at most.
 const SLOTS_PER_PEER: usize = 4;
-/// A node that just started gives membership this long to settle before its first WAN byte; one that has been up knows
-/// its site, and waits only for the others to say that they want the payload too.
-const SETTLE_AFTER_START: Duration = Duration::from_millis(900);
+/// A node gives the others this long to say that they want the payload too; every word of theirs prolongs it
+/// ([`crate::lease::QUIET`]).
 const SETTLE: Duration = Duration::from_millis(250);
+/// Nor does its first WAN byte come sooner than this after its start: it gets to know its site meanwhile.
+const SETTLE_AFTER_START: Duration = Duration::from_millis(700);
+/// One that has met nobody yet may have others around it all the same, and is more patient.
+const LONELY_AFTER_START: Duration = Duration::from_millis(2500);
 /// New chunks are announced together, this long after the first of them.
 const ANNOUNCE_AFTER: Duration = Duration::from_millis(60);
 /// Chunks that nobody in the site may have yet are announced sooner.
@@ -203,8 +206,8 @@ impl NodeState {
         }
         let mut news = false;
         let me = self.me;
-        let young = now.mono.since(self.started) < Duration::from_secs(5);
-        let settle = if young { SETTLE_AFTER_START } else { SETTLE } + self.rng.jitter(Duration::from_millis(50));
+        let settled = (now.mono + SETTLE).max(self.started + SETTLE_AFTER_START);
+        let settled = settled + self.rng.jitter(Duration::from_millis(50));
         let patience = Duration::from_millis(2500) + self.rng.jitter(Duration::from_secs(2));
         let uplink = self.is_uplink();
         let download = self.downloads.map.entry(payload.id).or_insert_with(|| {
@@ -214,7 +217,7 @@ impl NodeState {
                 wanted,
                 paused: false,
                 phase: Phase::List,
-                leases: Leases::new(payload.id, me, now.mono + settle),
+                leases: Leases::new(payload.id, me, settled),
                 since: now.mono,
                 moved: Mono(0),
                 list_from: now.mono + if uplink { Duration::ZERO } else { patience },
@@ -229,14 +232,14 @@ impl NodeState {
         if wanted && (!download.wanted || download.paused) {
             (download.wanted, download.paused) = (true, false);
             download.since = now.mono;
-            download.leases = Leases::new(payload.id, me, now.mono + settle);
+            download.leases = Leases::new(payload.id, me, settled);
             news = true;
         }
         if news {
             self.timer(Reason::Documents, now.mono);
             if wanted {
                 self.beacon_soon(now);
-                self.timer(Reason::Lease(payload.id), now.mono + settle);
+                self.timer(Reason::Lease(payload.id), settled);
                 // What neighbours told before is not told again.
                 self.timer(Reason::Pump, now.mono);
             }
@@ -328,7 +331,7 @@ impl NodeState {
                     self.tell_members(&message);
                 }
                 self.beacon_soon(now);
-                self.timer(Reason::Report, now.mono + reports::SOON);
+                self.report_soon(now);
                 self.timer(Reason::Lease(payload), now.mono);
                 self.ask_neighbours(now);
             }

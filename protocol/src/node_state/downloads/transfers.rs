@@ -110,7 +110,7 @@ impl NodeState {
         self.output.extend(spare.into_iter().map(|fetch| Output::Cancel { fetch }));
         self.beacon_soon(now);
         self.persist_counters();
-        self.timer(Reason::Report, now.mono + reports::SOON);
+        self.report_soon(now);
         self.payload_moved(&payload, now);
     }
 

@@ -6,9 +6,12 @@ impl NodeState {
     pub(in crate::node_state) fn start_peers(&mut self, now: Now) {
         let first = self.rng.jitter(Duration::from_millis(50));
         self.timer(Reason::Dial, now.mono + first);
-        let lonely = Duration::from_millis(1500) + self.rng.jitter(Duration::from_millis(1000));
-        let patience = if self.config.peers.is_empty() { lonely / 3 } else { lonely };
-        self.timer(Reason::Uplink, now.mono + patience);
+        // Of many that start together a few ask the coordinator early, and the others hear from them: the later of two draws
+        // is rarely small.
+        let spread = Duration::from_millis(900);
+        let turn = self.rng.jitter(spread).max(self.rng.jitter(spread));
+        let patience = Duration::from_millis(if self.config.peers.is_empty() { 50 } else { 1500 });
+        self.timer(Reason::Uplink, now.mono + patience + turn);
         self.timer(Reason::Members, now.mono + self.membership.beacon_every());
         let renewal = self.renewal_due(now);
         self.timer(Reason::Renew, renewal);

@@ -8,7 +8,7 @@ mod rumours;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{NodeConfig, NodeState, Output, Reason, Record, Verdict, reports};
+use super::{NodeConfig, NodeState, Output, Reason, Record, Verdict};
 use crate::catalog::NodeRole;
 use crate::codec::{Bounded, Text};
 use crate::envelope::{self, Envelope, EnvelopeError, Kind, Role};
@@ -396,7 +396,7 @@ impl NodeState {
         }
         self.alarm(format!("peer {} is shut out: {reason}", peer.short()), now);
         self.drop_peer(peer, reason, now);
-        self.timer(Reason::Report, now.mono + reports::SOON);
+        self.report_soon(now);
     }
 
     fn holding(&mut self, peer: DeviceId, payload: PayloadId, bits: Vec<u8>, now: Now) {
