@@ -113,7 +113,7 @@ if [ $lab = yes ]; then
     fi
     # They share the cores and print figures: one at a time.
     step "end-to-end tests" env CI=1 cargo test --locked --release -p upswarm-tests --no-fail-fast \
-        --test network --test journey --test heads --test reuse --test survival --test tampering --test bad_input --test terminal --test package --test apart --test recipes --test pause \
+        --test network --test journey --test heads --test reuse --test survival --test tampering --test bad_input --test terminal --test package --test apart --test recipes --test machine --test pause \
         -- --test-threads=1 --nocapture
 fi
 

@@ -8,8 +8,12 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::ids::DeviceId;
+use upswarm_protocol::node_state::MachineRules;
+use upswarm_protocol::schedule;
 
 use crate::cli::units;
+use crate::inventory;
+use crate::machine::{Metered, RestartConfig};
 
 /// Everything of `node.toml`. Sizes are bytes or carry a unit (`512KiB`, `20GiB`); rates carry one (`50mbit` per second).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,9 +29,17 @@ pub(crate) struct Config {
     pub(crate) label: String,
     /// Time zone of maintenance windows and hours of work, for example `Europe/Berlin`; empty means the machine's own.
     pub(crate) time_zone: String,
-    /// How willing this machine is to fetch over the WAN for its site: 64 for a branch cache, 8 for a machine on mains power
-    /// and cable, 1 on battery or Wi-Fi, 0 never (metered). A machine is chosen in proportion to it.
-    pub(crate) wan_weight: u8,
+    /// How willing this machine is to fetch over the WAN for its site; a machine is chosen in proportion to it. `"auto"` is 8 on
+    /// mains power and cable, 1 on battery or Wi-Fi, 0 (never) on a metered link or a battery below `battery_floor`. A number
+    /// counts in all conditions; a branch cache has 64.
+    pub(crate) wan_weight: WanWeight,
+    /// Whether the link to the WAN is paid by volume: `"auto"` (NetworkManager knows; without it mobile broadband is), `"yes"` or
+    /// `"no"`. On such a link nothing is fetched over the WAN, and of payload bytes on the LAN only what is urgent: expedited, or
+    /// past its deadline.
+    pub(crate) metered: Metered,
+    /// Percent of battery, 0 to 100, below which payload bytes wait and installs are on hold until the machine is on mains power
+    /// again, except for what is urgent; 0 for never.
+    pub(crate) battery_floor: u8,
     /// Block requests of neighbours that are answered at the same time; more are told "busy" and ask elsewhere. Each takes up
     /// to 1 MiB of memory.
     pub(crate) upload_slots: usize,
@@ -39,6 +51,8 @@ pub(crate) struct Config {
     /// means that this process installs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) installer_socket: Option<PathBuf>,
+    /// How the person at the machine is told of a restart, and how it is restarted. An installer apart has flags of its own.
+    pub(crate) restart: RestartConfig,
     /// Where payloads are kept.
     pub(crate) store: StoreConfig,
     /// How much of the network may be used.
@@ -92,10 +106,13 @@ impl Default for Config {
             mdns: true,
             label: String::new(),
             time_zone: String::new(),
-            wan_weight: 8,
+            wan_weight: WanWeight::default(),
+            metered: Metered::default(),
+            battery_floor: MachineRules::default().battery_floor,
             upload_slots: 8,
             install_root: None,
             installer_socket: None,
+            restart: RestartConfig::default(),
             store: StoreConfig::default(),
             limits: Limits::default(),
             coordinator: Coordinator::default(),
@@ -130,6 +147,10 @@ impl Config {
         if !(1..=256).contains(&self.upload_slots) {
             bail!("upload_slots is {}; it must be 1 to 256", self.upload_slots);
         }
+        if self.battery_floor > 100 {
+            bail!("battery_floor is {}; it is a percentage, 0 to 100", self.battery_floor);
+        }
+        self.restart.validate().context("[restart]")?;
         if self.listen.is_empty() {
             bail!("listen is empty; name at least one multiaddr, for example \"/ip4/0.0.0.0/tcp/4410\"");
         }
@@ -192,6 +213,11 @@ impl NodeDir {
         self.0.join("roots")
     }
 
+    /// What the person at the machine should know of a restart; no file, nothing to know.
+    pub(crate) fn notice(&self) -> PathBuf {
+        self.0.join("notice")
+    }
+
     /// Where a running node tells how to reach it.
     pub(crate) fn run_info(&self) -> PathBuf {
         self.0.join("run.json")
@@ -207,6 +233,62 @@ pub(crate) struct RunInfo {
     pub(crate) device: DeviceId,
     /// Multiaddrs with the device's id, for `--peer` of others.
     pub(crate) listen: Vec<String>,
+}
+
+/// How willing a machine is to fetch over the WAN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum WanWeight {
+    /// As its power and link allow.
+    #[default]
+    Auto,
+    /// This, whatever it runs on.
+    Fixed(u8),
+}
+
+impl WanWeight {
+    /// On mains power and cable.
+    pub(crate) fn at_best(self) -> u8 {
+        match self {
+            WanWeight::Auto => 8,
+            WanWeight::Fixed(weight) => weight,
+        }
+    }
+}
+
+impl Serialize for WanWeight {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            WanWeight::Auto => serializer.serialize_str("auto"),
+            WanWeight::Fixed(weight) => serializer.serialize_u8(*weight),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for WanWeight {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = WanWeight;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"auto\" or a number from 0 to 255")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<WanWeight, E> {
+                if text == "auto" {
+                    Ok(WanWeight::Auto)
+                } else {
+                    Err(E::invalid_value(serde::de::Unexpected::Str(text), &self))
+                }
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<WanWeight, E> {
+                let weight = u8::try_from(number);
+                weight.map(WanWeight::Fixed).map_err(|_| E::invalid_value(serde::de::Unexpected::Signed(number), &self))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
 }
 
 /// A number of bytes.
@@ -268,6 +350,16 @@ macro_rules! as_text {
 as_text!(Size);
 as_text!(Rate);
 
+/// The zone with this name, the machine's own if the name is empty, or UTC when neither is known.
+pub(crate) fn time_zone(name: &str) -> anyhow::Result<jiff::tz::TimeZone> {
+    if !name.is_empty() {
+        return schedule::zone(name)
+            .with_context(|| format!("the time zone {name:?} is not known; write for example Europe/Berlin"));
+    }
+    let found = inventory::fact(inventory::FACT_TIME_ZONE);
+    Ok(found.and_then(|name| schedule::zone(&name)).unwrap_or(jiff::tz::TimeZone::UTC))
+}
+
 /// The host's name, or `unnamed`.
 pub(crate) fn host_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -287,6 +379,18 @@ mod tests {
         config.limits.wan_down = Some(Rate(12_500_000));
         config.write(&path).unwrap();
         assert_eq!(Config::read(&path).unwrap(), config);
+        config.wan_weight = WanWeight::Fixed(64);
+        (config.metered, config.battery_floor) = (Metered::Yes, 0);
+        config.write(&path).unwrap();
+        assert_eq!(Config::read(&path).unwrap(), config);
+        let address = "[coordinator]\naddresses = [\"/ip4/127.0.0.1/tcp/1\"]\n";
+        for bad in
+            ["wan_weight = 256", "wan_weight = -1", "wan_weight = \"car\"", "battery_floor = 101", "metered = true"]
+        {
+            fs::write(&path, format!("{bad}\n{address}")).unwrap();
+            let error = format!("{:#}", Config::read(&path).unwrap_err());
+            assert!(error.contains(bad.split(' ').next().unwrap()), "{error}");
+        }
         fs::write(&path, "quota = 3\n").unwrap();
         let error = format!("{:#}", Config::read(&path).unwrap_err());
         assert!(error.contains("quota"), "{error}");

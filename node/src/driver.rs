@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -23,21 +24,22 @@ use upswarm_protocol::codec::Text;
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::{DocHash, PayloadId, ReleaseId};
 use upswarm_protocol::node_state::{
-    FetchError, FetchFrom, FetchId, Input, NodeConfig, NodeState, Output, Record, Restored, ServeWhat, StoreError,
+    Conditions, FetchError, FetchFrom, FetchId, Input, MachineRules, NodeConfig, NodeState, Output, Record, Restored,
+    ServeWhat, StoreError,
 };
 use upswarm_protocol::report::receipt;
-use upswarm_protocol::schedule;
 use upswarm_protocol::time::Wall;
 use upswarm_protocol::wire::{BlockStatus, BlockWhat};
 
 use crate::apart::Installer;
 use crate::clock::Clock;
-use crate::config::{Config, NodeDir, RunInfo};
+use crate::config::{Config, NodeDir, RunInfo, WanWeight, time_zone};
 use crate::host::{Host, HostConfig, HostEvent, is_loopback, useful};
 use crate::inventory::watch::InventoryWatch;
 use crate::journal::Journal;
 use crate::limiter::Limiter;
 use crate::local::Local;
+use crate::machine::MachineWatch;
 use crate::origin::OriginClient;
 use crate::{installer, inventory, keys, seal};
 
@@ -45,6 +47,8 @@ use crate::{installer, inventory, keys, seal};
 const MAX_BATCHES: usize = 256;
 /// Writes that wait for the journal's thread; more wait in the loop, which the core's own bounds limit.
 const MAX_WRITES: usize = 64;
+/// What the machine runs on is known within this, or the node starts without.
+const CONDITIONS_WITHIN: Duration = Duration::from_secs(6);
 /// How often verified chunks are made durable.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// How much of the store is read again per step, and how often, to notice a disk that forgets.
@@ -72,6 +76,8 @@ struct Driver {
     lan_up: Limiter,
     lan_down: Limiter,
     installer: Installer,
+    /// The file with what the person at the machine should know.
+    notice: PathBuf,
     ending: Arc<AtomicBool>,
     lists: BTreeMap<PayloadId, Arc<ChunkList>>,
     fetches: BTreeMap<FetchId, CancellationToken>,
@@ -101,10 +107,13 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
     for notice in store.notices().iter().chain(&loaded.notices) {
         warn!("{notice}");
     }
+    let mut machine = MachineWatch::start(config.install_root.clone(), config.metered);
     let ending = Arc::new(AtomicBool::new(false));
     let installer = match &config.installer_socket {
         Some(socket) => Installer::connect(socket.clone(), dir.roots(), ending.clone())?,
-        None => Installer::in_process(dir.install(), config.install_root.clone(), ending.clone())?,
+        None => {
+            Installer::in_process(dir.install(), config.install_root.clone(), config.restart.clone(), ending.clone())?
+        }
     };
     let not_joined = || format!("{} has not joined; run: upswarm node join TOKEN --data-dir ...", dir.path().display());
     let restored = Restored {
@@ -141,6 +150,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
         lan_up: limiter(config.limits.lan_up),
         lan_down: limiter(config.limits.lan_down),
         installer,
+        notice: dir.notice(),
         ending,
         lists: BTreeMap::new(),
         fetches: BTreeMap::new(),
@@ -153,11 +163,18 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
     let mut flush = tokio::time::interval(FLUSH_EVERY);
     let mut scrub = tokio::time::interval_at((Instant::now() + SCRUB_EVERY).into(), SCRUB_EVERY);
     let run_info = dir.run_info();
+    // Of a run of the system that is over, perhaps; the core tells again what still counts.
+    let _ = std::fs::remove_file(dir.notice());
     let mut local = Local::start(dir);
     let mut watch = InventoryWatch::start(config.install_root.clone());
     let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
     tokio::pin!(stop);
     driver.drain().await;
+    // Before the first byte: it may be paid for.
+    if let Ok(conditions) = tokio::time::timeout(CONDITIONS_WITHIN, machine.changed()).await {
+        driver.conditions(conditions);
+        driver.take_inputs().await;
+    }
     loop {
         let due = driver.state.poll_timeout().map_or_else(|| clock.now().mono + FLUSH_EVERY, |(at, _)| at);
         tokio::select! {
@@ -188,7 +205,11 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
             }
             _ = flush.tick() => driver.flush(),
             _ = scrub.tick() => driver.scrub(),
-            _ = hangup.recv() => driver.reload(dir),
+            _ = hangup.recv() => {
+                driver.reload(dir);
+                machine.look();
+            }
+            conditions = machine.changed() => driver.conditions(conditions),
             Some(scan) = watch.changed() => driver.inputs.push_back(Input::Inventory { inventory: Arc::new(scan.inventory) }),
             asked = local.next() => driver.inputs.extend(asked.answer(&driver.state, clock.now())),
             () = &mut stop => break,
@@ -243,6 +264,11 @@ impl Driver {
             }
             _ => {}
         }
+    }
+
+    fn conditions(&mut self, conditions: Conditions) {
+        info!("runs on {conditions}");
+        self.inputs.push_back(Input::Conditions(conditions));
     }
 
     fn host_event(&mut self, event: HostEvent) {
@@ -315,6 +341,15 @@ impl Driver {
             Output::Persist { token, record } => self.writes.push_back(Write::Record(token, record)),
             Output::Detect { release } => self.detect(release),
             Output::Install { release, action } => self.install(release, action),
+            Output::Notice { release, text, near } => self.tell(release, text, near),
+            Output::Restart { release } => {
+                let (done, restarted) = (self.done.clone(), self.installer.restart(&self.state, release));
+                tokio::spawn(async move {
+                    let outcome = restarted.await;
+                    info!(release = %release.short(), ?outcome, "restart");
+                    let _ = done.send(vec![Input::RestartEnded { release, outcome }]).await;
+                });
+            }
             Output::Seal { told, to } => {
                 let seq = told.seq();
                 debug!(seq, "reports");
@@ -449,6 +484,20 @@ impl Driver {
             batch.push(Input::Opened { payload, result });
             let _ = done.send(batch).await;
         });
+    }
+
+    /// Writes the notice where programs of the person at the machine find it, and shows it.
+    fn tell(&mut self, release: Option<ReleaseId>, text: String, near: bool) {
+        let path = self.notice.clone();
+        let Some(release) = release else {
+            let _ = std::fs::remove_file(&path);
+            return;
+        };
+        info!("{text}");
+        if let Err(error) = std::fs::write(&path, format!("{text}\n")) {
+            warn!("cannot write {}: {error}", path.display());
+        }
+        tokio::spawn(self.installer.tell(&self.state, release, text, near));
     }
 
     fn detect(&mut self, release: ReleaseId) {
@@ -650,22 +699,17 @@ fn node_config(config: &Config, key: &SigningKey) -> anyhow::Result<NodeConfig> 
         coordinator_addresses: texts(&config.coordinator.addresses),
         peers: texts(&config.peers),
         origins: config.coordinator.origins.clone(),
-        wan_weight: config.wan_weight,
+        wan_weight: config.wan_weight.at_best(),
+        machine: machine_rules(config),
         upload_slots: config.upload_slots,
-        zone: zone(config)?,
+        zone: time_zone(&config.time_zone)?,
         boot: Text::lossy(&inventory::fact(inventory::FACT_BOOT_ID).unwrap_or_default()),
     })
 }
 
-/// Where maintenance windows are read: as configured, or the machine's zone, or UTC when neither is known.
-fn zone(config: &Config) -> anyhow::Result<jiff::tz::TimeZone> {
-    if !config.time_zone.is_empty() {
-        return schedule::zone(&config.time_zone).with_context(|| {
-            format!("time_zone {:?} is not known; write for example Europe/Berlin", config.time_zone)
-        });
-    }
-    let found = inventory::fact(inventory::FACT_TIME_ZONE);
-    Ok(found.and_then(|name| schedule::zone(&name)).unwrap_or(jiff::tz::TimeZone::UTC))
+fn machine_rules(config: &Config) -> MachineRules {
+    let wan_auto = config.wan_weight == WanWeight::Auto;
+    MachineRules { wan_auto, battery_floor: config.battery_floor, restart_notice: config.restart.notice() }
 }
 
 fn limiter(rate: Option<crate::config::Rate>) -> Limiter {

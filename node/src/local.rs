@@ -95,14 +95,13 @@ fn status(state: &NodeState, now: Now) -> Result<Value, String> {
 
 fn defer(state: &NodeState, word: &str, seconds: u32, now: Now) -> Result<(Value, Input), String> {
     let Subject::Release(release) = one(state, word)? else { return Err(format!("{word} is a peer, not a release")) };
-    match state.would_defer(&release, seconds, now) {
-        None => Err(format!("{word} is not approved for this device; there is nothing to put off")),
-        Some(Err(error)) => Err(format!("not put off: {error}")),
-        Some(Ok(until)) => {
-            let answer = json!({ "release": release, "until": until, "until_utc": until.to_string() });
-            Ok((answer, Input::Defer { release, by_s: seconds }))
-        }
-    }
+    let granted =
+        state.would_defer(&release, seconds, now).map_err(|error| format!("{word} is not put off: {error}"))?;
+    let answer = json!({
+        "release": release, "name": state.release_name(&release), "until": granted.until,
+        "until_local": state.local(granted.until), "times_left": granted.times_left, "seconds_left": granted.seconds_left,
+    });
+    Ok((answer, Input::Defer { release, by_s: seconds }))
 }
 
 /// The one thing that a word means.

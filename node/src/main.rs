@@ -14,6 +14,7 @@ mod journal;
 mod keys;
 mod limiter;
 mod local;
+mod machine;
 mod origin;
 mod release_file;
 mod seal;

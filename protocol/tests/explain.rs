@@ -4,169 +4,11 @@ mod common;
 
 use std::time::Duration;
 
+use common::bench::*;
 use common::*;
 use upswarm_protocol::catalog::*;
-use upswarm_protocol::chunk::{Bitmap, ChunkList, ChunkSizes};
 use upswarm_protocol::ids::*;
 use upswarm_protocol::node_state::*;
-use upswarm_protocol::time::{Mono, Now};
-
-/// Two chunks of one MiB in all.
-fn chunk_list() -> ChunkList {
-    let pieces = [b"one", b"two"].map(|bytes| (ChunkId(*blake3::hash(bytes).as_bytes()), 512 << 10));
-    ChunkList::new(ChunkSizes::default(), pieces).unwrap()
-}
-
-fn tool() -> Release {
-    let list_bytes = chunk_list().to_bytes();
-    let payload =
-        Payload { chunk_list: DocHash::of(&list_bytes), chunk_list_len: list_bytes.len() as u32, ..payload("tool") };
-    Release { payloads: list(vec![payload]), ..release("org.example.tool", 1) }
-}
-
-/// A node with what it asked of its shell.
-struct Bench {
-    state: NodeState,
-    now: Now,
-    asked: Vec<Output>,
-    /// What detection answers.
-    found: Detection,
-}
-
-impl Bench {
-    fn new(edition: &Edition, change: impl FnOnce(&mut NodeConfig)) -> Self {
-        Self::of(&key(40), "pc-1", edition, change)
-    }
-
-    fn of(
-        device: &ed25519_dalek::SigningKey,
-        label: &str,
-        edition: &Edition,
-        change: impl FnOnce(&mut NodeConfig),
-    ) -> Self {
-        let world = World::new();
-        let mut trust = world.trust();
-        edition.offer_to(&mut trust);
-        let certificate = Certificate { label: text(label), ..certificate(device) };
-        let mut documents: Vec<_> = edition.documents.iter().map(|document| document.bytes.clone()).collect();
-        documents.push(chunk_list().to_bytes());
-        let restored = Restored {
-            trust: trust.snapshot(),
-            certificate: world.certificate_doc(&certificate),
-            documents,
-            ..Restored::default()
-        };
-        let mut config = NodeConfig {
-            key: device.clone(),
-            seed: 1,
-            label: text(label),
-            agent: text("test"),
-            os: text("linux"),
-            build_time: NOW - DAY,
-            coordinator: DeviceId([0xcc; 32]),
-            coordinator_addresses: vec![text("/coordinator")],
-            peers: vec![],
-            origins: vec![],
-            wan_weight: 8,
-            upload_slots: 4,
-            zone: upswarm_protocol::schedule::zone("Europe/Berlin").unwrap(),
-            boot: text("boot-1"),
-        };
-        change(&mut config);
-        let now = Now { mono: Mono(1_000_000_000), wall: NOW };
-        let state = NodeState::new(config, restored, now).unwrap();
-        let mut bench = Self { state, now, asked: vec![], found: Detection::Absent };
-        bench.drain();
-        bench.pass(Duration::from_millis(100));
-        bench
-    }
-
-    /// Answers what a shell would at once, and keeps the rest.
-    fn drain(&mut self) {
-        while let Some(output) = self.state.poll_output() {
-            self.asked.push(output);
-        }
-        let answers: Vec<Input> = self
-            .asked
-            .iter()
-            .filter_map(|output| match output {
-                Output::Persist { token, .. } => Some(Input::Persisted { token: *token }),
-                Output::Detect { release } => Some(Input::Detected { release: *release, result: self.found.clone() }),
-                Output::Open { payload, .. } => {
-                    Some(Input::Opened { payload: *payload, result: Ok((Bitmap::new(2), 0)) })
-                }
-                _ => None,
-            })
-            .collect();
-        self.asked
-            .retain(|output| !matches!(output, Output::Persist { .. } | Output::Detect { .. } | Output::Open { .. }));
-        for answer in answers {
-            self.input(answer);
-        }
-    }
-
-    fn input(&mut self, input: Input) {
-        self.state.handle_input(input, self.now);
-        self.drain();
-    }
-
-    /// Lets time pass, timer by timer.
-    fn pass(&mut self, time: Duration) {
-        let end = self.now.mono + time;
-        while let Some((at, _)) = self.state.poll_timeout().filter(|(at, _)| *at <= end) {
-            let step = at.since(self.now.mono);
-            self.now = Now { mono: self.now.mono.max(at), wall: self.now.wall + step };
-            self.state.handle_timeout(self.now);
-            self.drain();
-        }
-        self.now = Now { mono: end, wall: self.now.wall + end.since(self.now.mono) };
-    }
-
-    /// The payload arrives, from nowhere in particular.
-    fn fill(&mut self) {
-        let payload = PayloadId::of(b"tool");
-        for chunk in 0..2 {
-            self.input(Input::ChunkStored { fetch: 999_999, payload, chunk });
-        }
-    }
-
-    fn told(&self, release: ReleaseId) -> String {
-        told(&self.state.explain(&release, self.now))
-    }
-
-    fn device(&self) -> DeviceId {
-        self.state.device()
-    }
-}
-
-fn told(sentences: &[Sentence]) -> String {
-    assert!(!sentences.is_empty());
-    for sentence in sentences {
-        assert!(!sentence.text.is_empty() && !sentence.because.is_empty(), "{sentence:?}");
-        assert!(!sentence.text.chars().chain(sentence.because.chars()).any(char::is_control), "{sentence:?}");
-    }
-    sentences.iter().map(|sentence| format!("{} [{}]\n", sentence.text, sentence.because)).collect()
-}
-
-fn contains(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "{part:?} is missing in:\n{text}");
-    }
-}
-
-fn approved(change: impl FnOnce(&mut Approval)) -> (Edition, ReleaseId) {
-    with_release(tool(), change)
-}
-
-fn with_release(release: Release, change: impl FnOnce(&mut Approval)) -> (Edition, ReleaseId) {
-    let world = World::new();
-    let release = world.publish(&release);
-    let mut approval = approval(GROUP, release.release, 3);
-    change(&mut approval);
-    let approval = world.approve(&approval);
-    let id = release.release;
-    (world.edition(7, vec![release, approval]), id)
-}
 
 #[test]
 fn a_release_that_is_not_known_or_not_approved_here() {
@@ -263,18 +105,25 @@ fn the_schedule_says_when() {
         approval.schedule.expedite = false;
     });
     contains(&text, &["being installed now"]);
-    assert!(matches!(bench.state.would_defer(&id, 3600, bench.now), Some(Ok(until)) if until == bench.now.wall + HOUR));
-    bench.input(Input::Defer { release: id, by_s: 3600 });
+    assert_eq!(bench.state.would_defer(&id, 3600, bench.now), Err(NotPutOff::Begun));
     bench.input(Input::InstallEnded {
         release: id,
         action: Action::Install,
         outcome: InstallOutcome::Retry { code: Some(75), reason: "the package database is locked".into() },
     });
+    let granted = Granted { until: bench.now.wall + HOUR, times_left: 1, seconds_left: 3600 };
+    assert_eq!(bench.state.would_defer(&id, 3600, bench.now), Ok(granted));
+    bench.input(Input::Defer { release: id, by_s: 3600 });
     contains(
         &bench.told(id),
-        &["put it off until 2027-01-15 10:00 CET", "1 of 2 times", "did not work (exit code 75)", "attempt 1 of 4"],
+        &[
+            "put it off until 2027-01-15 10:00 CET",
+            "1 of 2 times",
+            "did not work (exit code 75): the package database is locked",
+            "attempt 1 of 4",
+        ],
     );
-    assert!(bench.state.would_defer(&ReleaseId([1; 32]), 1, bench.now).is_none());
+    assert_eq!(bench.state.would_defer(&ReleaseId([1; 32]), 1, bench.now), Err(NotPutOff::NotDeployed));
 }
 
 #[test]
@@ -358,28 +207,6 @@ fn a_download_names_its_sources_leases_and_troubles() {
     let metered = Bench::new(&edition, |config| config.wan_weight = 0);
     contains(&metered.told(id), &["Nobody at this site fetches it over the WAN", "this device may not use the WAN"]);
     contains(&told(&metered.state.explain_node(metered.now)), &["fetches nothing over the WAN"]);
-}
-
-/// Hands frames to and fro until nobody has more to say.
-fn talk(a: &mut Bench, b: &mut Bench) {
-    let (of_a, of_b) = (a.device(), b.device());
-    loop {
-        let take = |from: &mut Bench| -> Vec<Vec<u8>> {
-            let frames = from.asked.iter().filter_map(|output| match output {
-                Output::Send { frame, .. } => Some(frame.clone()),
-                _ => None,
-            });
-            let frames = frames.collect();
-            from.asked.retain(|output| !matches!(output, Output::Send { .. }));
-            frames
-        };
-        let (to_b, to_a) = (take(a), take(b));
-        if to_b.is_empty() && to_a.is_empty() {
-            return;
-        }
-        to_b.into_iter().for_each(|bytes| b.input(Input::Frame { peer: of_a, bytes }));
-        to_a.into_iter().for_each(|bytes| a.input(Input::Frame { peer: of_b, bytes }));
-    }
 }
 
 #[test]

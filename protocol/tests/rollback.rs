@@ -97,6 +97,7 @@ impl<'a> Bench<'a> {
             peers: vec![],
             origins: vec![],
             wan_weight: 8,
+            machine: Default::default(),
             upload_slots: 4,
             zone: upswarm_protocol::schedule::zone("Europe/Berlin").unwrap(),
             boot: text("boot-1"),

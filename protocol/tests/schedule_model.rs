@@ -6,11 +6,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
-use upswarm_protocol::catalog::{Action, ActiveHours, Approval, Deferral, Ring, RingPlan, Schedule, Weekdays, Window};
+use upswarm_protocol::catalog::{
+    Action, ActiveHours, Approval, Deferral, RestartPolicy, Ring, RingPlan, Schedule, Weekdays, Window,
+};
 use upswarm_protocol::codec::{Bounded, Text};
 use upswarm_protocol::ids::{DeviceId, GroupId, ReleaseId};
 use upswarm_protocol::schedule::{
-    Decision, Deferred, DeviceFacts, Why, decide, earliest, overdue_since, ring_of, zone,
+    Decision, Deferred, DeviceFacts, NoRestart, Why, decide, decide_restart, earliest, forced_at, overdue_since,
+    ring_of, zone,
 };
 use upswarm_protocol::time::Wall;
 
@@ -103,7 +106,7 @@ fn says(decision: Decision) -> (Says, u64) {
         Decision::Now { until } => (Says::Act, until.0),
         Decision::NotBefore { at, why } => {
             let says = match why {
-                Why::AvailableFrom => Says::Early,
+                Why::AvailableFrom | Why::Deadline => Says::Early,
                 Why::Ring { .. } => Says::Ring,
                 Why::Jitter => Says::Jitter,
                 Why::Deferred => Says::Deferred,
@@ -272,6 +275,19 @@ proptest! {
             }
             let (decision, until) = says(decide(&approval, &facts, now));
             prop_assert_eq!(decision, answers[index], "at {} in {}", now, SCENES[case.scene].0);
+            // A restart never comes when an install may not, nor at a time that nobody has named.
+            let timed = !case.schedule.windows.is_empty() || case.schedule.active_hours.is_some();
+            let forced = forced_at(&approval.schedule, &facts, now).is_some_and(|forced| now >= forced);
+            let restart = match decide_restart(RestartPolicy::Always, &approval, &facts, now) {
+                Ok(decision) => matches!(decision, Decision::Now { .. }),
+                Err(no) => {
+                    prop_assert!(no == NoRestart::NoTime && !timed && case.schedule.deadline.is_none());
+                    false
+                }
+            };
+            prop_assert_eq!(restart, decision == Says::Act && (timed || forced), "restart at {}", now);
+            let never = decide_restart(RestartPolicy::Never, &approval, &facts, now);
+            prop_assert_eq!(never, Err(NoRestart::Policy));
             prop_assert!(until > now.0);
             // The promised instant is the first minute at which the answer differs, while the machine stays awake.
             let mut next = minute + 1;

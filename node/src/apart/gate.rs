@@ -11,8 +11,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use upswarm_protocol::catalog::Action;
 use upswarm_protocol::ids::{DeviceId, DocHash, GroupId};
@@ -20,6 +22,7 @@ use upswarm_protocol::node_state::takes_back;
 use upswarm_protocol::time::Wall;
 use upswarm_protocol::trust::{Admitted, MAX_SNAPSHOT, Trust};
 
+use super::timing::{Awake, Timing};
 use super::wire::{Answer, Back, Job, Task};
 
 const MAGIC: [u8; 8] = *b"UPIN\x01\0\0\0";
@@ -74,12 +77,28 @@ pub(super) struct Permit {
     pub(super) back: Option<Admitted>,
 }
 
+/// Why something is not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The documents do not say so.
+    No(String),
+    /// Its time has not come.
+    NotYet(String),
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        Self::No(why)
+    }
+}
+
 /// The installer's own trust.
 #[derive(Debug)]
 pub(super) struct Gate {
     dir: PathBuf,
     pin: Pin,
     build_time: Wall,
+    timing: Timing,
     trust: Option<Trust>,
     /// Of certificates issued before this one none counts: the device has left a group since.
     certificate_issued: Wall,
@@ -89,7 +108,7 @@ pub(super) struct Gate {
 
 impl Gate {
     /// Reads what was pinned and what has been believed since.
-    pub(super) fn open(dir: &Path, build_time: Wall) -> anyhow::Result<Self> {
+    pub(super) fn open(dir: &Path, build_time: Wall, zone: TimeZone, awake: Awake) -> anyhow::Result<Self> {
         let pin = Pin::read(dir)?;
         let path = dir.join("trust");
         let mut written = Vec::new();
@@ -98,7 +117,9 @@ impl Gate {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
-        let mut gate = Self { dir: dir.to_owned(), pin, build_time, trust: None, certificate_issued: Wall(0), written };
+        let timing = Timing::open(dir, pin.device, zone, awake);
+        let mut gate =
+            Self { dir: dir.to_owned(), pin, build_time, timing, trust: None, certificate_issued: Wall(0), written };
         if !gate.written.is_empty() {
             // Starting from the pin again would bring old versions back: that is for root to decide.
             let damaged = || format!("{} is damaged; restore it, or pin this machine anew", path.display());
@@ -121,15 +142,16 @@ impl Gate {
         }
     }
 
-    /// Takes in the job's documents and says whether it may be done at this time. The error is for the person who asks why not.
-    pub(super) fn admit(&mut self, job: &Job, wall: Wall) -> Result<Permit, String> {
-        let admitted = self.judge(job, wall);
+    /// Takes in the job's documents and says whether it may be done at this time, a restart `notice` after its announcement. The
+    /// error is for the person who asks why not.
+    pub(super) fn admit(&mut self, job: &Job, notice: Duration, wall: Wall) -> Result<Permit, Refusal> {
+        let admitted = self.judge(job, notice, wall);
         // Whatever came of it, what was learnt must not be forgotten.
         self.persist().map_err(|error| format!("the installer cannot write {}: {error}", self.dir.display()))?;
         admitted
     }
 
-    fn judge(&mut self, job: &Job, wall: Wall) -> Result<Permit, String> {
+    fn judge(&mut self, job: &Job, notice: Duration, wall: Wall) -> Result<Permit, Refusal> {
         // 1. The pinned root, and from it step by step to today's.
         let mut roots = job.roots.iter().map(|root| &**root);
         if self.trust.is_none() {
@@ -139,7 +161,7 @@ impl Gate {
             let trust = Trust::pin(pinned.to_vec(), self.pin.root, self.build_time);
             self.trust = Some(trust.map_err(|error| format!("the pinned root is not good: {error}"))?);
         }
-        let Some(trust) = &mut self.trust else { return Err("no root is known".into()) };
+        let Some(trust) = &mut self.trust else { return Err(Refusal::No("no root is known".into())) };
         for root in roots {
             if *root == *trust.root_bytes() {
                 continue;
@@ -154,34 +176,44 @@ impl Gate {
         // 3. The certificate is this device's, and the newest that was seen.
         let certificate = trust.check_certificate(&job.certificate, wall).map_err(|error| error.to_string())?;
         if certificate.device != self.pin.device {
-            return Err("the certificate is another device's".into());
+            return Err(Refusal::No("the certificate is another device's".into()));
         }
         if certificate.issued < self.certificate_issued {
-            return Err(format!("a later certificate than the one of {} is known", certificate.issued));
+            return Err(Refusal::No(format!("a later certificate than the one of {} is known", certificate.issued)));
         }
         self.certificate_issued = certificate.issued;
         // 4. Release and approval: signed, named by the index, about each other, not stopped, not expired.
         let admitted = trust.admit(&job.release, &job.approval, wall).map_err(|error| error.to_string())?;
         // 5. For this device, and for this.
         if !certificate.groups.contains(&admitted.approval.group) {
-            return Err("the approval is for a group that this device is not in".into());
+            return Err(Refusal::No("the approval is for a group that this device is not in".into()));
         }
         let back = job.back.as_ref().map(|back| may_take_back(trust, back, &admitted, &certificate.groups, wall));
         let back = back.transpose()?;
-        if let Task::Install { action, payloads } = &job.task {
-            if *action == Action::None || *action != admitted.approval.action {
-                return Err(format!("{action:?} was asked for, {:?} is approved", admitted.approval.action));
+        // 6. At this time, by the clock that the core goes by too.
+        let now = trust.clock(wall);
+        match &job.task {
+            Task::Detect => {}
+            Task::Install { action, payloads } => {
+                if *action == Action::None || *action != admitted.approval.action {
+                    let why = format!("{action:?} was asked for, {:?} is approved", admitted.approval.action);
+                    return Err(Refusal::No(why));
+                }
+                let count = back.as_ref().unwrap_or(&admitted).release.payloads.len();
+                if payloads.windows(2).any(|pair| pair[0] >= pair[1])
+                    || payloads.last().is_some_and(|last| usize::from(*last) >= count)
+                {
+                    let why =
+                        format!("the positions of payloads are not in order, or beyond the {count} of the release");
+                    return Err(Refusal::No(why));
+                }
+                self.timing.may_begin(&admitted.approval, now).map_err(Refusal::NotYet)?;
             }
-            if let Some(from) = admitted.approval.schedule.available_from.filter(|from| wall < *from) {
-                return Err(format!("the approval counts from {from}"));
-            }
-            let count = back.as_ref().unwrap_or(&admitted).release.payloads.len();
-            if payloads.windows(2).any(|pair| pair[0] >= pair[1])
-                || payloads.last().is_some_and(|last| usize::from(*last) >= count)
-            {
-                return Err(format!(
-                    "the positions of payloads are not in order, or beyond the {count} of the release"
-                ));
+            Task::Restart { go } => {
+                // It is announced when the time will have come at the end of the notice.
+                let at = if *go { now } else { now + notice };
+                let policy = admitted.release.restart;
+                self.timing.may_restart(policy, &admitted.approval, at).map_err(Refusal::NotYet)?;
             }
         }
         Ok(Permit { admitted, back })
@@ -226,7 +258,7 @@ fn may_take_back(
 }
 
 /// Replaces a file as a whole; durable on return.
-pub(super) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = dir.join(format!("{name}.tmp"));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(bytes)?;

@@ -5,12 +5,16 @@
 //! trusts nothing it is told: it has a pin of its own ([`Pin`]), walks the roots itself, verifies head, index, certificate,
 //! release and approval, remembers the versions that only grow, and hashes each payload on the copy that it uses. A node that
 //! is taken over can keep updates from being installed; it cannot have anything installed that is not released and approved
-//! for this device, nor earlier than the approval's `available_from`. When within the schedule it happens is the node's word.
+//! for this device, nor at another time than ring, jitter, windows, active hours and deadline of the approval say by the
+//! installer's own clock, zone and notes; nor can it restart the machine but as `restarts` says. Its word is believed in what
+//! only restrains: what the person at the machine has put off, and what waits for mains power.
 //!
 //! Architecture invariant: the installer opens no network socket and no path that the node names; payloads come as descriptors.
 
 mod gate;
+mod restarts;
 mod server;
+mod timing;
 mod wire;
 
 #[cfg(test)]
@@ -30,16 +34,17 @@ use tokio::sync::Mutex;
 use upswarm_protocol::catalog::{Action, Detect, Release};
 use upswarm_protocol::codec::Bounded;
 use upswarm_protocol::ids::{DocHash, PayloadId, ReleaseId};
-use upswarm_protocol::node_state::{Detection, InstallOutcome, NodeState};
+use upswarm_protocol::node_state::{Detection, InstallOutcome, NodeState, RestartOutcome};
 use upswarm_protocol::trust::Trust;
 
 use crate::clock;
 use crate::installer::{self, Source};
+use crate::machine::{RestartConfig, Restarter};
 
-pub(crate) use gate::Pin;
+pub(crate) use gate::{Pin, replace};
 pub(crate) use server::{ServerConfig, run, user_id};
 
-use wire::{Answer, Ask, Back, Job, MAX_ANSWER, MAX_ASK, MAX_ROOTS, Patience, Task, WireError};
+use wire::{Answer, Ask, Back, Job, MAX_ANSWER, MAX_ASK, MAX_ROOTS, Patience, Restarted, Task, WireError};
 
 /// Detects and installs for a node.
 #[derive(Debug)]
@@ -54,6 +59,8 @@ pub(crate) struct Installer {
     /// Every root since enrolment by version, for an installer that has not heard of them.
     roots: PathBuf,
     root_version: u64,
+    /// In process.
+    restarter: Option<Restarter>,
     /// The installer apart does one thing at a time: the others wait here, where they cost nothing.
     turn: Arc<Mutex<()>>,
 }
@@ -64,6 +71,7 @@ impl Installer {
     pub(crate) fn in_process(
         state_dir: PathBuf,
         root: Option<PathBuf>,
+        restart: RestartConfig,
         ending: Arc<AtomicBool>,
     ) -> anyhow::Result<Self> {
         for dir in root.iter().chain([&state_dir]) {
@@ -73,14 +81,16 @@ impl Installer {
             tracing::warn!(release = %recovered.release.short(), "{}", recovered.text);
         }
         let (roots, turn) = (PathBuf::new(), Arc::default());
-        Ok(Self { socket: None, state_dir, root, ending, roots, root_version: 0, turn })
+        let restarter = Some(Restarter::new(state_dir.clone(), root.clone(), restart));
+        Ok(Self { socket: None, state_dir, root, ending, roots, root_version: 0, restarter, turn })
     }
 
     /// Asks the installer at this socket. Roots are kept in the directory `roots`.
     pub(crate) fn connect(socket: PathBuf, roots: PathBuf, ending: Arc<AtomicBool>) -> anyhow::Result<Self> {
         fs::create_dir_all(&roots).with_context(|| format!("cannot create {}", roots.display()))?;
         let state_dir = PathBuf::new();
-        Ok(Self { socket: Some(socket), state_dir, root: None, ending, roots, root_version: 0, turn: Arc::default() })
+        let (socket, turn) = (Some(socket), Arc::default());
+        Ok(Self { socket, state_dir, root: None, ending, roots, root_version: 0, restarter: None, turn })
     }
 
     /// Keeps today's root for the installer apart. To be called whenever it may have changed, before it is persisted: a gap
@@ -101,7 +111,7 @@ impl Installer {
     /// Whether a release of the catalog is installed here.
     pub(crate) fn detect(&self, state: &NodeState, id: ReleaseId) -> impl Future<Output = Detection> + Send + 'static {
         let release = release(state, &id);
-        let (root, errand) = (self.root.clone(), self.errand(state, &id, None));
+        let (root, errand) = (self.root.clone(), self.errand(state, &id, What::Detect));
         async move {
             let Some(release) = release else {
                 return Detection::Unknown("the release is no longer in the catalog".into());
@@ -134,7 +144,7 @@ impl Installer {
         action: Action,
     ) -> impl Future<Output = InstallOutcome> + Send + 'static {
         let back = (action == Action::Uninstall).then(|| state.goes_back_to(&id)).flatten();
-        let errand = self.errand(state, &id, Some(action));
+        let errand = self.errand(state, &id, What::Do(action));
         let downgrade = back.is_some();
         let (id, release, action) =
             back.map_or((id, release(state, &id), action), |(older, back)| (older, Some(back), Action::Install));
@@ -147,6 +157,7 @@ impl Installer {
             if let Some(errand) = errand {
                 return match errand.run(paths).await {
                     Ok(Answer::Ended(outcome)) => outcome.into(),
+                    Ok(Answer::NotYet(why)) => InstallOutcome::NotNow { reason: format!("the installer waits: {why}") },
                     Ok(other) => InstallOutcome::Retry { code: None, reason: unexpected(&other) },
                     Err(reason) => InstallOutcome::Retry { code: None, reason },
                 };
@@ -161,12 +172,78 @@ impl Installer {
         }
     }
 
-    /// What to ask the installer apart, if there is one. Without an action it is to detect.
-    fn errand(&self, state: &NodeState, id: &ReleaseId, action: Option<Action>) -> Option<Errand> {
+    /// Tells the person at the machine of a restart. When its time is set (`near`), the installer apart tells, and its notice
+    /// runs from then on.
+    pub(crate) fn tell(
+        &self,
+        state: &NodeState,
+        id: ReleaseId,
+        text: String,
+        near: bool,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let errand = self.errand(state, &id, What::Restart { go: false }).filter(|_| near);
+        let restarter = self.restarter.clone();
+        async move {
+            if let Some(restarter) = restarter {
+                let _ = tokio::task::spawn_blocking(move || restarter.tell(&text)).await;
+            } else if let Some(errand) = errand {
+                match errand.run(Vec::new()).await {
+                    Ok(Answer::Restart(Restarted::Told)) => {}
+                    Ok(Answer::NotYet(why)) => tracing::warn!("the installer does not tell of a restart yet: {why}"),
+                    Ok(other) => tracing::warn!("{}", unexpected(&other)),
+                    Err(why) => tracing::warn!("the person at the machine was not told of a restart: {why}"),
+                }
+            }
+        }
+    }
+
+    /// Restarts the machine for a release that wanted it.
+    pub(crate) fn restart(
+        &self,
+        state: &NodeState,
+        id: ReleaseId,
+    ) -> impl Future<Output = RestartOutcome> + Send + 'static {
+        let errand = self.errand(state, &id, What::Restart { go: true });
+        let restarter = self.restarter.clone();
+        async move {
+            let failed = |reason: String| RestartOutcome::Failed { reason };
+            if let Some(restarter) = restarter {
+                let restarted = tokio::task::spawn_blocking(move || restarter.restart(id)).await;
+                return restarted.unwrap_or_else(|error| failed(format!("it broke off: {error}")));
+            }
+            let Some(errand) = errand else { return failed("there is no installer".into()) };
+            match errand.run(Vec::new()).await {
+                Ok(Answer::Restart(Restarted::Asked)) => RestartOutcome::Asked,
+                Ok(Answer::Restart(Restarted::Recorded)) => RestartOutcome::Recorded,
+                Ok(Answer::Restart(Restarted::Failed(why))) => failed(why.to_string()),
+                Ok(Answer::NotYet(why)) => RestartOutcome::NotNow { reason: format!("the installer waits: {why}") },
+                Ok(other) => RestartOutcome::NotNow { reason: unexpected(&other) },
+                Err(reason) => RestartOutcome::NotNow { reason },
+            }
+        }
+    }
+
+    /// What to ask the installer apart, if there is one.
+    fn errand(&self, state: &NodeState, id: &ReleaseId, what: What) -> Option<Errand> {
         let socket = self.socket.clone()?;
-        let documents = Documents::of(state, id, action);
+        let documents = Documents::of(state, id, what.action());
         let (roots, ending, turn) = (self.roots.clone(), self.ending.clone(), self.turn.clone());
-        Some(Errand { socket, documents, action, roots, ending, turn })
+        Some(Errand { socket, documents, what, roots, ending, turn })
+    }
+}
+
+/// What is wanted of the installer apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Detect,
+    Do(Action),
+    Restart { go: bool },
+}
+
+impl What {
+    /// The action that must be approved; none for any.
+    fn action(self) -> Option<Action> {
+        if let What::Do(action) = self { Some(action) } else { None }
     }
 }
 
@@ -175,7 +252,7 @@ impl Installer {
 struct Errand {
     socket: PathBuf,
     documents: Result<Documents, String>,
-    action: Option<Action>,
+    what: What,
     roots: PathBuf,
     ending: Arc<AtomicBool>,
     turn: Arc<Mutex<()>>,
@@ -254,18 +331,21 @@ impl Errand {
             Answer::State { root, index } => (root, index),
             other => return Err(unexpected(&other)),
         };
-        let mut task = Task::Detect;
         let mut files = Vec::new();
-        if let Some(action) = self.action {
-            let mut positions = Vec::new();
-            for (position, path) in paths.iter().enumerate() {
-                if let Some(file) = path.as_deref().and_then(|path| open(path).ok()) {
-                    positions.push(u16::try_from(position).unwrap_or(u16::MAX));
-                    files.push(file);
+        let task = match self.what {
+            What::Detect => Task::Detect,
+            What::Restart { go } => Task::Restart { go },
+            What::Do(action) => {
+                let mut positions = Vec::new();
+                for (position, path) in paths.iter().enumerate() {
+                    if let Some(file) = path.as_deref().and_then(|path| open(path).ok()) {
+                        positions.push(u16::try_from(position).unwrap_or(u16::MAX));
+                        files.push(file);
+                    }
                 }
+                Task::Install { action, payloads: Bounded::truncated(positions) }
             }
-            task = Task::Install { action, payloads: Bounded::truncated(positions) };
-        }
+        };
         let roots = later_roots(&self.roots, known).map_err(|error| format!("{}: {error}", self.roots.display()))?;
         let index = (known_index != Some(DocHash::of(&index))).then(|| Bounded::truncated(index));
         let job = Job {

@@ -10,21 +10,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use jiff::tz::TimeZone;
 use rustix::fs::{FlockOperation, Mode, flock};
 use tracing::{info, warn};
 use upswarm_protocol::catalog::Action;
 use upswarm_protocol::codec::Text;
+use upswarm_protocol::trust::Admitted;
 
-use super::gate::{Gate, Permit};
-use super::wire::{self, Answer, Ask, Job, MAX_ANSWER, MAX_ASK, Patience, Task, WireError};
+use super::gate::{Gate, Permit, Refusal};
+use super::restarts::Restarts;
+use super::timing::Awake;
+use super::wire::{self, Answer, Ask, Job, MAX_ANSWER, MAX_ASK, Patience, Restarted, Task, WireError};
 use crate::clock;
 use crate::driver::BUILD_TIME;
 use crate::installer::{self, Source};
+use crate::machine::{RestartConfig, Restarter};
 
 /// A connection has said everything within this: the node is on the same machine.
 const SAY_WITHIN: Duration = Duration::from_secs(10);
 /// The node asks for the state, and then for one job.
 const MAX_ASKS: usize = 2;
+/// How often sleep of the machine is looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Before accepting goes on after an error, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -39,6 +46,10 @@ pub(crate) struct ServerConfig {
     pub(crate) node_uid: u32,
     /// Install below this directory instead of `/`.
     pub(crate) root: Option<PathBuf>,
+    /// Where maintenance windows and hours of work are read.
+    pub(crate) zone: TimeZone,
+    /// How the machine is restarted.
+    pub(crate) restart: RestartConfig,
 }
 
 /// Serves until `stop` completes; a job that runs then is ended as [`installer::Job::cancel`] says, and waited for.
@@ -48,7 +59,10 @@ pub(crate) async fn run(config: ServerConfig, stop: impl Future<Output = ()>) ->
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         bail!("another installer uses {}; stop it first", config.data_dir.display());
     }
-    let mut gate = Gate::open(&config.data_dir, BUILD_TIME)?;
+    let awake = Awake::start(clock::wall());
+    let mut gate = Gate::open(&config.data_dir, BUILD_TIME, config.zone.clone(), awake.clone())?;
+    let restarter = Restarter::new(config.data_dir.clone(), config.root.clone(), config.restart);
+    let mut restarts = Restarts::open(config.data_dir.clone(), restarter);
     let jobs = config.data_dir.join("jobs");
     installer::private_dir(&config.data_dir, "jobs").map_err(|trouble| anyhow::anyhow!(trouble.reason))?;
     for recovered in installer::recover(&jobs) {
@@ -57,7 +71,9 @@ pub(crate) async fn run(config: ServerConfig, stop: impl Future<Output = ()>) ->
     let listener = listen(&config.socket, config.node_uid)?;
     info!(socket = %config.socket.display(), node = config.node_uid, "installer listens");
     let ending = Arc::new(AtomicBool::new(false));
-    let hall = Arc::new(Hall { jobs, root: config.root, node_uid: config.node_uid, ending: ending.clone() });
+    let (node_uid, zone) = (config.node_uid, config.zone);
+    let hall = Arc::new(Hall { jobs, root: config.root, node_uid, zone, ending: ending.clone() });
+    let mut look = tokio::time::interval(LOOK_EVERY);
     tokio::pin!(stop);
     loop {
         let stream = tokio::select! {
@@ -69,14 +85,18 @@ pub(crate) async fn run(config: ServerConfig, stop: impl Future<Output = ()>) ->
                     continue;
                 }
             },
+            _ = look.tick() => {
+                awake.look(clock::wall());
+                continue;
+            }
             () = &mut stop => break,
         };
         let hall = hall.clone();
         let mut served = tokio::task::spawn_blocking(move || {
-            hall.serve(stream, &mut gate);
-            gate
+            hall.serve(stream, &mut gate, &mut restarts);
+            (gate, restarts)
         });
-        gate = tokio::select! {
+        (gate, restarts) = tokio::select! {
             served = &mut served => served?,
             () = &mut stop => {
                 ending.store(true, Ordering::Relaxed);
@@ -109,20 +129,23 @@ struct Hall {
     jobs: PathBuf,
     root: Option<PathBuf>,
     node_uid: u32,
+    zone: TimeZone,
     ending: Arc<AtomicBool>,
 }
 
 impl Hall {
-    fn serve(&self, mut stream: UnixStream, gate: &mut Gate) {
-        let served =
-            stream.set_nonblocking(false).map_err(WireError::from).and_then(|()| self.converse(&mut stream, gate));
+    fn serve(&self, mut stream: UnixStream, gate: &mut Gate, restarts: &mut Restarts) {
+        let served = stream
+            .set_nonblocking(false)
+            .map_err(WireError::from)
+            .and_then(|()| self.converse(&mut stream, gate, restarts));
         if let Err(error) = served {
             warn!("a request was not served: {error}");
             let _ = wire::send(&mut stream, &Answer::Refused(Text::lossy(&error.to_string())), MAX_ANSWER);
         }
     }
 
-    fn converse(&self, stream: &mut UnixStream, gate: &mut Gate) -> Result<(), WireError> {
+    fn converse(&self, stream: &mut UnixStream, gate: &mut Gate, restarts: &mut Restarts) -> Result<(), WireError> {
         let peer = rustix::net::sockopt::socket_peercred(&*stream).map_err(io::Error::from)?.uid.as_raw();
         if peer != self.node_uid && peer != 0 {
             let text = format!("user {peer} may not ask this installer");
@@ -135,7 +158,7 @@ impl Hall {
             match wire::receive(stream, MAX_ASK, patience)? {
                 Ask::State => wire::send(stream, &gate.state(), MAX_ANSWER)?,
                 Ask::Job(job) => {
-                    let answer = self.work(stream, &job, gate, patience)?;
+                    let answer = self.work(stream, &job, gate, restarts, patience)?;
                     return wire::send(stream, &answer, MAX_ANSWER);
                 }
             }
@@ -148,25 +171,32 @@ impl Hall {
         stream: &UnixStream,
         job: &Job,
         gate: &mut Gate,
+        restarts: &mut Restarts,
         patience: Patience<'_>,
     ) -> Result<Answer, WireError> {
         let files = match &job.task {
-            Task::Detect => Vec::new(),
+            Task::Detect | Task::Restart { .. } => Vec::new(),
             Task::Install { payloads, .. } => wire::receive_files(stream, payloads.len(), patience)?,
         };
-        let Permit { admitted, back } = match gate.admit(job, clock::wall()) {
+        let Permit { admitted, back } = match gate.admit(job, restarts.notice(), clock::wall()) {
             Ok(permit) => permit,
-            Err(why) => {
+            Err(Refusal::No(why)) => {
                 warn!("refused: {why}");
                 return Ok(Answer::Refused(Text::lossy(&why)));
+            }
+            Err(Refusal::NotYet(why)) => {
+                info!("not yet: {why}");
+                return Ok(Answer::NotYet(Text::lossy(&why)));
             }
         };
         let (action, positions) = match &job.task {
             Task::Detect => {
                 return Ok(Answer::Detected(installer::detect(&admitted.release, self.root.as_deref()).into()));
             }
+            Task::Restart { go } => return Ok(self.restart(&admitted, *go, restarts)),
             Task::Install { action, payloads } => (*action, payloads),
         };
+        let asked = (admitted.id, admitted.release.clone(), action);
         // The earlier version is installed where the admitted one is to be uninstalled.
         let downgrade = back.is_some();
         let (done, action) = back.map_or((admitted, action), |older| (older, Action::Install));
@@ -187,7 +217,31 @@ impl Hall {
             cancel: &self.ending,
         });
         info!(release = %done.id.short(), ?outcome, "ended");
+        let (id, release, action) = asked;
+        restarts.note(id, &release, action, &outcome);
         Ok(Answer::Ended(outcome.into()))
+    }
+
+    /// Tells the person at the machine of a restart, or restarts. The gate has looked at its time.
+    fn restart(&self, admitted: &Admitted, go: bool, restarts: &mut Restarts) -> Answer {
+        if let Err(why) = restarts.is_wanted(admitted.id) {
+            warn!("refused: {why}");
+            return Answer::Refused(Text::lossy(&why));
+        }
+        if go {
+            return match restarts.go(admitted.id) {
+                Ok(outcome) => Answer::Restart(outcome.into()),
+                Err(why) => Answer::NotYet(Text::lossy(&why)),
+            };
+        }
+        let at = clock::wall() + restarts.notice();
+        let stamp = jiff::Timestamp::from_millisecond(i64::try_from(at.0).unwrap_or(i64::MAX)).unwrap_or_default();
+        let at = stamp.to_zoned_datetime(self.zone.clone()).strftime("%Y-%m-%d %H:%M %Z");
+        let title = &admitted.release.title;
+        let text =
+            format!("This computer will be restarted at {at} to finish the update \"{title}\". Please save your work.");
+        restarts.tell(admitted.id, &text);
+        Answer::Restart(Restarted::Told)
     }
 }
 

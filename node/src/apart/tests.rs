@@ -1,6 +1,7 @@
 mod client;
 mod packages;
 mod refusals;
+mod restarts;
 mod taken_over;
 mod world;
 
@@ -16,7 +17,9 @@ use upswarm_protocol::envelope::Kind;
 use upswarm_protocol::ids::DocHash;
 
 use self::world::{Bench, World, list};
-use super::wire::{self, Answer, Ask, Back, Found, Job, MAX_ANSWER, MAX_ASK, Outcome, Patience, Task, WireError};
+use super::wire::{
+    self, Answer, Ask, Back, Found, Job, MAX_ANSWER, MAX_ASK, Outcome, Patience, Restarted, Task, WireError,
+};
 
 fn soon() -> Patience<'static> {
     Patience::Until(Instant::now() + Duration::from_secs(30))
@@ -50,33 +53,42 @@ fn the_bytes_of_every_message_are_pinned() {
         back: Some(Back { release: list(bytes(7)), approval: list(bytes(8)) }),
         task: Task::Install { action: Action::Install, payloads: list([0, 7]) },
     };
+    let restart = Job { task: Task::Restart { go: true }, ..job.clone() };
+    let restarted = format!("{}0200000001", &JOB.replace("555049037a", "555049036b")[..JOB.len() - 40]);
     let text = |text: &str| Text::new(text).unwrap();
-    let asks = [(Ask::State, "555049020400000000000000"), (Ask::Job(Box::new(job)), JOB)];
+    let asks = [
+        (Ask::State, "555049030400000000000000"),
+        (Ask::Job(Box::new(job)), JOB),
+        (Ask::Job(Box::new(restart)), &restarted),
+    ];
     for (ask, expected) in asks {
         assert_eq!(hex::encode(frame(&ask, MAX_ASK)), expected, "bump the version of the protocol: {ask:?}");
     }
     let hash = DocHash([0xab; 32]);
     let answers = [
-        (Answer::State { root: 2, index: Some(hash) }, format!("555049022d00000000000000020000000000000001{hash}")),
-        (Answer::Detected(Found::Present), "55504902080000000100000000000000".into()),
-        (Answer::Detected(Found::Absent), "55504902080000000100000001000000".into()),
-        (Answer::Detected(Found::Unknown(text("?"))), "5550490211000000010000000300000001000000000000003f".into()),
+        (Answer::State { root: 2, index: Some(hash) }, format!("555049032d00000000000000020000000000000001{hash}")),
+        (Answer::Detected(Found::Present), "55504903080000000100000000000000".into()),
+        (Answer::Detected(Found::Absent), "55504903080000000100000001000000".into()),
+        (Answer::Detected(Found::Unknown(text("?"))), "5550490311000000010000000300000001000000000000003f".into()),
         (
             Answer::Ended(Outcome::Done { restart: true, code: Some(3) }),
-            "555049020e0000000200000000000000010103000000".into(),
+            "555049030e0000000200000000000000010103000000".into(),
         ),
         (
             Answer::Ended(Outcome::Failed { code: None, reason: text("no") }),
-            "555049021300000002000000020000000002000000000000006e6f".into(),
+            "555049031300000002000000020000000002000000000000006e6f".into(),
         ),
-        (Answer::Refused(text("no")), "555049020e0000000300000002000000000000006e6f".into()),
+        (Answer::Refused(text("no")), "555049030e0000000300000002000000000000006e6f".into()),
+        (Answer::NotYet(text("no")), "555049030e0000000400000002000000000000006e6f".into()),
+        (Answer::Restart(Restarted::Asked), "55504903080000000500000001000000".into()),
+        (Answer::Restart(Restarted::Failed(text("no"))), "5550490312000000050000000300000002000000000000006e6f".into()),
     ];
     for (answer, expected) in answers {
         assert_eq!(hex::encode(frame(&answer, MAX_ANSWER)), expected, "bump the version of the protocol: {answer:?}");
     }
 }
 
-const JOB: &str = "555049027a0000000100000001000000000000000300000000000000010101030000000000000002020201030000000000000003030303000000000000000404040300000000000000050505030000000000000006060601030000000000000007070703000000000000000808080100000000000000020000000000000000000700";
+const JOB: &str = "555049037a0000000100000001000000000000000300000000000000010101030000000000000002020201030000000000000003030303000000000000000404040300000000000000050505030000000000000006060601030000000000000007070703000000000000000808080100000000000000020000000000000000000700";
 
 #[test]
 fn the_largest_job_fits_and_what_is_larger_is_not_read() {
@@ -96,10 +108,10 @@ fn the_largest_job_fits_and_what_is_larger_is_not_read() {
     for (bytes, expected) in [
         (b"UPI\x01\0\0\0\0".to_vec(), "not a message of this version"),
         (b"GET / HTTP/1.1\r\n".to_vec(), "not a message of this version"),
-        (b"UPI\x02\xff\xff\xff\xff".to_vec(), "bytes, more than"),
-        (b"UPI\x02\x08\0\0\0\0\0\0\0\0\0\0\0".to_vec(), "malformed"),
-        (b"UPI\x02\x04\0\0\0\x09\0\0\0".to_vec(), "malformed"),
-        (b"UPI\x02\x04\0\0\0\0".to_vec(), "the connection broke"),
+        (b"UPI\x03\xff\xff\xff\xff".to_vec(), "bytes, more than"),
+        (b"UPI\x03\x08\0\0\0\0\0\0\0\0\0\0\0".to_vec(), "malformed"),
+        (b"UPI\x03\x04\0\0\0\x09\0\0\0".to_vec(), "malformed"),
+        (b"UPI\x03\x04\0\0\0\0".to_vec(), "the connection broke"),
         (b"UPI".to_vec(), "the connection broke"),
     ] {
         let (mut here, mut there) = UnixStream::pair().unwrap();

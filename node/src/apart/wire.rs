@@ -1,7 +1,7 @@
 //! What the node and the installer say to each other over their Unix socket.
 //!
 //! ```text
-//! frame: magic "UPI" | version u8 = 2 | body length u32 | body (codec)
+//! frame: magic "UPI" | version u8 = 3 | body length u32 | body (codec)
 //! ```
 //! Integers are little-endian. The node asks [`Ask::State`] and then [`Ask::Job`], each answered by one [`Answer`]; then the
 //! connection is closed. The descriptors of an install's payloads follow its frame: single zero bytes, each with up to
@@ -27,7 +27,7 @@ use upswarm_protocol::catalog::Action;
 use upswarm_protocol::codec::{self, Bounded, CodecError, Text};
 use upswarm_protocol::envelope::Kind;
 use upswarm_protocol::ids::DocHash;
-use upswarm_protocol::node_state::{Detection, InstallOutcome};
+use upswarm_protocol::node_state::{Detection, InstallOutcome, RestartOutcome};
 
 /// The most bytes of an [`Ask`]: 16 roots, an index of 4 MiB, two releases, two approvals and small change.
 pub(super) const MAX_ASK: usize = 5 << 20;
@@ -37,7 +37,7 @@ pub(super) const MAX_ANSWER: usize = 4 << 10;
 pub(super) const MAX_ROOTS: usize = 16;
 /// The most descriptors that travel with one byte; the kernel takes 253.
 pub(super) const BATCH: usize = 64;
-const MAGIC: [u8; 4] = *b"UPI\x02";
+const MAGIC: [u8; 4] = *b"UPI\x03";
 const HEADER: usize = 8;
 
 /// What the node asks.
@@ -91,6 +91,24 @@ pub(super) enum Task {
         /// Positions of the payloads whose descriptors follow, in the release or in the one that takes its place.
         payloads: Bounded<u16, 512>,
     },
+    /// Restart the machine, because its recipe wanted it.
+    Restart {
+        /// Now; else tell the person at the machine, so that it can be done when the notice has run out.
+        go: bool,
+    },
+}
+
+/// What became of a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Restarted {
+    /// The person at the machine has been told.
+    Told,
+    /// The system is going down.
+    Asked,
+    /// It was written down only: the installer works below another root.
+    Recorded,
+    /// It did not work, and why.
+    Failed(Text<1024>),
 }
 
 /// What the installer answers.
@@ -109,6 +127,10 @@ pub(super) enum Answer {
     Ended(Outcome),
     /// Nothing was run, and why.
     Refused(Text<1024>),
+    /// Nothing was run yet, and what it waits for.
+    NotYet(Text<1024>),
+    /// To a restart.
+    Restart(Restarted),
 }
 
 /// [`Detection`] on the wire.
@@ -126,6 +148,16 @@ pub(super) enum Outcome {
     Done { restart: bool, code: Option<i32> },
     Retry { code: Option<i32>, reason: Text<1024> },
     Failed { code: Option<i32>, reason: Text<1024> },
+}
+
+impl From<RestartOutcome> for Restarted {
+    fn from(outcome: RestartOutcome) -> Self {
+        match outcome {
+            RestartOutcome::Asked => Self::Asked,
+            RestartOutcome::Recorded => Self::Recorded,
+            RestartOutcome::Failed { reason } | RestartOutcome::NotNow { reason } => Self::Failed(Text::lossy(&reason)),
+        }
+    }
 }
 
 impl From<Detection> for Found {
@@ -155,6 +187,8 @@ impl From<InstallOutcome> for Outcome {
         match outcome {
             InstallOutcome::Done { restart, code } => Self::Done { restart, code },
             InstallOutcome::Retry { code, reason } => Self::Retry { code, reason: Text::lossy(&reason) },
+            // Installing here has no other reasons to wait than the gate's.
+            InstallOutcome::NotNow { reason } => Self::Retry { code: None, reason: Text::lossy(&reason) },
             InstallOutcome::Failed { code, reason } => Self::Failed { code, reason: Text::lossy(&reason) },
         }
     }

@@ -1,12 +1,15 @@
 //! `upswarm installer`: the process that installs for a node without rights.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::json;
 use upswarm_protocol::ids::{DeviceId, DocHash};
 
-use super::{CliError, Common, asked_to_stop, quiet_runtime};
+use super::{CliError, Common, asked_to_stop, quiet_runtime, units};
 use crate::apart::{self, Pin, ServerConfig, user_id};
+use crate::config::time_zone;
+use crate::machine::RestartConfig;
 
 /// Where the packaged installer listens.
 pub(crate) const INSTALLER_SOCKET: &str = "/run/upswarm/installer.sock";
@@ -43,6 +46,19 @@ struct RunArgs {
     /// Install below this directory instead of /, for trials.
     #[arg(long, value_name = "DIR")]
     install_root: Option<PathBuf>,
+    /// Where maintenance windows and hours of work are read, for example Europe/Berlin; the machine's own zone if not given. Must
+    /// be the node's.
+    #[arg(long, value_name = "ZONE", default_value = "")]
+    time_zone: String,
+    /// What the person at the machine has between the notice of a restart and the restart; not more than the node's.
+    #[arg(long, value_name = "DURATION", value_parser = units::duration, default_value = "15m")]
+    restart_notice: Duration,
+    /// Program and arguments that restart the machine.
+    #[arg(long, value_name = "WORD", num_args = 1.., allow_hyphen_values = true, value_terminator = ";")]
+    restart_command: Vec<String>,
+    /// Program and arguments that show a notice; the text is added as the last argument.
+    #[arg(long, value_name = "WORD", num_args = 1.., allow_hyphen_values = true, value_terminator = ";")]
+    notify_command: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,8 +79,22 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
         Verb::Run(args) => {
             let node_uid =
                 user_id(&args.node_uid).map_err(|error| CliError::Refused(format!("--node-uid: {error:#}")))?;
-            let config =
-                ServerConfig { data_dir: args.data_dir, socket: args.socket, node_uid, root: args.install_root };
+            let or = |given: Vec<String>, default| if given.is_empty() { default } else { given };
+            let default = RestartConfig::default();
+            let restart = RestartConfig {
+                notice_s: u32::try_from(args.restart_notice.as_secs()).unwrap_or(u32::MAX),
+                command: or(args.restart_command, default.command),
+                notify_command: or(args.notify_command, default.notify_command),
+            };
+            restart.validate().map_err(|error| CliError::Refused(format!("{error:#}")))?;
+            let config = ServerConfig {
+                data_dir: args.data_dir,
+                socket: args.socket,
+                node_uid,
+                root: args.install_root,
+                zone: time_zone(&args.time_zone).map_err(|error| CliError::Refused(format!("{error:#}")))?,
+                restart,
+            };
             Ok(quiet_runtime()?.block_on(async { apart::run(config, asked_to_stop()?).await })?)
         }
         Verb::Pin(args) => {

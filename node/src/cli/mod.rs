@@ -3,6 +3,7 @@
 mod approve;
 pub(crate) mod coordinator;
 mod decide;
+mod defer;
 mod demo;
 mod explain;
 mod export;
@@ -105,6 +106,8 @@ enum Verb {
     Status(status::Args),
     /// Say why an update is not installed here, why a peer is not used, and where each byte came from.
     Explain(explain::Args),
+    /// Put an install or a pending restart on this machine off for a while.
+    Defer(defer::Args),
     /// Watch this machine's node: deployments, payloads, leases, peers, members of its site.
     Top(top::Args),
     /// Show what is installed on this machine.
@@ -160,6 +163,7 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Group(args) => group::run(args, common),
         Verb::Status(args) => status::run(args, common),
         Verb::Explain(args) => explain::run(args, common),
+        Verb::Defer(args) => defer::run(args, common),
         Verb::Top(args) => top::run(args, common),
         Verb::Scan(args) => scan::run(args, common),
         Verb::Export(args) => export::run(args, common),

@@ -18,7 +18,7 @@ use super::token::JoinToken;
 use super::{CliError, Common, quiet_runtime, runtime};
 use crate::apart::{Pin, user_id};
 use crate::clock;
-use crate::config::{Config, Coordinator, NodeDir, Size};
+use crate::config::{Config, Coordinator, NodeDir, Size, WanWeight};
 use crate::driver::{self, BUILD_TIME};
 use crate::host::{Host, HostConfig, HostEvent};
 use crate::journal::Journal;
@@ -209,7 +209,7 @@ fn configure(args: &JoinArgs, token: &JoinToken) -> Result<Config, CliError> {
         ..default
     };
     if cache {
-        (config.wan_weight, config.upload_slots, config.store.quota) = (64, 32, Size(200 << 30));
+        (config.wan_weight, config.upload_slots, config.store.quota) = (WanWeight::Fixed(64), 32, Size(200 << 30));
     }
     Ok(config)
 }

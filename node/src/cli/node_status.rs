@@ -44,6 +44,7 @@ fn short(status: &Value) -> String {
             bytes(count(&status["bytes"]["local_reuse"]))
         ),
     ];
+    lines.extend(machine(status));
     for payload in list(&status["downloads"]).iter().filter(|d| d["wanted"] == true && d["done"] != d["total"]) {
         lines.push(format!(
             "fetching {}: {}",
@@ -55,6 +56,23 @@ fn short(status: &Value) -> String {
         let reason = if reason.is_empty() { reason } else { format!(": {reason}") };
         format!("{release}: {state} for {age}, {done}{reason}")
     }));
+    let restart = status["restart"]["reason"].as_str().map(|reason| format!("restart: {reason}"));
+    let system = status["system_restart"].as_str();
+    lines.extend(restart.or_else(|| Some(format!("restart: the operating system waits for one, {}", system?))));
     lines.extend(list(&status["alarms"]).iter().map(|alarm| format!("ALARM: {}", text(alarm))));
     lines.join("\n")
+}
+
+/// What the machine runs on, where that holds something back.
+fn machine(status: &Value) -> Option<String> {
+    let conditions = &status["conditions"];
+    let power = conditions["power"]["battery"]["percent"].as_u64();
+    let power = power.map_or("mains power".to_owned(), |percent| format!("battery ({percent} % left)"));
+    let link = match (conditions["metered"] == true, conditions["wireless"] == true) {
+        (true, _) => "metered link",
+        (false, true) => "wireless link",
+        (false, false) => "wired link",
+    };
+    let plain = power == "mains power" && link == "wired link";
+    (!plain).then(|| format!("machine: {power}, {link}; WAN weight {}", status["wan_weight"]))
 }

@@ -160,7 +160,9 @@ pub(super) fn done() -> InstallOutcome {
 /// The reason of an outcome that is a failure, or may work later.
 pub(super) fn reason(outcome: &InstallOutcome) -> &str {
     match outcome {
-        InstallOutcome::Failed { reason, .. } | InstallOutcome::Retry { reason, .. } => reason,
+        InstallOutcome::Failed { reason, .. }
+        | InstallOutcome::Retry { reason, .. }
+        | InstallOutcome::NotNow { reason } => reason,
         InstallOutcome::Done { .. } => panic!("it was done"),
     }
 }

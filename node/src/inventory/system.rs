@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use upswarm_protocol::catalog::PackageKind;
-use upswarm_protocol::inventory::{FACT_ARCH, FACT_OS, FACT_OS_ID, FACT_OS_VERSION};
+use upswarm_protocol::inventory::{FACT_ARCH, FACT_OS, FACT_OS_ID, FACT_OS_VERSION, FACT_RESTART};
 use upswarm_protocol::version;
 
 use super::root::Root;
@@ -44,8 +44,6 @@ pub(crate) const FACT_PRODUCT: &str = "machine.product";
 pub(crate) const FACT_VIRTUALISATION: &str = "machine.virtualisation";
 /// Fact: `mains` or `battery`.
 pub(crate) const FACT_POWER: &str = "power.source";
-/// Fact: why a restart is pending; absent when none is.
-pub(crate) const FACT_RESTART: &str = "restart.reason";
 /// Fact: whether the link to the WAN is paid by volume: `unknown`, as nothing that is always there tells.
 pub(crate) const FACT_METERED: &str = "link.metered";
 

@@ -26,6 +26,8 @@ pub const MAX_FACTS: usize = 1_024;
 pub const FACT_OS: &str = "platform.os";
 /// Fact: the processor as in Rust's `std::env::consts::ARCH`.
 pub const FACT_ARCH: &str = "platform.arch";
+/// Fact: why a restart is pending; absent when none is.
+pub const FACT_RESTART: &str = "restart.reason";
 /// Fact: `ID` of os-release(5), for example `debian`.
 pub const FACT_OS_ID: &str = "os.id";
 /// Fact: `VERSION_ID` of os-release(5), for example `12`.

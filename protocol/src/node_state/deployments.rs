@@ -4,54 +4,41 @@
 //! the trust data they rest on is durable, every payload is complete, and the record of the beginning is durable.
 
 mod explain;
+mod journal;
+mod restart;
 mod rollback;
 mod supersedence;
+mod urgency;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
+use journal::Journal;
+use restart::Restart;
 pub use rollback::takes_back;
 use supersedence::Superseded;
+pub use urgency::{Granted, NotPutOff};
 
 use super::downloads::Progress;
 use super::peers::backoff;
-use super::{Detection, InstallOutcome, NodeState, Output, Reason, Record, StoreError};
-use crate::catalog::{Action, Approval, Payload, Recipe, Release};
-use crate::codec::{self, Text};
+use super::{Detection, InstallOutcome, NodeState, Output, Reason, StoreError};
+use crate::catalog::{Action, Approval, Payload, Recipe, Release, RestartPolicy};
+use crate::codec::Text;
 use crate::ids::{GroupId, PayloadId, ReleaseId};
 use crate::report::{DeploymentReport, DeploymentState, SubState};
-use crate::schedule::{self, Decision, Deferred, DeviceFacts};
+use crate::schedule::{self, Decision, DeviceFacts};
 use crate::time::{Mono, Now, Wall};
 use crate::trust::Blocked;
 
 /// A retry code is tried again this often under one approval.
 const MAX_ATTEMPTS: u8 = 4;
+/// The installer that would not begin yet is asked again after this.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// Detection is repeated this often, to notice what others did to the machine.
 const DETECT_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// Payload bytes that do not move for this long are called stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(20);
-/// Largest journal record of a deployment.
-const MAX_RECORD: usize = 1024;
-
-/// What must survive a power cut.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Journal {
-    approval_version: u64,
-    attempts: u8,
-    /// A recipe was begun, and how it ended is not known.
-    begun: bool,
-    /// The run of the operating system in which an install wanted a restart; empty for none.
-    restart_in: Text<64>,
-    /// Since when the deadline has been passed on this device (see [`schedule::overdue_since`]).
-    overdue_since: Option<Wall>,
-    /// Put off by the person at the machine: until when, how often, for how many seconds in all.
-    deferred: Option<(Wall, u8, u32)>,
-    failed: Option<(Option<i32>, Text<200>)>,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Idle,
@@ -70,6 +57,9 @@ struct Deployment {
     detecting: bool,
     detected: Mono,
     retry: Mono,
+    /// Why the installer would not begin yet, and whether a recipe was unfinished before it was asked.
+    not_now: Option<String>,
+    unfinished: bool,
     state: DeploymentState,
     sub_state: SubState,
     code: Option<i32>,
@@ -82,12 +72,16 @@ struct Deployment {
 pub(super) struct Deployments {
     map: BTreeMap<ReleaseId, Deployment>,
     journals: BTreeMap<ReleaseId, Journal>,
+    restart: Restart,
+    /// What the person at the machine was told last: for which release, and when the restart is to be.
+    told: Option<(ReleaseId, Option<Wall>)>,
 }
 
 impl Deployments {
     pub(super) fn restore(records: Vec<(ReleaseId, Vec<u8>)>) -> Self {
-        let read = |(id, bytes): (ReleaseId, Vec<u8>)| Some((id, codec::decode(&bytes, MAX_RECORD).ok()?));
-        Self { map: BTreeMap::new(), journals: records.into_iter().filter_map(read).collect() }
+        let read = |(id, bytes): (ReleaseId, Vec<u8>)| Some((id, Journal::read(&bytes)?));
+        let journals = records.into_iter().filter_map(read).collect();
+        Self { map: BTreeMap::new(), journals, restart: Restart::default(), told: None }
     }
 
     fn running(&self) -> bool {
@@ -140,8 +134,7 @@ impl NodeState {
                 Some(deployment) if deployment.approval == approval => deployment.group = group,
                 Some(deployment) => {
                     if deployment.approval.version != approval.version || deployment.group != group {
-                        deployment.journal.attempts = 0;
-                        deployment.journal.failed = None;
+                        deployment.journal.begin_anew();
                         deployment.journal.deferred = None;
                         deployment.retry = Mono(0);
                     }
@@ -150,7 +143,8 @@ impl NodeState {
                 None => {
                     let mut journal = self.deployments.journals.get(&release).cloned().unwrap_or_default();
                     if journal.approval_version != approval.version {
-                        journal = Journal { begun: journal.begun, ..Journal::default() };
+                        let Journal { begun, restart_in, asked_in, .. } = journal;
+                        journal = Journal { begun, restart_in, asked_in, ..Journal::default() };
                     }
                     let deployment = Deployment {
                         group,
@@ -161,6 +155,8 @@ impl NodeState {
                         detecting: false,
                         detected: Mono(0),
                         retry: Mono(0),
+                        not_now: None,
+                        unfinished: false,
                         state: DeploymentState::Pending,
                         sub_state: SubState::AwaitingCatalog,
                         code: None,
@@ -172,6 +168,8 @@ impl NodeState {
                 }
             }
         }
+        self.follow_conditions(now);
+        self.timer(Reason::Restart, now.mono);
         self.advance_all(now);
     }
 
@@ -278,10 +276,9 @@ impl NodeState {
                 Some(self.towards_action(id, &release, action, now))
             }
             (Action::Install, Detection::Present) => {
-                let restart = !self.config.boot.is_empty() && deployment.journal.restart_in == self.config.boot;
+                let restart = self.wants_restart(deployment);
                 self.finished(id, now);
-                let installed = if restart { S::RestartRequired } else { S::Installed };
-                Some(stand(installed, SubState::None, ""))
+                Some(if restart { self.restart_stand(&id, now) } else { stand(S::Installed, SubState::None, "") })
             }
             (Action::Uninstall, Detection::Absent | Detection::NotApplicable(_)) => {
                 self.finished(id, now);
@@ -333,10 +330,18 @@ impl NodeState {
             return waits;
         }
         let Some(deployment) = self.deployments.map.get(&id) else { return stand(S::Canceled, SubState::None, "") };
+        if self.is_low() && !self.is_urgent(deployment, now.wall) {
+            let reason = format!("waits for mains power, or for the deadline: {}", self.held_by());
+            return stand(S::OnHold, SubState::PowerOrLink, reason);
+        }
         if deployment.retry > now.mono {
-            let (at, reason) = (deployment.retry, deployment.reason.clone());
-            self.timer(Reason::Deployment(id), at);
+            let said = deployment.journal.tried.last().map(|attempt| attempt.reason.to_string());
+            let reason = deployment.not_now.clone().or(said).unwrap_or_default();
+            self.timer(Reason::Deployment(id), deployment.retry);
             return stand(S::Pending, SubState::Retrying, reason);
+        }
+        if self.restart_is_near() {
+            return stand(S::Downloaded, SubState::Queued, "the machine is about to be restarted");
         }
         if self.deployments.running() {
             return stand(S::Downloaded, SubState::Queued, "another install is under way");
@@ -361,6 +366,11 @@ impl NodeState {
                     S::Offering,
                     SubState::AwaitingCatalog,
                     format!("looks for the chunk list of {}", payload.name),
+                ),
+                Progress::Partial { .. } if !self.may_move(&payload.id) => stand(
+                    S::OnHold,
+                    SubState::PowerOrLink,
+                    format!("the bytes of {} wait, until the deadline at most: {}", payload.name, self.held_by()),
                 ),
                 Progress::Partial { trouble, moved, .. } => {
                     let still = now.mono.since(moved);
@@ -418,29 +428,12 @@ impl NodeState {
     }
 
     fn facts(&self, journal: &Journal) -> DeviceFacts<'_> {
-        let deferred = journal.deferred.map(|(until, times, total_s)| Deferred { until, times, total_s });
         DeviceFacts {
             device: self.me,
             zone: &self.config.zone,
             awake_since: self.awake_since,
             overdue_since: journal.overdue_since,
-            deferred,
-        }
-    }
-
-    /// The person at the machine puts an install off, as far as the approval allows.
-    pub(super) fn defer(&mut self, id: ReleaseId, by_s: u32, now: Now) {
-        let Some(deployment) = self.deployments.map.get(&id) else { return };
-        let facts = self.facts(&deployment.journal);
-        match schedule::defer(&deployment.approval.schedule, &facts, self.trust.clock(now.wall), by_s) {
-            Ok(Deferred { until, times, total_s }) => {
-                if let Some(deployment) = self.deployments.map.get_mut(&id) {
-                    deployment.journal.deferred = Some((until, times, total_s));
-                }
-                self.persist_deployment(id);
-                self.advance(id, now);
-            }
-            Err(error) => self.output.push_back(Output::Alarm(format!("not put off: {error}"))),
+            deferred: journal.deferred(),
         }
     }
 
@@ -448,7 +441,8 @@ impl NodeState {
         let Some(deployment) = self.deployments.map.get_mut(&id) else { return };
         deployment.journal.approval_version = deployment.approval.version;
         deployment.journal.attempts = deployment.journal.attempts.saturating_add(1);
-        deployment.journal.begun = true;
+        deployment.unfinished = deployment.journal.begun;
+        (deployment.journal.begun, deployment.journal.done, deployment.not_now) = (true, false, None);
         let token = self.persist_deployment(id);
         if let Some(deployment) = self.deployments.map.get_mut(&id) {
             deployment.phase = Phase::Persisting(token);
@@ -466,7 +460,7 @@ impl NodeState {
             if let Some(deployment) = self.deployments.map.get_mut(&id) {
                 deployment.phase = if allowed { Phase::Running } else { Phase::Idle };
                 if !allowed {
-                    deployment.journal.begun = false;
+                    deployment.journal.begun = deployment.unfinished;
                 }
             }
             if allowed {
@@ -485,13 +479,14 @@ impl NodeState {
         }
     }
 
-    pub(super) fn install_ended(&mut self, id: ReleaseId, _action: Action, outcome: InstallOutcome, now: Now) {
+    pub(super) fn install_ended(&mut self, id: ReleaseId, action: Action, outcome: InstallOutcome, now: Now) {
         let jitter = self.rng.jitter(Duration::from_secs(30));
         let boot = self.config.boot.clone();
         // What one version's recipe did decides whether another is still there.
         let releases = self.trust.catalog().releases();
         let product = |id: &ReleaseId| releases.get(id).map(|found| found.release.product.clone());
         let ended = product(&id);
+        let always = releases.get(&id).is_some_and(|found| found.release.restart == RestartPolicy::Always);
         for (other, deployment) in &mut self.deployments.map {
             if *other == id || (deployment.phase == Phase::Idle && ended.is_some() && product(other) == ended) {
                 deployment.detection = None;
@@ -503,26 +498,38 @@ impl NodeState {
         match outcome {
             InstallOutcome::Done { restart, code } => {
                 deployment.code = code;
-                deployment.journal.restart_in = if restart { boot } else { Text::default() };
-                deployment.journal.failed = None;
+                // What another install of this run wanted is still wanted.
+                if restart || (always && action == Action::Install) {
+                    deployment.journal.restart_in = boot;
+                }
+                (deployment.journal.failed, deployment.journal.done) = (None, true);
+            }
+            InstallOutcome::NotNow { reason } => {
+                // Nothing was run.
+                deployment.journal.begun = deployment.unfinished;
+                deployment.journal.attempts = deployment.journal.attempts.saturating_sub(1);
+                deployment.retry = now.mono + ASK_AGAIN + jitter;
+                deployment.not_now = Some(reason);
             }
             InstallOutcome::Retry { code, reason } => {
                 deployment.code = code;
+                deployment.journal.note(now.wall, code, &reason);
                 if deployment.journal.attempts >= MAX_ATTEMPTS {
                     let text = format!("given up after {} attempts: {reason}", deployment.journal.attempts);
                     deployment.journal.failed = Some((code, Text::lossy(&text)));
                 } else {
                     let wait = backoff(u32::from(deployment.journal.attempts), Duration::from_secs(3600)) * 30;
                     deployment.retry = now.mono + wait + jitter;
-                    deployment.reason = reason;
                 }
             }
             InstallOutcome::Failed { code, reason } => {
                 deployment.code = code;
+                deployment.journal.note(now.wall, code, &reason);
                 deployment.journal.failed = Some((code, Text::lossy(&reason)));
             }
         }
         self.persist_deployment(id);
+        self.timer(Reason::Restart, now.mono);
         self.advance_all(now);
     }
 
@@ -530,20 +537,14 @@ impl NodeState {
         let Some(deployment) = self.deployments.map.get_mut(&id) else { return };
         deployment.detecting = false;
         deployment.detected = now.mono;
-        let done_but_not_found = deployment.journal.attempts > 0;
         let wanted = match deployment.approval.action {
             Action::Install => result == Detection::Present,
             Action::Uninstall => !matches!(result, Detection::Present),
             Action::None => true,
         };
         // The recipe said that it worked, and detection says otherwise: doing it again would not help.
-        let ended = deployment.phase == Phase::Idle && !deployment.journal.begun && deployment.retry == Mono(0);
-        if done_but_not_found
-            && ended
-            && !wanted
-            && deployment.journal.failed.is_none()
-            && !matches!(result, Detection::Unknown(_))
-        {
+        let ended = deployment.phase == Phase::Idle && !deployment.journal.begun && deployment.journal.done;
+        if ended && !wanted && deployment.journal.failed.is_none() && !matches!(result, Detection::Unknown(_)) {
             let text = "the recipe ended well, but detection does not find its result; check the detection rules";
             deployment.journal.failed = Some((deployment.code, Text::lossy(text)));
         }
@@ -566,7 +567,8 @@ impl NodeState {
         let journal = &mut deployment.journal;
         if journal.begun || journal.failed.is_some() || journal.attempts > 0 {
             // It may be that a power cut interrupted it. Whatever is lost from here on is no failure of this attempt.
-            (journal.begun, journal.failed, journal.attempts) = (false, None, 0);
+            journal.begun = false;
+            journal.begin_anew();
             self.persist_deployment(id);
         }
         self.release_payloads_of(&id, now);
@@ -617,13 +619,6 @@ impl NodeState {
         payloads.iter().map(|payload| payload.id).filter(|payload| !needed.contains(payload)).collect()
     }
 
-    fn persist_deployment(&mut self, id: ReleaseId) -> u64 {
-        let journal = self.deployments.map.get(&id).map(|d| d.journal.clone()).unwrap_or_default();
-        let bytes = codec::encode(&journal, MAX_RECORD).unwrap_or_default();
-        self.deployments.journals.insert(id, journal);
-        self.persist(Record::Deployment(id, bytes))
-    }
-
     fn missing_dependency(&self, release: &Release) -> Option<String> {
         release.depends.iter().find_map(|needed| {
             let there = self.deployments.map.get(needed).is_some_and(|d| d.detection == Some(Detection::Present));
@@ -637,7 +632,13 @@ impl NodeState {
 
     fn stand(&mut self, id: ReleaseId, next: Stand, now: Now) {
         let Some(deployment) = self.deployments.map.get_mut(&id) else { return };
-        let Stand(state, sub_state, reason) = next;
+        let Stand(state, sub_state, mut reason) = next;
+        // What holds it back now must not hide that it was tried before.
+        let waits = !is_final(state) && !matches!(state, DeploymentState::Failed) && sub_state != SubState::Retrying;
+        if let Some(last) = deployment.journal.tried.last().filter(|_| waits) {
+            let gap = if reason.is_empty() { "" } else { "; " };
+            reason = format!("{reason}{gap}attempt {} did not work{}", deployment.journal.tried.len(), last.words());
+        }
         let changed = (deployment.state, deployment.sub_state) != (state, sub_state);
         if changed {
             deployment.since = now.wall;

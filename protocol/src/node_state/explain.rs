@@ -164,13 +164,33 @@ impl NodeState {
         }
         sentences.extend(self.explain_documents());
         sentences.push(self.explain_coordinator(now));
-        if self.config.wan_weight == 0 {
-            sentences.push(Sentence::new(
-                "This device fetches nothing over the WAN; it takes payloads from machines of its site only.",
-                "wan_weight is 0 (metered link, or node.toml)",
-            ));
+        let rule = if self.config.machine.wan_auto {
+            format!("wan_weight = \"auto\": {}", self.standing.now)
+        } else {
+            "wan_weight in node.toml".to_owned()
+        };
+        if self.wan_weight() == 0 {
+            let text = "This device fetches nothing over the WAN; it takes payloads from machines of its site only.";
+            sentences.push(Sentence::new(text, rule));
+        } else if self.wan_weight() < self.config.wan_weight {
+            let text = format!("This device fetches over the WAN with weight {} only.", self.wan_weight());
+            sentences.push(Sentence::new(text, rule));
+        }
+        sentences.extend(self.explain_held_bytes());
+        if let Some(reason) = self.system_restart() {
+            let text = format!("The operating system waits for a restart: {reason}.");
+            sentences.push(Sentence::new(text, "what its package manager has left in the file system"));
         }
         sentences
+    }
+
+    fn explain_held_bytes(&self) -> Option<Sentence> {
+        self.holds_bytes_back().then(|| {
+            Sentence::new(
+                "Payload bytes neither come to this device from its neighbours nor go to them, but for what is urgent.",
+                format!("{}; expedited approvals and passed deadlines are urgent", self.held_by()),
+            )
+        })
     }
 
     /// Where the payload bytes of this device came from.
@@ -296,7 +316,7 @@ impl NodeState {
     }
 
     /// A release as people call it.
-    pub(super) fn release_name(&self, release: &ReleaseId) -> String {
+    pub fn release_name(&self, release: &ReleaseId) -> String {
         match self.trust.catalog().releases().get(release) {
             Some(found) => format!("{} {}", found.release.product, found.release.version),
             None => format!("release {}", release.short()),
@@ -320,7 +340,7 @@ impl NodeState {
     }
 
     /// A time in the zone of the schedule: `2026-11-24 22:00 CET`.
-    pub(super) fn local(&self, wall: Wall) -> String {
+    pub fn local(&self, wall: Wall) -> String {
         let millis = i64::try_from(wall.0).unwrap_or(i64::MAX);
         match jiff::Timestamp::from_millisecond(millis) {
             Ok(stamp) => stamp.to_zoned_datetime(self.config.zone.clone()).strftime("%Y-%m-%d %H:%M %Z").to_string(),

@@ -1,5 +1,6 @@
 //! What goes in and out of [`super::NodeState`]: a closed list, so that the driver and the simulator are one `match` each.
 
+use super::Conditions;
 use crate::catalog::Action;
 use crate::chunk::{Bitmap, ChunkList};
 use crate::codec::Text;
@@ -70,6 +71,11 @@ pub enum InstallOutcome {
         /// Exit code, if a program ran.
         code: Option<i32>,
     },
+    /// The installer does not let it begin yet, and has run nothing. It is no attempt.
+    NotNow {
+        /// Why.
+        reason: String,
+    },
     /// May work later: a lock, a busy file, a retry code.
     Retry {
         /// Exit code, if a program ran.
@@ -82,6 +88,25 @@ pub enum InstallOutcome {
         /// Exit code, if a program ran.
         code: Option<i32>,
         /// Why, with the log's tail.
+        reason: String,
+    },
+}
+
+/// What became of a restart that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RestartOutcome {
+    /// The system is going down.
+    Asked,
+    /// It was written down only: this is a trial below another root.
+    Recorded,
+    /// The installer does not let it happen yet.
+    NotNow {
+        /// Why.
+        reason: String,
+    },
+    /// It did not work. It is not tried again in this run of the system.
+    Failed {
+        /// Why.
         reason: String,
     },
 }
@@ -233,11 +258,14 @@ pub enum Input {
         /// Its token.
         token: u64,
     },
-    /// The machine's link or power has changed: how willing it is to fetch over the WAN (see
-    /// [`crate::wire::Beacon::wan_weight`]), and whether it may give or take LAN bytes.
-    Conditions {
-        /// 0 means never over the WAN.
-        wan_weight: u8,
+    /// What the machine's power and link are now: at the start, and whenever they have changed.
+    Conditions(Conditions),
+    /// Answer to [`Output::Restart`].
+    RestartEnded {
+        /// The release.
+        release: ReleaseId,
+        /// How it went.
+        outcome: RestartOutcome,
     },
     /// The person at the machine puts an install off; what the approval allows of it is granted.
     Defer {
@@ -383,6 +411,20 @@ pub enum Output {
         release: ReleaseId,
         /// Install or uninstall.
         action: Action,
+    },
+    /// Tell the person at the machine of a restart.
+    Notice {
+        /// The release that wants it; none when there is nothing to tell any more.
+        release: Option<ReleaseId>,
+        /// What to tell.
+        text: String,
+        /// Whether the time of the restart is set, and [`super::MachineRules::restart_notice`] runs from now on.
+        near: bool,
+    },
+    /// Restart the machine for a release; then [`Input::RestartEnded`]. At most once in each run of the operating system.
+    Restart {
+        /// The release.
+        release: ReleaseId,
     },
     /// Sign and seal a message to the coordinator's key; then [`Input::Sealed`].
     Seal {

@@ -9,6 +9,7 @@
 //! the result. An [`Output::Persist`] is a barrier: what rests on the record is asked for only after [`Input::Persisted`].
 //! Every map and queue has a bound, named where it is declared.
 
+mod conditions;
 mod deployments;
 mod documents;
 mod downloads;
@@ -35,12 +36,16 @@ use crate::time::{Mono, Now, Wall};
 use crate::trust::{Trust, TrustError};
 use crate::wire::{BlockWhat, Topic};
 
-pub use deployments::takes_back;
+pub use conditions::{Conditions, MachineRules, Power};
+pub use deployments::{Granted, NotPutOff, takes_back};
 pub use explain::{Section, Sentence, Subject};
 pub use io::{
-    Detection, FetchError, FetchFrom, FetchId, Input, InstallOutcome, Output, Record, ServeWhat, StoreError, Verdict,
+    Detection, FetchError, FetchFrom, FetchId, Input, InstallOutcome, Output, Record, RestartOutcome, ServeWhat,
+    StoreError, Verdict,
 };
-pub use status::{DownloadStatus, LeaseStatus, MemberStatus, NodeStatus, PeerStatus, ReleaseName};
+pub use status::{
+    AttemptStatus, DownloadStatus, LeaseStatus, MemberStatus, NodeStatus, PeerStatus, ReleaseName, RestartStatus,
+};
 
 /// What a node is told at its start and does not find out by itself.
 #[derive(Debug, Clone)]
@@ -67,6 +72,8 @@ pub struct NodeConfig {
     pub origins: Vec<String>,
     /// How willing this machine is to fetch over the WAN; 0 means never (see [`crate::wire::Beacon::wan_weight`]).
     pub wan_weight: u8,
+    /// What the machine's power and link change.
+    pub machine: MachineRules,
     /// Block requests of peers that are answered at the same time.
     pub upload_slots: usize,
     /// Where maintenance windows and hours of work are read.
@@ -132,6 +139,10 @@ pub enum Reason {
     Announce,
     /// Slow fetches are to be given up.
     Stalls,
+    /// What is held back on battery or a metered link may have become urgent.
+    Conditions,
+    /// The machine may be to be restarted.
+    Restart,
     /// A deployment may go on.
     Deployment(ReleaseId),
     /// A report is due.
@@ -168,6 +179,7 @@ pub struct NodeState {
     documents: documents::Documents,
     downloads: downloads::Downloads,
     deployments: deployments::Deployments,
+    standing: conditions::Standing,
     reports: reports::Reports,
     /// What is installed here, once it was looked at.
     inventory: Option<Arc<Inventory>>,
@@ -202,6 +214,7 @@ impl NodeState {
             documents: documents::Documents::default(),
             downloads: downloads::Downloads::new(restored.payloads),
             deployments: deployments::Deployments::restore(restored.deployments),
+            standing: conditions::Standing::default(),
             reports: reports::Reports::restore(restored.counters.as_deref(), now),
             inventory: None,
             config,
@@ -270,7 +283,8 @@ impl NodeState {
             Input::Sealed { seq, bytes, receipt } => self.report_sealed(seq, bytes, receipt, now),
             Input::Inventory { inventory } => self.inventory = Some(inventory),
             Input::Persisted { token } => self.persisted(token, now),
-            Input::Conditions { wan_weight } => self.conditions(wan_weight, now),
+            Input::Conditions(conditions) => self.conditions(conditions, now),
+            Input::RestartEnded { release, outcome } => self.restart_ended(release, outcome, now),
             Input::Defer { release, by_s } => self.defer(release, by_s, now),
             Input::Shutdown => self.say_goodbye(now),
         }
@@ -294,6 +308,11 @@ impl NodeState {
                 Reason::Pump => self.ask_neighbours(now),
                 Reason::Announce => self.announce_chunks(),
                 Reason::Stalls => self.give_up_stalled(now),
+                Reason::Conditions => {
+                    self.follow_conditions(now);
+                    self.advance_all(now);
+                }
+                Reason::Restart => self.look_after_restart(now),
                 Reason::Deployment(release) => self.advance(release, now),
                 Reason::Report => self.make_reports(now),
                 Reason::Relay => self.relay_reports(now),
@@ -360,6 +379,7 @@ impl NodeState {
 
     fn persisted(&mut self, token: u64, now: Now) {
         self.durable = self.durable.max(token);
+        self.restart_persisted(now);
         self.deployments_persisted(now);
     }
 

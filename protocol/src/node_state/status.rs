@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::NodeState;
 use super::peers::Stage;
+use super::{Conditions, NodeState};
 use crate::catalog::NodeRole;
 use crate::codec::Text;
 use crate::ids::{DeviceId, PayloadId, ReleaseId, SiteId};
@@ -76,6 +76,30 @@ pub struct ReleaseName {
     pub title: Text<255>,
 }
 
+/// An attempt that did not work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AttemptStatus {
+    /// Of which release.
+    pub release: ReleaseId,
+    /// When.
+    pub at: Wall,
+    /// Exit code, if a program ran.
+    pub code: Option<i32>,
+    /// Why, with the log's tail.
+    pub reason: Text<600>,
+}
+
+/// A restart that an install wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RestartStatus {
+    /// The release that wants it.
+    pub release: ReleaseId,
+    /// When it is to be, once the person at the machine has been told.
+    pub at: Option<Wall>,
+    /// What it waits for, for people.
+    pub reason: String,
+}
+
 /// Another member of the site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MemberStatus {
@@ -124,6 +148,16 @@ pub struct NodeStatus {
     pub downloads: Vec<DownloadStatus>,
     /// Deployments.
     pub deployments: Vec<DeploymentReport>,
+    /// What attempts said that did not work, the earliest first, of deployments that are not done.
+    pub attempts: Vec<AttemptStatus>,
+    /// What the machine runs on.
+    pub conditions: Conditions,
+    /// How willing this node is to fetch over the WAN now; 0 means never.
+    pub wan_weight: u8,
+    /// The restart that an install here wanted.
+    pub restart: Option<RestartStatus>,
+    /// Why the operating system wants a restart, whoever installed what: as the inventory says.
+    pub system_restart: Option<String>,
     /// Their releases, as far as the catalog holds them.
     pub releases: Vec<ReleaseName>,
     /// The site's other members, here or not.
@@ -199,6 +233,11 @@ impl NodeState {
             peers: self.peers.connected.iter().map(peer).collect(),
             downloads: downloads.collect(),
             deployments: deployed.iter().filter_map(|id| self.deployment_report(id)).collect(),
+            attempts: self.attempts(),
+            restart: self.restart_status(now),
+            system_restart: self.system_restart(),
+            conditions: self.standing.now,
+            wan_weight: self.wan_weight(),
             releases: named.collect(),
             site_members: members.collect(),
             bytes: self.downloads.bytes,

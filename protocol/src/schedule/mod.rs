@@ -13,6 +13,7 @@
 
 mod calendar;
 mod check;
+mod restart;
 
 use core::fmt;
 use core::time::Duration;
@@ -21,6 +22,7 @@ use jiff::tz::{TimeZone, TimeZoneDatabase};
 
 pub use calendar::HORIZON;
 pub use check::{ScheduleError, check};
+pub use restart::{NoRestart, decide_restart};
 
 use calendar::Calendar;
 
@@ -96,6 +98,8 @@ pub enum Why {
     Window,
     /// It is a time of work.
     ActiveHours,
+    /// The deadline is the only time that the approval names for a restart.
+    Deadline,
     /// No window opens outside active hours within [`HORIZON`]: the schedule contradicts itself.
     NoOpening,
 }
@@ -116,7 +120,7 @@ impl Why {
     /// How a report names it.
     pub fn sub_state(self) -> SubState {
         match self {
-            Why::AvailableFrom | Why::Ring { .. } | Why::Jitter => SubState::Scheduled,
+            Why::AvailableFrom | Why::Ring { .. } | Why::Jitter | Why::Deadline => SubState::Scheduled,
             Why::Deferred => SubState::Deferred,
             Why::Window | Why::ActiveHours | Why::NoOpening => SubState::AwaitingWindow,
         }
@@ -132,6 +136,7 @@ impl fmt::Display for Why {
             Why::Deferred => f.write_str("the person at the machine put it off"),
             Why::Window => f.write_str("outside the maintenance windows"),
             Why::ActiveHours => f.write_str("within active hours"),
+            Why::Deadline => f.write_str("the deadline has not come yet"),
             Why::NoOpening => f.write_str("no maintenance window opens outside active hours; change the schedule"),
         }
     }

@@ -1,6 +1,8 @@
 //! A small deployment with all its keys, and everything it can sign. Deterministic: the same bytes in every run.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
+pub mod bench;
+
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;

@@ -13,6 +13,7 @@ use upswarm_protocol::trust::Trust;
 
 use super::world::{Bench, Edition, World, key};
 use crate::apart::Installer;
+use crate::machine::RestartConfig;
 
 /// A node that holds this edition, and the release in it.
 fn node(world: &World, edition: &Edition) -> (NodeState, ReleaseId) {
@@ -38,6 +39,7 @@ fn node(world: &World, edition: &Edition) -> (NodeState, ReleaseId) {
         peers: Vec::new(),
         origins: Vec::new(),
         wan_weight: 1,
+        machine: Default::default(),
         upload_slots: 1,
         zone: jiff::tz::TimeZone::UTC,
         boot: Default::default(),
@@ -145,7 +147,8 @@ async fn in_process_nothing_has_changed() {
     let (state, release) = node(&bench.world, &bench.world.good(1));
     let path = store(&bench, &bench.world.good_script());
     let state_dir = bench.dir.path().join("node/install");
-    let mut client = Installer::in_process(state_dir, None, Arc::new(AtomicBool::new(false))).unwrap();
+    let mut client =
+        Installer::in_process(state_dir, None, RestartConfig::default(), Arc::new(AtomicBool::new(false))).unwrap();
     client.keep_root(state.trust());
     assert_eq!(client.detect(&state, release).await, Detection::Absent);
     let outcome = client.install(&state, |_| Some(path.clone()), release, Action::Install).await;

@@ -63,11 +63,26 @@ pub(super) fn forgeries(world: &World, first: u64) -> Vec<(&'static str, Edition
     let approval = world.approve(&approved(version, &|approval| approval.group = OTHERS));
     all.push(("another group", world.edition(version, released.clone(), approval)));
     type Change = fn(&World, &mut Approval);
-    let changes: [(&str, Change); 4] = [
+    let changes: [(&str, Change); 9] = [
         ("declined", |_, approval| approval.action = Action::None),
         ("approved for removal", |_, approval| approval.action = Action::Uninstall),
         ("an expired approval", |world, approval| approval.expires = world.now),
         ("an approval for later", |world, approval| approval.schedule.available_from = Some(world.now + HOUR)),
+        ("a later ring", |_, approval| approval.rings.rings = list([Ring { up_to: 10_000, delay_s: 7200 }])),
+        ("no ring", |_, approval| approval.rings.rings = list([Ring { up_to: 1, delay_s: 0 }])),
+        ("outside the window", |world, approval| {
+            let start = (minute(world) + 120) % 1440;
+            approval.schedule.windows = list([Window { days: Weekdays::ALL, start, end: (start + 60) % 1440 }]);
+            approval.schedule.deadline = Some(world.now + HOUR);
+        }),
+        ("a time of work", |world, approval| {
+            let (start, end) = ((minute(world) + 1380) % 1440, (minute(world) + 120) % 1440);
+            approval.schedule.active_hours = Some(ActiveHours { days: Weekdays::ALL, start, end });
+        }),
+        ("its turn is later", |world, approval| {
+            approval.schedule.jitter_s = u32::MAX;
+            approval.schedule.deadline = Some(world.now - HOUR / 2);
+        }),
     ];
     for (name, change) in changes {
         let version = next();
@@ -141,11 +156,32 @@ pub(super) fn forgeries(world: &World, first: u64) -> Vec<(&'static str, Edition
     all
 }
 
+/// The minute of the day, in UTC.
+fn minute(world: &World) -> MinuteOfDay {
+    (world.now.0 / 60_000 % 1440) as MinuteOfDay
+}
+
 /// Released and approved, only not for installing now: whether it is there may be asked.
-pub(super) const MAY_DETECT: [&str; 2] = ["approved for removal", "an approval for later"];
+pub(super) const MAY_DETECT: [&str; 7] = [
+    "approved for removal",
+    "an approval for later",
+    "a later ring",
+    "no ring",
+    "outside the window",
+    "a time of work",
+    "its turn is later",
+];
+
+/// Why nothing was run, whether it never may be or only not yet.
+pub(super) fn refused(answer: &Answer) -> Option<&str> {
+    match answer {
+        Answer::Refused(why) | Answer::NotYet(why) => Some(why),
+        _ => None,
+    }
+}
 
 /// Why each is refused: each for its own fault, not for another.
-const REASONS: [(&str, &str); 30] = [
+const REASONS: [(&str, &str); 35] = [
     ("approved by nobody", "Approval: 0 valid signatures"),
     ("approved by the online key", "Approval: 0 valid signatures"),
     ("approved by the publisher", "Approval: 0 valid signatures"),
@@ -160,7 +196,12 @@ const REASONS: [(&str, &str); 30] = [
     ("declined", "the approver declined"),
     ("approved for removal", "Install was asked for, Uninstall is approved"),
     ("an expired approval", "the approval expired"),
-    ("an approval for later", "the approval counts from"),
+    ("an approval for later", "the approval is not available yet"),
+    ("a later ring", "ring 1 of the rollout, this device's, has not begun"),
+    ("no ring", "no ring for this device"),
+    ("outside the window", "outside the maintenance windows"),
+    ("a time of work", "within active hours"),
+    ("its turn is later", "this device's turn is later"),
     ("an expired release", "the release expired"),
     ("the approval of another release", "it is about release"),
     ("an approval that no index names", "no current index names it"),
@@ -197,7 +238,7 @@ fn nothing_runs_that_is_not_released_and_approved_for_this_device() {
                 continue;
             }
             let answer = bench.ask(&job, &files[..usize::from(job.task != Task::Detect)]);
-            assert!(matches!(&answer, Answer::Refused(why) if why.contains(expected)), "{name}: {answer:?}");
+            assert!(refused(&answer).is_some_and(|why| why.contains(expected)), "{name}: {answer:?}");
         }
     }
     // The first good one was installed, which asks no detection.

@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags};
-use upswarm_protocol::catalog::Action;
+use upswarm_protocol::catalog::{Action, RestartPolicy};
 use upswarm_protocol::codec::Bounded;
 use upswarm_protocol::time::Wall;
 
-use super::refusals::{MAY_DETECT, forgeries};
+use super::refusals::{MAY_DETECT, forgeries, refused};
 use super::world::{Bench, Edition, World, ask, list};
 use crate::apart::wire::{self, Answer, Ask, MAX_ANSWER, MAX_ASK, Outcome, Task};
 
@@ -114,10 +114,17 @@ fn player() {
                 continue;
             }
             let answer = ask(&socket, &job, std::slice::from_ref(&bad));
-            assert!(matches!(answer, Answer::Refused(_)), "{name}: {answer:?}");
+            assert!(refused(&answer).is_some(), "{name}: {answer:?}");
         }
     }
     replay(&world, &socket, &good, &mut version);
+    // No recipe has wanted a restart.
+    for go in [false, true] {
+        version += 1;
+        let restarting = world.restarting(version, "good", RestartPolicy::Always);
+        let answer = ask(&socket, &restarting.job(Task::Restart { go }), &[]);
+        assert!(matches!(&answer, Answer::Refused(why) if why.contains("wanted a restart")), "{answer:?}");
+    }
     version += 1;
     let edition = world.good(version);
     other_descriptors(&world, &dir, &socket, &edition);
@@ -255,11 +262,11 @@ fn noise(socket: &Path, edition: &Edition) {
         twisted[at] ^= 0x81;
         say(&twisted);
     }
-    say(&[b"UPI\x01\xff\xff\xff\xff".as_slice(), &vec![0; 8 << 20]].concat());
+    say(&[b"UPI\x03\xff\xff\xff\xff".as_slice(), &vec![0; 8 << 20]].concat());
     say(&vec![0xff; 8 << 20]);
     let mut state = frame.len() as u64;
     for _ in 0..300 {
-        let mut bytes = b"UPI\x01\x40\0\0\0".to_vec();
+        let mut bytes = b"UPI\x03\x40\0\0\0".to_vec();
         for _ in 0..64 {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             bytes.push((state >> 56) as u8);
@@ -271,7 +278,7 @@ fn noise(socket: &Path, edition: &Edition) {
         drop(UnixStream::connect(socket).unwrap());
     }
     let mut slow = UnixStream::connect(socket).unwrap();
-    let mut bytes = b"UPI\x01\0\0\x10\0".iter().chain(std::iter::repeat(&0));
+    let mut bytes = b"UPI\x03\0\0\x10\0".iter().chain(std::iter::repeat(&0));
     let deadline = Instant::now() + Duration::from_secs(60);
     slow.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     loop {

@@ -19,6 +19,7 @@ use crate::apart::Pin;
 use crate::apart::server::{self, ServerConfig};
 use crate::apart::wire::{self, Answer, Ask, Job, MAX_ANSWER, MAX_ASK, Task};
 use crate::clock;
+use crate::machine::RestartConfig;
 
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const GROUP: GroupId = GroupId([0x11; 16]);
@@ -271,6 +272,14 @@ impl World {
         self.of(version, &self.release("org.example.tool", "good"), Action::Install)
     }
 
+    /// A release that leaves this mark, with this policy, approved for any hour of any day and so for a restart now.
+    pub(super) fn restarting(&self, version: u64, mark: &str, restart: RestartPolicy) -> Edition {
+        let release = self.publish(&Release { restart, ..self.release("org.example.tool", mark) });
+        let mut approval = self.approval(&release, version);
+        approval.schedule.windows = list([Window { days: Weekdays::ALL, start: 0, end: 0 }]);
+        self.edition(version, release, self.approve(&approval))
+    }
+
     /// The good release is to go.
     pub(super) fn removal(&self, version: u64) -> Edition {
         self.of(version, &self.release("org.example.tool", "good"), Action::Uninstall)
@@ -291,6 +300,7 @@ pub(super) struct Bench {
     uid: u32,
     /// Installs go here instead of `/`.
     root: Option<PathBuf>,
+    pub(super) restart: RestartConfig,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<anyhow::Result<()>>>,
 }
@@ -320,7 +330,13 @@ impl Bench {
             fs::create_dir_all(root.join("var/lib/dpkg/updates")).unwrap();
             fs::write(root.join("var/lib/dpkg/status"), b"").unwrap();
         }
-        let mut bench = Self { world, dir, uid, root, stop: None, thread: None };
+        // Nobody's machine is restarted by a test.
+        let command =
+            ["/bin/sh", "-c", "echo restart >> \"$0\"", &dir.path().join("marks/restart").display().to_string()];
+        let told = ["/bin/sh", "-c", "echo \"$1\" >> \"$0\"", &dir.path().join("told").display().to_string()];
+        let words = |words: [&str; 4]| words.map(str::to_owned).to_vec();
+        let restart = RestartConfig { notice_s: 1, command: words(command), notify_command: words(told) };
+        let mut bench = Self { world, dir, uid, root, restart, stop: None, thread: None };
         bench.world.pin().write(&bench.data()).unwrap();
         bench.go();
         bench
@@ -331,6 +347,13 @@ impl Bench {
         self.halt();
         self.go();
         self
+    }
+
+    /// The same, and the person at the machine is told of the edition's restart.
+    pub(super) fn restart_and_tell(self, edition: &Edition) -> Self {
+        let bench = self.restart();
+        bench.ask(&edition.job(Task::Restart { go: false }), &[]);
+        bench
     }
 
     pub(super) fn data(&self) -> PathBuf {
@@ -380,7 +403,14 @@ impl Bench {
     }
 
     fn config(&self) -> ServerConfig {
-        ServerConfig { data_dir: self.data(), socket: self.socket(), node_uid: self.uid, root: self.root.clone() }
+        ServerConfig {
+            data_dir: self.data(),
+            socket: self.socket(),
+            node_uid: self.uid,
+            root: self.root.clone(),
+            zone: jiff::tz::TimeZone::UTC,
+            restart: self.restart.clone(),
+        }
     }
 
     pub(super) fn go(&mut self) {

@@ -5,22 +5,10 @@ use crate::catalog::Action;
 use crate::ids::ReleaseId;
 use crate::node_state::explain::{Sentence, span};
 use crate::node_state::{Detection, Reason};
-use crate::report::SubState;
-use crate::schedule::{self, Decision, DeferError, Why};
-use crate::time::{Now, Wall};
+use crate::schedule::{self, Decision, Why};
+use crate::time::Now;
 
 impl NodeState {
-    /// Until when an install would be put off, if the person at the machine asked for `by_s` seconds now; `None` when the
-    /// release is not deployed here.
-    pub fn would_defer(&self, id: &ReleaseId, by_s: u32, now: Now) -> Option<Result<Wall, DeferError>> {
-        let deployment = self.deployments.map.get(id)?;
-        let facts = self.facts(&deployment.journal);
-        Some(
-            schedule::defer(&deployment.approval.schedule, &facts, self.trust.clock(now.wall), by_s)
-                .map(|deferred| deferred.until),
-        )
-    }
-
     /// Deployments that have not come to their end.
     pub(in crate::node_state) fn unfinished(&self) -> Vec<ReleaseId> {
         self.deployments.map.iter().filter(|(_, d)| !is_final(d.state)).map(|(id, _)| *id).collect()
@@ -85,12 +73,13 @@ impl NodeState {
                 return one(format!("{name} does not concern this device: {reason}."), rules);
             }
             (Some(Detection::Present), Action::Install) => {
-                let restart = !self.config.boot.is_empty() && deployment.journal.restart_in == self.config.boot;
-                let restart = if restart { ", and this machine must be restarted to use it" } else { "" };
-                return one(
-                    format!("{name} is installed{restart}."),
-                    format!("every detection rule held {} ago", ago(deployment)),
-                );
+                let installed = format!("{name} is installed.");
+                let mut told =
+                    vec![Sentence::new(installed, format!("every detection rule held {} ago", ago(deployment)))];
+                if self.wants_restart(deployment) {
+                    told.push(self.explain_restart(id, now));
+                }
+                return Some(told);
             }
             (Some(Detection::Absent | Detection::NotApplicable(_)), Action::Uninstall) => {
                 return one(
@@ -139,24 +128,32 @@ impl NodeState {
             }
         }
         sentences.extend(self.explain_schedule(deployment, &approval, now));
-        if deployment.retry > now.mono {
-            // What else holds it back has taken the place of the attempt's own words.
-            let said = match deployment.sub_state {
-                SubState::Retrying => format!(": {}", deployment.reason),
-                _ => deployment.code.map_or(String::new(), |code| format!(" (exit code {code})")),
-            };
+        if self.is_low() && !self.is_urgent(deployment, now.wall) {
             sentences.push(Sentence::new(
                 format!(
-                    "The last attempt did not work{said}. The next is in {}.",
-                    span(deployment.retry.since(now.mono))
+                    "It waits until the machine is on mains power again, or until the deadline: it is {}.",
+                    self.held_by()
                 ),
-                format!("attempt {} of {MAX_ATTEMPTS} under {approval}", deployment.journal.attempts),
+                format!("battery_floor in node.toml; expedited approvals and passed deadlines do not wait; {approval}"),
             ));
         }
+        if let Some(reason) = deployment.not_now.as_ref().filter(|_| deployment.retry > now.mono) {
+            sentences.push(Sentence::new(
+                format!("{reason}. It is asked again in {}.", span(deployment.retry.since(now.mono))),
+                "the installer apart, which goes by its own clock and notes",
+            ));
+        }
+        sentences.extend(self.explain_attempts(deployment, &approval, now));
         if let Some((other, _)) = self.deployments.map.iter().find(|(_, d)| d.phase != Phase::Idle) {
             sentences.push(Sentence::new(
                 format!("{name} waits for its turn: {} is being worked on.", self.release_name(other)),
                 "one install at a time",
+            ));
+        }
+        if self.restart_is_near() {
+            sentences.push(Sentence::new(
+                "It waits until the machine has been restarted, which is about to happen.",
+                "no install begins once the person at the machine has been told of a restart",
             ));
         }
         if self.durable < self.trust_token {
@@ -171,6 +168,30 @@ impl NodeState {
             sentences.push(Sentence::new(format!("{name} {text} {verb}: nothing holds it back."), approval));
         }
         Some(sentences)
+    }
+
+    /// What the attempts said that did not work, the latest first.
+    fn explain_attempts(&self, deployment: &Deployment, approval: &str, now: Now) -> Vec<Sentence> {
+        let journal = &deployment.journal;
+        let next = deployment.retry.since(now.mono);
+        let mut sentences = Vec::new();
+        for (at, attempt) in journal.tried.iter().enumerate().rev() {
+            let (latest, ago) = (at + 1 == journal.tried.len(), span(now.wall.since(attempt.at)));
+            // The failure has been told.
+            if latest && journal.failed.is_some() {
+                continue;
+            }
+            let which = if latest { "last" } else { "earlier" };
+            let words = attempt.words();
+            let mut text = format!("The {which} attempt did not work{}.", words.trim_end_matches('.'));
+            if latest && !next.is_zero() && deployment.not_now.is_none() {
+                text.push_str(&format!(" The next is in {}.", span(next)));
+            }
+            let number = at + 1;
+            sentences
+                .push(Sentence::new(text, format!("attempt {number} of {MAX_ATTEMPTS}, {ago} ago, under {approval}")));
+        }
+        sentences
     }
 
     fn explain_schedule(&self, deployment: &Deployment, approval: &str, now: Now) -> Vec<Sentence> {
@@ -229,6 +250,7 @@ impl NodeState {
                         format!("It is a time of work; it may begin at {at_local}."),
                         "active_hours, read in this device's time zone".to_owned(),
                     ),
+                    Why::Deadline => (format!("It waits for the deadline, {at_local}."), "deadline".to_owned()),
                     Why::NoOpening => (
                         "No maintenance window ever opens outside the hours of work: the schedule contradicts itself."
                             .to_owned(),

@@ -99,7 +99,7 @@ impl NodeState {
         let total = swarm.extents().len();
         let leases = self.leases_of(download, now.mono);
         if leases.is_empty() {
-            let (begins, me) = (download.leases.may_begin(), self.config.wan_weight > 0);
+            let (begins, me) = (download.leases.may_begin(), self.wan_weight_for(&download.payload.id) > 0);
             let first: Vec<_> = download.leases.fetchers().iter().map(|device| self.device_name(device)).collect();
             let text = if !download.wanted {
                 "Nobody needs it fetched over the WAN: this device only serves what it has.".to_owned()
@@ -113,7 +113,7 @@ impl NodeState {
                 format!("No WAN fetch of it has been heard of; first in order: {}.", first.join(", "))
             };
             let own =
-                if me { "this device may use the WAN" } else { "this device may not use the WAN (wan_weight is 0)" };
+                if me { "this device may use the WAN" } else { "this device may not use the WAN (its weight is 0)" };
             sentences.push(Sentence::new(text, format!("the order of the site's members by weighted hash; {own}")));
         }
         for lease in leases.iter().take(NAMED) {

@@ -21,7 +21,7 @@ impl NodeState {
     pub(in crate::node_state) fn candidates_changed(&mut self, now: Now) {
         let fetching: Vec<_> = self.downloads.map.iter().filter(|(_, d)| d.wanted).map(|(id, _)| *id).collect();
         for payload in fetching {
-            let candidates = self.membership.wan_candidates(&payload, self.config.wan_weight);
+            let candidates = self.membership.wan_candidates(&payload, self.wan_weight_for(&payload));
             if let Some(download) = self.downloads.map.get_mut(&payload) {
                 download.leases.set_candidates(now.mono, &candidates);
                 let at = download.leases.may_begin().max(now.mono);
@@ -52,7 +52,7 @@ impl NodeState {
     /// Looks after one payload's leases: passes over the idle, begins what is this node's to fetch, tells the others.
     pub(in crate::node_state) fn look_after_lease(&mut self, payload: PayloadId, now: Now) {
         self.reopen_failed(payload, now);
-        let candidates = self.membership.wan_candidates(&payload, self.config.wan_weight);
+        let candidates = self.membership.wan_candidates(&payload, self.wan_weight_for(&payload));
         let held = self.held_on_the_lan(&payload, now);
         let Some(download) = self.downloads.map.get_mut(&payload) else { return };
         if !download.is_fetching() {
@@ -87,7 +87,7 @@ impl NodeState {
             self.timer(Reason::Lease(payload), company);
             return;
         }
-        let weight = self.config.wan_weight;
+        let weight = self.wan_weight_for(&payload);
         let origins = self.origins();
         let mut begun = Vec::new();
         let Some(download) = self.downloads.map.get_mut(&payload) else { return };

@@ -358,9 +358,32 @@ impl NodeState {
 
     /// The first word about a payload, or all of it again.
     fn holding_of(&self, payload: &PayloadId) -> Option<Message> {
+        if !self.may_move(payload) {
+            return None;
+        }
         let swarm = self.downloads.map.get(payload)?.swarm()?;
         let bits = if swarm.have().is_full() { Vec::new() } else { swarm.have().as_bytes().to_vec() };
         Some(Message::Holding { payload: *payload, bits: Bounded::truncated(bits) })
+    }
+
+    /// What may move has changed: ends what may not any more, and tells neighbours what they may ask for.
+    pub(super) fn bytes_held_back(&mut self, tell: bool, now: Now) {
+        // Over the WAN the weight decides, which node.toml may have fixed.
+        let stays = |f: &Fetch| match f.peer {
+            Some(_) => self.may_move(&f.payload),
+            None => self.wan_weight_for(&f.payload) > 0,
+        };
+        let ended: Vec<_> = self.downloads.fetches.iter().filter(|(_, f)| !stays(f)).map(|(id, _)| *id).collect();
+        self.output.extend(ended.into_iter().map(|fetch| Output::Cancel { fetch }));
+        let open: Vec<_> = self.downloads.map.iter().filter(|(_, d)| d.swarm().is_some()).map(|(id, _)| *id).collect();
+        for payload in open {
+            if tell {
+                let message = self.holding_of(&payload).unwrap_or(Message::Forget { payload });
+                self.tell_members(&message);
+            }
+            self.timer(Reason::Lease(payload), now.mono);
+        }
+        self.ask_neighbours(now);
     }
 
     pub(super) fn tell_holdings(&mut self, peer: DeviceId) {
@@ -374,7 +397,10 @@ impl NodeState {
     pub(super) fn wishes(&self) -> (Vec<PayloadId>, Vec<PayloadId>) {
         let wants =
             self.downloads.map.iter().filter(|(_, d)| d.wanted && !d.paused && !d.is_complete()).map(|(id, _)| *id);
-        let mut whole: Vec<_> = self.downloads.map.iter().filter(|(_, d)| d.is_complete()).collect();
+        // Whoever does not fetch now must not be waited for.
+        let wants = wants.filter(|id| !self.config.machine.wan_auto || self.may_move(id));
+        let whole = self.downloads.map.iter().filter(|(id, d)| d.is_complete() && self.may_move(id));
+        let mut whole: Vec<_> = whole.collect();
         whole.sort_by_key(|(_, d)| core::cmp::Reverse(d.moved));
         (wants.collect(), whole.into_iter().map(|(id, _)| *id).collect())
     }

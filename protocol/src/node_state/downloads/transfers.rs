@@ -18,7 +18,8 @@ impl NodeState {
 
     /// The same, of one neighbour only: the others have nothing new.
     pub(super) fn ask(&mut self, only: Option<DeviceId>, now: Now) {
-        let wanted: Vec<_> = self.downloads.map.iter().filter(|(_, d)| d.is_fetching()).map(|(id, _)| *id).collect();
+        let wanted = self.downloads.map.iter().filter(|(_, d)| d.is_fetching()).map(|(id, _)| *id);
+        let wanted: Vec<_> = wanted.filter(|id| self.may_move(id)).collect();
         let mut under_way = self.downloads.fetches.values().filter(|f| f.peer.is_some()).count();
         if wanted.is_empty() || under_way >= MAX_LAN {
             return;
@@ -119,6 +120,9 @@ impl NodeState {
         let mut messages = Vec::new();
         for (payload, chunks) in core::mem::take(&mut self.downloads.news) {
             let Some(swarm) = self.downloads.map.get(&payload).and_then(Download::swarm) else { continue };
+            if !self.may_move(&payload) {
+                continue;
+            }
             for (peer, _) in self.peers.members() {
                 let theirs = swarm.map_of(peer);
                 if theirs.is_some_and(Bitmap::is_full) {
@@ -273,6 +277,9 @@ impl NodeState {
             return self.document_bytes(what).map(ServeWhat::Bytes).ok_or(BlockStatus::NotHeld);
         };
         let swarm = self.downloads.map.get(&payload).and_then(Download::swarm).ok_or(BlockStatus::NotHeld)?;
+        if !self.may_move(&payload) {
+            return Err(BlockStatus::NotHeld);
+        }
         let end = first.checked_add(count).filter(|end| count > 0 && *end <= swarm.have().len());
         let run = first..end.ok_or(BlockStatus::Refused)?;
         if !run.clone().all(|chunk| swarm.have().get(chunk)) {

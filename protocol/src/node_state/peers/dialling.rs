@@ -158,7 +158,7 @@ impl NodeState {
     }
 
     pub(in crate::node_state) fn is_uplink(&self) -> bool {
-        self.membership.uplinks(self.config.wan_weight).contains(&self.me)
+        self.membership.uplinks(self.wan_weight()).contains(&self.me)
     }
 
     pub(super) fn dial_coordinator(&mut self, now: Now) {
@@ -170,13 +170,5 @@ impl NodeState {
         let address = addresses[self.peers.coordinator_failures as usize % addresses.len()].clone();
         self.peers.coordinator_dialling = Some(now.mono);
         self.output.push_back(Output::Dial { address });
-    }
-
-    pub(in crate::node_state) fn conditions(&mut self, wan_weight: u8, now: Now) {
-        if self.config.wan_weight != wan_weight {
-            self.config.wan_weight = wan_weight;
-            self.beacon_soon(now);
-            self.candidates_changed(now);
-        }
     }
 }

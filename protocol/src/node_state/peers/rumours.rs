@@ -140,7 +140,7 @@ impl NodeState {
             certificate: Sealed::truncated(self.certificate_bytes.clone()),
             issued,
             addresses: Bounded::truncated(self.peers.listening.clone()),
-            wan_weight: self.config.wan_weight,
+            wan_weight: self.wan_weight(),
             uplink: self.peers.coordinator.is_some(),
             leaving,
             wants: Bounded::truncated(wants),
