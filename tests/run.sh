@@ -102,6 +102,10 @@ for scenario in running cold; do
             cargo run --locked --release -q -p upswarm-simulations -- --nodes 40 --mib 64 --scenario $scenario --seed $seed
     done
 done
+step "simulation: a pause of 1,000 machines in 25 sites" \
+    cargo run --locked --release -q -p upswarm-simulations -- --sites 25 --nodes 40 --scenario pause --seed 1
+step "simulation: a rollout to 1,000 devices that stops by itself" \
+    cargo run --locked --release -q -p upswarm-simulations -- --sites 1000 --nodes 1 --scenario rollout-fails --seed 1
 if [ $lab = yes ]; then
     host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
     if [ ${#as_root[@]} -gt 0 ]; then
@@ -109,7 +113,7 @@ if [ $lab = yes ]; then
     fi
     # They share the cores and print figures: one at a time.
     step "end-to-end tests" env CI=1 cargo test --locked --release -p upswarm-tests --no-fail-fast \
-        --test network --test journey --test heads --test reuse --test survival --test tampering --test bad_input --test terminal --test package --test apart --test recipes --test machine --test inventory \
+        --test network --test journey --test heads --test reuse --test survival --test tampering --test bad_input --test terminal --test package --test apart --test recipes --test machine --test inventory --test pause \
         -- --test-threads=1 --nocapture
 fi
 

@@ -7,11 +7,12 @@
 //! (after DSSE's pre-authentication encoding), so nothing is ever encoded again to be verified. The order is:
 //! size cap, header, signatures against a threshold, and only then decoding.
 
-use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use ed25519_dalek::{Signature, Signer, SigningKey};
 use serde::de::DeserializeOwned;
 
 use crate::codec::{self, CodecError};
 use crate::ids::{DocHash, PublicKey};
+use crate::verdicts::verify_strict;
 
 const MAGIC: [u8; 4] = *b"UPS1";
 const HEADER: usize = 12;
@@ -210,11 +211,6 @@ impl<'a> Envelope<'a> {
             PublicKey(key)
         })
     }
-}
-
-fn verify_strict(key: &PublicKey, message: &[u8], signature: &Signature) -> bool {
-    VerifyingKey::from_bytes(key.as_bytes())
-        .is_ok_and(|key| !key.is_weak() && key.verify_strict(message, signature).is_ok())
 }
 
 fn signed_message(kind: Kind, role: Role, body: &[u8]) -> Vec<u8> {

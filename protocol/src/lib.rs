@@ -8,6 +8,7 @@ pub mod time;
 
 pub mod codec;
 pub mod envelope;
+pub mod verdicts;
 
 pub mod catalog;
 pub mod chunk;

@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod machine;
 pub mod pause;
+pub mod rollout;
 pub mod scenario;
 pub mod wan;
 pub mod world;

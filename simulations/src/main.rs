@@ -5,8 +5,9 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use clap::Parser;
 use upswarm_simulations::pause;
+use upswarm_simulations::rollout;
 use upswarm_simulations::scenario::{self, Figures};
-use upswarm_simulations::world::Params;
+use upswarm_simulations::world::{Harm, Params};
 
 /// Simulates offices on the state machines that ship.
 #[derive(Debug, Parser)]
@@ -29,9 +30,13 @@ struct Args {
     /// With a branch cache in each site.
     #[arg(long)]
     cache: bool,
-    /// What happens: running, cold or pause.
+    /// What happens: running, cold, pause; or rollout of an update that works (rollout), that fails on 3 of 100 models
+    /// (rollout-fails), or that takes their machines down (rollout-silences).
     #[arg(long, default_value = "running")]
     scenario: String,
+    /// For rollouts: the share of failed and silent devices at which the coordinator stops, in hundredths of a percent.
+    #[arg(long, default_value_t = 200)]
+    stop_above: u16,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -63,6 +68,16 @@ fn main() -> Result<()> {
             print_pause(&args, &figures, start.elapsed().as_secs_f64())?;
             return figures.check();
         }
+        "rollout" | "rollout-fails" | "rollout-silences" => {
+            let harm = match args.scenario.as_str() {
+                "rollout-fails" => Some(Harm::Fails),
+                "rollout-silences" => Some(Harm::Silences),
+                _ => None,
+            };
+            let figures = rollout::run(params(100), harm, args.stop_above)?;
+            print_rollout(&args, &figures, start.elapsed().as_secs_f64())?;
+            return figures.check();
+        }
         other => bail!("no scenario {other}"),
     };
     scenario::reported(&mut world, download.published.id)?;
@@ -73,7 +88,7 @@ fn main() -> Result<()> {
         print(&figures, start.elapsed().as_secs_f64());
     }
     if args.verbose {
-        println!("alarms: {:#?}\nframes: {:?}", world.counts.alarms, world.counts.kinds);
+        println!("alarms: {:#?}\nframes: {:?}", world.counts.alarms, world.counts.kinds.values());
     }
     Ok(())
 }
@@ -106,7 +121,10 @@ fn print_pause(args: &Args, f: &pause::Figures, seconds: f64) -> Result<()> {
         ("before the pause", format!("{:?}", f.before)),
         ("on hold, half / last machine", format!("{:.2} s / {:.2} s", f.paused_half, f.paused_last)),
         ("the coordinator knows it of the last", format!("{:.2} s", f.paused_told)),
-        ("stayed on hold", format!("{:.0} s, {} installs", f.held, f.installs_while_held)),
+        (
+            "stayed on hold",
+            format!("{:.0} s: {} installs, {} bytes", f.held, f.installs_while_held, f.bytes_while_held),
+        ),
         ("goes on after the resume, last", format!("{:.2} s", f.resumed_last)),
         ("installed after the resume, last", format!("{:.2} s", f.installed_last)),
         ("WAN bytes / payload bytes of a site", format!("{:.4}", f.copies_per_site)),
@@ -117,12 +135,45 @@ fn print_pause(args: &Args, f: &pause::Figures, seconds: f64) -> Result<()> {
     Ok(())
 }
 
+fn print_rollout(args: &Args, f: &rollout::Figures, seconds: f64) -> Result<()> {
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(f)?);
+        return Ok(());
+    }
+    let stop = f.stop.as_ref().map_or("never".to_owned(), |stop| {
+        format!(
+            "after {:.0} s in ring {}: {} done, {} failed, {} silent",
+            stop.after, stop.ring, stop.done, stop.failed, stop.silent
+        )
+    });
+    let resumed = f.resumed.map_or("no".to_owned(), |(after, begun)| {
+        format!("{begun} more devices began, until it stopped again or for {after:.0} s")
+    });
+    let rows = [
+        ("switched off at the beginning", f.off.to_string()),
+        ("of the bad models", format!("{} devices, {:?}", f.affected, f.harm)),
+        ("stops above", format!("{:.2} %", f64::from(f.stop_above) / 100.0)),
+        ("stopped", stop),
+        ("begun when the plan had run its time", format!("{:.2} % of all devices", f.begun)),
+        ("harmed by then", format!("{:.2} % of all, {:.2} % of the bad models", f.harmed, f.harmed_of_affected)),
+        ("began before their ring / after the stop", format!("{} / {}", f.begun_too_early, f.begun_after_stop)),
+        ("switched on later, began unaware", f.begun_unaware.to_string()),
+        ("resumed", resumed),
+        ("installed at the end", f.installed.to_string()),
+        ("events", events(f.events, seconds)),
+    ];
+    let (scenario, hours) = (&args.scenario, f.simulated / 3600.0);
+    println!("{scenario}, {} devices in {} sites, seed {}, {hours:.1} h simulated", f.machines, f.sites, f.seed);
+    table(&rows);
+    Ok(())
+}
+
 fn events(events: u64, seconds: f64) -> String {
     format!("{events} in {seconds:.1} s: {:.0} per second", events as f64 / seconds)
 }
 
 fn table(rows: &[(&str, String)]) {
     for (name, value) in rows {
-        println!("  {name:<38}{value}");
+        println!("  {name:<42}{value}");
     }
 }

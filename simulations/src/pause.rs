@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
-use upswarm_protocol::catalog::{Action, Hold, Schedule};
+use upswarm_protocol::catalog::{Action, Hold, RingPlan, Schedule};
 use upswarm_protocol::ids::ReleaseId;
 use upswarm_protocol::report::{DeploymentState, SubState};
 
@@ -46,6 +46,8 @@ pub struct Figures {
     pub held: f64,
     /// Installs begun from the command to its lifting.
     pub installs_while_held: u64,
+    /// Payload bytes that crossed a link from the moment at which the last machine was on hold to the lifting.
+    pub bytes_while_held: u64,
     /// From the lifting to the last machine on which nothing is on hold.
     pub resumed_last: f64,
     /// From the lifting until the release that was at work is installed everywhere.
@@ -65,6 +67,7 @@ impl Figures {
         ensure!(self.paused_last < promised, "the pause took {:.2} s to reach the last machine", self.paused_last);
         ensure!(self.resumed_last < promised, "the resume took {:.2} s to reach the last machine", self.resumed_last);
         ensure!(self.installs_while_held == 0, "{} installs were begun in the pause", self.installs_while_held);
+        ensure!(self.bytes_while_held == 0, "{} payload bytes moved in the pause", self.bytes_while_held);
         Ok(())
     }
 }
@@ -88,19 +91,23 @@ pub fn run(params: Params, mib: u64) -> Result<Figures> {
     if !world.run_until(PROMISED * 3, |world| world.machines.iter().all(is_held)) {
         bail!("not every machine is on hold after {:?}: {:?}", PROMISED * 3, states(&world, &ids));
     }
+    let moved = world.counts.wan + world.counts.lan;
     let mut stopped: Vec<u64> = world.machines.iter().map(|machine| since(machine, &ids)).collect();
     let mut silent: Vec<usize> = (0..world.machines.len()).collect();
     let told = world.run_until(Duration::from_secs(60), |world| {
         silent.retain(|node| !ids.iter().all(|id| has_told(world, *node, id)));
         silent.is_empty()
     });
-    ensure!(told, "the coordinator has not heard of the pause from {silent:?} within a minute");
+    if !told {
+        bail!("the coordinator has not heard of the pause within a minute from {}", unheard(&world, &silent, &ids));
+    }
     let told = world.now();
     world.run_for(HELD_FOR);
     for (node, machine) in world.machines.iter().enumerate() {
         ensure!(is_held(machine) && since(machine, &ids) == stopped[node], "machine {node} did not stay on hold");
     }
     let installs_while_held = world.counts.installs;
+    let bytes_while_held = world.counts.wan + world.counts.lan - moved;
 
     let resumed = world.now();
     world.hold(Hold::Everything, false);
@@ -131,6 +138,7 @@ pub fn run(params: Params, mib: u64) -> Result<Figures> {
         paused_told: after(paused, told),
         held: after(told, resumed),
         installs_while_held,
+        bytes_while_held,
         resumed_last: after(resumed, went_on),
         installed_last: after(resumed, world.now()),
         copies_per_site: world.counts.wan as f64 / ((fetched.len() + later.len()) * world.params.sites as u64) as f64,
@@ -145,7 +153,7 @@ fn begin(world: &mut World, mib: u64) -> [Published; 2] {
     let later = world.publish(&Wish { chunk: 1 << 20, ..Wish::first("org.example.later", 1) });
     let from = world.clock().wall + WAITS_FOR;
     let schedule = Schedule { available_from: Some(from), ..Schedule::default() };
-    world.approve_for(later.id, Action::Install, schedule);
+    world.approve_for(later.id, Action::Install, schedule, RingPlan::default());
     world.approve(fetched.id, Action::Install);
     [fetched, later]
 }
@@ -166,6 +174,21 @@ fn since(machine: &Machine, releases: &[ReleaseId]) -> u64 {
 fn has_told(world: &World, node: usize, release: &ReleaseId) -> bool {
     let word = world.hub.fleet.get(&(world.machines[node].device, *release));
     word.is_some_and(|word| is_paused(word.state, word.sub_state))
+}
+
+/// What the coordinator believes of machines, and what the first of them say themselves.
+fn unheard(world: &World, silent: &[usize], releases: &[ReleaseId]) -> String {
+    let mut lines = vec![format!("{} machines", silent.len())];
+    for node in silent.iter().take(3) {
+        let word = |id: &ReleaseId| {
+            let word = world.hub.fleet.get(&(world.machines[*node].device, *id));
+            word.map(|word| format!("{:?}/{:?} since {}", word.state, word.sub_state, word.since))
+        };
+        let words: Vec<_> = releases.iter().map(word).collect();
+        let stands: Vec<_> = releases.iter().map(|id| world.machines[*node].stands.get(id)).collect();
+        lines.push(format!("{node}: told {words:?}, stands {stands:?}, {:?}", world.status(*node)));
+    }
+    lines.join("\n")
 }
 
 fn states(world: &World, releases: &[ReleaseId]) -> BTreeMap<String, usize> {

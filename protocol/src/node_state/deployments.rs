@@ -24,7 +24,7 @@ pub use urgency::{Granted, NotPutOff};
 use super::downloads::Progress;
 use super::peers::backoff;
 use super::{Detection, InstallOutcome, NodeState, Output, Reason, StoreError};
-use crate::catalog::{Action, Approval, Recipe, Release, RestartPolicy};
+use crate::catalog::{Action, Approval, Payload, Recipe, Release, RestartPolicy};
 use crate::codec::Text;
 use crate::ids::{GroupId, PayloadId, ReleaseId};
 use crate::report::{DeploymentReport, DeploymentState, SubState};
@@ -102,9 +102,12 @@ impl NodeState {
     pub(super) fn deployments_changed(&mut self, now: Now) {
         let mut targets: BTreeMap<ReleaseId, (GroupId, Arc<Approval>)> = BTreeMap::new();
         let mut prefetch: BTreeSet<PayloadId> = BTreeSet::new();
+        let (mut going, mut held) = (BTreeSet::new(), BTreeSet::new());
         let catalog = self.trust.catalog();
         for ((group, release), entry) in catalog.approvals() {
             let Some(found) = catalog.releases().get(release) else { continue };
+            let side = if catalog.hold(release, group).is_none() { &mut going } else { &mut held };
+            side.extend(found.release.payloads.iter().map(|payload| payload.id));
             if self.certificate.groups.contains(group) {
                 let newer = targets.get(release).is_none_or(|(_, other)| other.issued < entry.approval.issued);
                 if newer {
@@ -116,7 +119,9 @@ impl NodeState {
         }
         let named: Vec<_> = catalog.releases().values().flat_map(|r| r.release.payloads.iter().cloned()).collect();
         for payload in &named {
-            if prefetch.contains(&payload.id) {
+            if self.is_cache() && held.contains(&payload.id) && !going.contains(&payload.id) {
+                self.pause_payload(&payload.id, now);
+            } else if prefetch.contains(&payload.id) {
                 self.want_payload(payload, true, now);
             } else if self.downloads.is_stored(&payload.id) {
                 self.want_payload(payload, false, now);
@@ -294,7 +299,11 @@ impl NodeState {
             return stand(S::Failed, SubState::None, reason.to_string());
         }
         if let Err(blocked) = self.trust.may_install(&id, &deployment.group, now.wall) {
-            let sub_state = if matches!(blocked, Blocked::Held(_)) { SubState::Paused } else { SubState::Expired };
+            let held = matches!(blocked, Blocked::Held(_));
+            if held {
+                self.pause_payloads_of(&id, now);
+            }
+            let sub_state = if held { SubState::Paused } else { SubState::Expired };
             return stand(S::OnHold, sub_state, blocked.to_string());
         }
         if let Some(waiting) = self.missing_dependency(release) {
@@ -568,25 +577,47 @@ impl NodeState {
 
     /// Payloads of a release that nothing else here needs may go when room is needed. A branch cache keeps them pinned.
     fn release_payloads_of(&mut self, id: &ReleaseId, now: Now) {
-        if self.is_cache() {
-            return;
-        }
         let Some(found) = self.trust.catalog().releases().get(id) else { return };
-        let payloads: Vec<_> = found.release.payloads.iter().map(|payload| payload.id).collect();
+        for payload in self.of_no_other(id, &found.release.payloads, |state, _| is_final(state)) {
+            self.release_payload(&payload, now);
+        }
+    }
+
+    /// Bytes for a release that is held stop coming, unless something else here that is not held needs them.
+    fn pause_payloads_of(&mut self, id: &ReleaseId, now: Now) {
+        let own = self.trust.catalog().releases().get(id).map(|found| found.release.clone());
+        let idle =
+            |state, sub_state| is_final(state) || (state, sub_state) == (DeploymentState::OnHold, SubState::Paused);
+        for release in own.into_iter().chain(self.goes_back_to(id).map(|(_, back)| back)) {
+            for payload in self.of_no_other(id, &release.payloads, idle) {
+                self.pause_payload(&payload, now);
+            }
+        }
+    }
+
+    /// Those payloads of a release that no other deployment needs, leaving out deployments that are `idle`. None on a branch
+    /// cache, which fetches for others.
+    fn of_no_other(
+        &self,
+        id: &ReleaseId,
+        payloads: &[Payload],
+        idle: impl Fn(DeploymentState, SubState) -> bool,
+    ) -> Vec<PayloadId> {
+        if self.is_cache() {
+            return Vec::new();
+        }
         let needed: BTreeSet<PayloadId> = self
             .deployments
             .map
             .iter()
-            .filter(|(other, d)| *other != id && !is_final(d.state))
+            .filter(|(other, d)| *other != id && !idle(d.state, d.sub_state))
             .flat_map(|(other, _)| {
                 let own = self.trust.catalog().releases().get(other).map(|found| found.release.clone());
                 own.into_iter().chain(self.goes_back_to(other).map(|(_, back)| back))
             })
             .flat_map(|release| release.payloads.iter().map(|payload| payload.id).collect::<Vec<_>>())
             .collect();
-        for payload in payloads.iter().filter(|payload| !needed.contains(payload)) {
-            self.release_payload(payload, now);
-        }
+        payloads.iter().map(|payload| payload.id).filter(|payload| !needed.contains(payload)).collect()
     }
 
     fn missing_dependency(&self, release: &Release) -> Option<String> {

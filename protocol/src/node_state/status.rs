@@ -47,7 +47,7 @@ pub struct DownloadStatus {
     pub payload: PayloadId,
     /// Its file name.
     pub name: Text<255>,
-    /// Whether this node needs it.
+    /// Whether this node needs it, and nothing holds it.
     pub wanted: bool,
     /// Bytes verified and on disk.
     pub done: u64,

@@ -116,8 +116,10 @@ impl World {
         if from != self.hub_number() {
             self.counts.frames += 1;
             self.counts.frame_bytes += bytes.len() as u64;
-            let kind = Message::decode(&bytes).map_or_else(|_| "?".to_owned(), |message| name(&message).to_owned());
-            *self.counts.kinds.entry(kind).or_default() += 1;
+            // Fixed-size integers: a frame begins with the number of its kind.
+            let kind = bytes.first_chunk().map_or(u32::MAX, |kind| u32::from_le_bytes(*kind));
+            let name = || Message::decode(&bytes).map_or("?", |message| name(&message));
+            self.counts.kinds.entry(kind).or_insert_with(|| (name(), 0)).1 += 1;
         }
         self.push(self.latency(from, to), Happening::Frame { from, to, epoch, bytes });
     }

@@ -1,12 +1,13 @@
 //! The coordinator: the real state machine on a simple disk, and the admin's way to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use upswarm_protocol::catalog::{Action, Hold, NodeRole, RingPlan, Schedule};
 use upswarm_protocol::codec::{Bounded, Text};
 use upswarm_protocol::coordinator_state::{
-    Command, CoordinatorState, DeviceRecord, HeldList, Input, Output, Record, Refusal, ServeWhat, Setup, Stored,
+    Command, CoordinatorState, DeviceRecord, HeldList, Input, Output, Record, Refusal, RolloutStatus, ServeWhat, Setup,
+    Stored,
 };
 use upswarm_protocol::ids::{DeviceId, DocHash, ReleaseId, SiteId};
 use upswarm_protocol::node_state::Verdict;
@@ -35,6 +36,8 @@ pub struct Hub {
     pub inventories: BTreeMap<DeviceId, Vec<u8>>,
     /// The same for its scan.
     pub scans: BTreeMap<DeviceId, Vec<u8>>,
+    /// Rollouts that it has stopped, and when, in microseconds.
+    pub stopped: Vec<(u64, RolloutStatus)>,
     /// The last word of each device about its bytes.
     pub bytes: BTreeMap<DeviceId, BytesBySource>,
     pub(super) connections: BTreeMap<usize, u32>,
@@ -84,6 +87,7 @@ impl Hub {
             fleet: BTreeMap::new(),
             inventories: BTreeMap::new(),
             scans: BTreeMap::new(),
+            stopped: Vec::new(),
             bytes: BTreeMap::new(),
             connections: BTreeMap::new(),
             serves: BTreeMap::new(),
@@ -114,13 +118,13 @@ impl World {
 
     /// Approves a release for everybody, at once.
     pub fn approve(&mut self, release: ReleaseId, action: Action) {
-        self.approve_for(release, action, Schedule::default());
+        self.approve_for(release, action, Schedule::default(), RingPlan::default());
     }
 
-    /// Approves a release for everybody, with a schedule.
-    pub fn approve_for(&mut self, release: ReleaseId, action: Action, schedule: Schedule) {
+    /// Approves a release for everybody, with a schedule and in stages.
+    pub fn approve_for(&mut self, release: ReleaseId, action: Action, schedule: Schedule, rings: RingPlan) {
         self.hub.versions += 1;
-        let when = (schedule, RingPlan::default());
+        let when = (schedule, rings);
         let approval = admin::approval(GROUP, release, self.hub.versions, action, self.clock().wall, when);
         self.approved.insert((release, action));
         self.command(Command::Approve(self.admin.signed(&approval))).expect("a good approval");
@@ -157,6 +161,9 @@ impl World {
     }
 
     pub(super) fn hub_woken(&mut self) {
+        if self.hub.wake != self.now {
+            return;
+        }
         self.hub.wake = u64::MAX;
         if self.hub.state.poll_timeout().is_some_and(|(at, _)| at.0 <= self.now) {
             let now = self.clock();
@@ -165,7 +172,24 @@ impl World {
         self.hub_drain();
     }
 
+    /// Does what came out. As in the real driver, reports are opened on the spot and handed in one after the other.
     pub(super) fn hub_drain(&mut self) {
+        let mut opened = VecDeque::new();
+        self.hub_outputs(&mut opened);
+        while let Some(input) = opened.pop_front() {
+            let now = self.clock();
+            self.hub.state.handle_input(input, now);
+            self.hub_outputs(&mut opened);
+        }
+        if let Some((at, _)) = self.hub.state.poll_timeout()
+            && at.0.max(self.now) < self.hub.wake
+        {
+            self.hub.wake = at.0.max(self.now);
+            self.push(self.hub.wake - self.now, Happening::HubWake);
+        }
+    }
+
+    fn hub_outputs(&mut self, opened: &mut VecDeque<Input>) {
         let hub = self.hub_number();
         while let Some(output) = self.hub.state.poll_output() {
             match output {
@@ -197,8 +221,7 @@ impl World {
                 Output::OpenReport { open, sealed } => {
                     self.counts.relays += 1;
                     self.count_told(&sealed);
-                    let opened = Input::ReportOpened { open, bytes: Some(sealed) };
-                    self.push(100, Happening::HubInput(Box::new(opened)));
+                    opened.push_back(Input::ReportOpened { open, bytes: Some(sealed) });
                 }
                 Output::Answer { request, result } => {
                     self.hub.answers.insert(request, result.map(|done| done.index_version));
@@ -224,14 +247,8 @@ impl World {
                 }
                 Output::DropDocument(hash) => drop(self.hub.documents.remove(&hash)),
                 Output::Alarm(text) => self.alarm(hub, text),
-                Output::RolloutStopped(status) => self.alarm(hub, format!("a rollout was stopped: {status:?}")),
+                Output::RolloutStopped(status) => self.hub.stopped.push((self.now, status)),
             }
-        }
-        if let Some((at, _)) = self.hub.state.poll_timeout()
-            && at.0.max(self.now) < self.hub.wake
-        {
-            self.hub.wake = at.0.max(self.now);
-            self.push(self.hub.wake - self.now, Happening::HubWake);
         }
     }
 

@@ -6,6 +6,7 @@
 //! * A node that asks for time-outs without end while no time passes is broken.
 //! * One change leaves a bounded number of outputs.
 
+mod agenda;
 mod connections;
 mod hub;
 mod inventories;
@@ -13,13 +14,13 @@ mod nodes;
 mod rumours;
 mod transfers;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
+use serde::Serialize;
 use upswarm_protocol::catalog::{Action, NodeRole};
 use upswarm_protocol::chunk::ChunkList;
 use upswarm_protocol::codec::Text;
@@ -28,12 +29,14 @@ use upswarm_protocol::ids::{DeviceId, GroupId, PayloadId, ReleaseId, SiteId};
 use upswarm_protocol::node_state::{FetchId, Input, NodeState, Record};
 use upswarm_protocol::report::{DeploymentState, SubState};
 use upswarm_protocol::time::{Mono, Now};
+use upswarm_protocol::verdicts;
 use upswarm_protocol::wire::{BlockStatus, BlockWhat};
 
 use crate::admin::{self, Admin, Published, START};
 use crate::machine::Disk;
 use crate::wan::Wan;
 
+use agenda::Agenda;
 use rumours::Rumours;
 
 pub use hub::Hub;
@@ -46,6 +49,9 @@ const WAN_LATENCY: u64 = 10_000;
 const STORM: u32 = 10_000;
 /// Outputs after one input that are taken for a flood.
 const FLOOD: usize = 20_000;
+
+/// Good signatures that are remembered at least: those of two rounds of beacons in a large world.
+const REMEMBERED_SIGNATURES: usize = 1 << 17;
 
 /// How machines find each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +83,8 @@ pub struct Params {
     pub discovery: Discovery,
     /// Clocks of machines are wrong by up to this much.
     pub skew: Duration,
+    /// How long a recipe runs.
+    pub recipe: Duration,
 }
 
 impl Default for Params {
@@ -90,6 +98,7 @@ impl Default for Params {
             wan: 100_000_000,
             discovery: Discovery::Mdns,
             skew: Duration::from_secs(90),
+            recipe: Duration::from_millis(200),
         }
     }
 }
@@ -139,8 +148,8 @@ pub struct Counts {
     pub most_outputs: usize,
     /// Alarms of machines, at most a hundred.
     pub alarms: Vec<String>,
-    /// Frames by kind.
-    pub kinds: BTreeMap<String, u64>,
+    /// Frames by kind: its number on the wire, its name, how many.
+    pub kinds: BTreeMap<u32, (&'static str, u64)>,
 }
 
 /// A fetch of a machine.
@@ -175,6 +184,10 @@ pub struct Machine {
     pub weight: u8,
     /// Whether every chunk that it sends is bad.
     pub poisons: bool,
+    /// When its program was started, each time, in microseconds.
+    pub started: BTreeSet<u64>,
+    /// When the recipe of each release was first begun, in microseconds.
+    pub begun: BTreeMap<ReleaseId, u64>,
     /// When each release was installed or removed, in microseconds.
     pub done: BTreeMap<ReleaseId, u64>,
     /// Where its program stands with each release, as of its last change.
@@ -194,6 +207,15 @@ pub struct Machine {
     up_free: u64,
     down_free: u64,
     flushing: bool,
+}
+
+/// What the recipe of a release does to a machine on which it does not work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Harm {
+    /// It ends with an error.
+    Fails,
+    /// The machine goes down in the midst of it and stays down.
+    Silences,
 }
 
 /// Where a machine stands with a release.
@@ -242,32 +264,6 @@ enum Happening {
     HubInput(Box<coordinator::Input>),
 }
 
-struct Event {
-    at: u64,
-    number: u64,
-    what: Happening,
-}
-
-impl PartialEq for Event {
-    fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
-    }
-}
-
-impl Eq for Event {}
-
-impl PartialOrd for Event {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Event {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
 /// The WAN link of a site.
 struct SiteWan {
     link: Wan,
@@ -293,15 +289,16 @@ pub struct World {
     pub origin_tampers: bool,
     /// Releases by name.
     pub releases: BTreeMap<ReleaseId, Published>,
+    /// Machines on which the recipe of a release does not work.
+    pub harms: BTreeMap<ReleaseId, BTreeMap<usize, Harm>>,
     /// Sum over everything that happened: equal for equal runs.
     pub trace: u64,
     approved: BTreeSet<(ReleaseId, Action)>,
     lists: BTreeMap<PayloadId, Arc<ChunkList>>,
     wans: Vec<SiteWan>,
     now: u64,
-    number: u64,
     epoch: u32,
-    heap: BinaryHeap<Reverse<Event>>,
+    agenda: Agenda<Happening>,
     rng: fastrand::Rng,
     by_device: BTreeMap<DeviceId, usize>,
     rumours: Rumours,
@@ -318,6 +315,7 @@ pub const GROUP: GroupId = GroupId([1; 16]);
 impl World {
     /// A world in which nothing runs yet but the coordinator.
     pub fn new(params: Params) -> Self {
+        verdicts::remember(REMEMBERED_SIGNATURES);
         let admin = Admin::new();
         let mut rng = fastrand::Rng::with_seed(params.seed);
         let size = params.nodes + usize::from(params.cache);
@@ -348,6 +346,8 @@ impl World {
                 disk: Disk::new(trust, certificate),
                 weight,
                 poisons: false,
+                started: BTreeSet::new(),
+                begun: BTreeMap::new(),
                 done: BTreeMap::new(),
                 stands: BTreeMap::new(),
                 wan: 0,
@@ -377,14 +377,14 @@ impl World {
             origin_up: true,
             origin_tampers: false,
             releases: BTreeMap::new(),
+            harms: BTreeMap::new(),
             trace: 0xcbf2_9ce4_8422_2325,
             approved: BTreeSet::new(),
             lists: BTreeMap::new(),
             wans,
             now: 0,
-            number: 0,
             epoch: 0,
-            heap: BinaryHeap::new(),
+            agenda: Agenda::default(),
             rng,
             by_device,
             rumours: Rumours::default(),
@@ -431,7 +431,7 @@ impl World {
         let end = self.now + span.as_micros() as u64;
         let mut look = self.now;
         loop {
-            let next = self.heap.peek().map_or(u64::MAX, |Reverse(event)| event.at);
+            let next = self.agenda.next_at().unwrap_or(u64::MAX);
             if next >= look {
                 if holds(self) {
                     return true;
@@ -442,17 +442,16 @@ impl World {
                 self.now = end;
                 return false;
             }
-            if let Some(Reverse(event)) = self.heap.pop() {
-                self.now = event.at;
+            if let Some((at, what)) = self.agenda.pop() {
+                self.now = at;
                 self.counts.events += 1;
-                self.happen(event.what);
+                self.happen(what);
             }
         }
     }
 
     fn push(&mut self, after: u64, what: Happening) {
-        self.number += 1;
-        self.heap.push(Reverse(Event { at: self.now + after, number: self.number, what }));
+        self.agenda.push(self.now + after, what);
     }
 
     fn note(&mut self, words: [u64; 3]) {

@@ -15,7 +15,7 @@ use upswarm_protocol::time::{Mono, Now};
 use upswarm_protocol::wire::BlockWhat;
 
 use super::connections::address;
-use super::{Discovery, FLOOD, GROUP, Happening, STORM, Standing, World};
+use super::{Discovery, FLOOD, GROUP, Happening, Harm, STORM, Standing, World};
 use crate::admin::START;
 
 impl World {
@@ -65,6 +65,7 @@ impl World {
         };
         let machine = &mut self.machines[node];
         machine.life += 1;
+        machine.started.insert(self.now);
         machine.state = Some(Box::new(state));
         machine.wake = u64::MAX;
         (machine.up_free, machine.down_free, machine.flushing) = (0, 0, false);
@@ -116,6 +117,10 @@ impl World {
     }
 
     pub(super) fn woken(&mut self, node: usize) {
+        // An earlier time-out has taken the place of the others that were asked for.
+        if self.machines[node].wake != self.now {
+            return;
+        }
         self.machines[node].wake = u64::MAX;
         let now = self.clock_of(node);
         let Some(state) = &mut self.machines[node].state else { return };
@@ -229,7 +234,7 @@ impl World {
             }
             Output::Install { release, action } => {
                 self.check_install(node, state, release, action);
-                self.push(200_000, Happening::Installed { node, life, release, action });
+                self.push(self.params.recipe.as_micros() as u64, Happening::Installed { node, life, release, action });
             }
             // Installs of simulated machines want no restart.
             Output::Notice { .. } | Output::Restart { .. } => {}
@@ -259,6 +264,7 @@ impl World {
 
     fn check_install(&mut self, node: usize, state: &NodeState, release: ReleaseId, action: Action) {
         self.counts.installs += 1;
+        self.machines[node].begun.entry(release).or_insert(self.now);
         let now = self.clock_of(node);
         if !self.approved.contains(&(release, action)) {
             self.broken(node, "runs a recipe that nobody approved");
@@ -275,6 +281,15 @@ impl World {
     }
 
     pub(super) fn installed(&mut self, node: usize, release: ReleaseId, action: Action) {
+        match self.harms.get(&release).and_then(|harms| harms.get(&node)) {
+            Some(Harm::Fails) => {
+                let outcome =
+                    InstallOutcome::Failed { code: Some(1), reason: "this model is not supported".to_owned() };
+                return self.input(node, Input::InstallEnded { release, action, outcome });
+            }
+            Some(Harm::Silences) => return self.kill(node, true),
+            None => {}
+        }
         let Some(found) = self.releases.get(&release) else { return };
         let product = found.release.product.clone();
         let counter = found.release.counter;

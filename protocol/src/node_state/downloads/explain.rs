@@ -103,6 +103,8 @@ impl NodeState {
             let first: Vec<_> = download.leases.fetchers().iter().map(|device| self.device_name(device)).collect();
             let text = if !download.wanted {
                 "Nobody needs it fetched over the WAN: this device only serves what it has.".to_owned()
+            } else if download.paused {
+                "Nobody here fetches it over the WAN: what needs it is on hold.".to_owned()
             } else if first.is_empty() {
                 "Nobody at this site fetches it over the WAN: no member that wants it may.".to_owned()
             } else if begins > now.mono {

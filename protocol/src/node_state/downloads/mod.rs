@@ -63,6 +63,8 @@ enum Phase {
 struct Download {
     payload: catalog::Payload,
     wanted: bool,
+    /// Wanted, and not to be fetched for now.
+    paused: bool,
     phase: Phase,
     leases: Leases,
     since: Mono,
@@ -92,7 +94,7 @@ impl Download {
     }
 
     fn is_fetching(&self) -> bool {
-        self.wanted && self.swarm().is_some_and(|swarm| !swarm.have().is_full())
+        self.wanted && !self.paused && self.swarm().is_some_and(|swarm| !swarm.have().is_full())
     }
 }
 
@@ -190,7 +192,7 @@ impl Downloads {
             let done = d.swarm().map_or(0, Swarm::have_bytes);
             let peers = d.swarm().map_or(0, |swarm| swarm.peers().filter(|(_, map)| map.count() > 0).count());
             let others = d.leases.at_work(now).map(|(_, extents)| extents.len()).sum();
-            (*id, d.wanted, done, d.payload.len, peers, d.own.len(), others)
+            (*id, d.wanted && !d.paused, done, d.payload.len, peers, d.own.len(), others)
         })
     }
 }
@@ -198,7 +200,8 @@ impl Downloads {
 impl NodeState {
     /// This node needs a payload, or (`wanted` false) serves what it has of it.
     pub(super) fn want_payload(&mut self, payload: &catalog::Payload, wanted: bool, now: Now) {
-        if self.downloads.map.get(&payload.id).is_some_and(|download| download.wanted || !wanted) {
+        if self.downloads.map.get(&payload.id).is_some_and(|download| (download.wanted && !download.paused) || !wanted)
+        {
             return;
         }
         let mut news = false;
@@ -212,6 +215,7 @@ impl NodeState {
             Download {
                 payload: payload.clone(),
                 wanted,
+                paused: false,
                 phase: Phase::List,
                 leases: Leases::new(payload.id, me, settled),
                 since: now.mono,
@@ -225,8 +229,8 @@ impl NodeState {
                 origin_trouble: None,
             }
         });
-        if wanted && !download.wanted {
-            download.wanted = true;
+        if wanted && (!download.wanted || download.paused) {
+            (download.wanted, download.paused) = (true, false);
             download.since = now.mono;
             download.leases = Leases::new(payload.id, me, settled);
             news = true;
@@ -236,6 +240,8 @@ impl NodeState {
             if wanted {
                 self.beacon_soon(now);
                 self.timer(Reason::Lease(payload.id), settled);
+                // What neighbours told before is not told again.
+                self.timer(Reason::Pump, now.mono);
             }
         }
     }
@@ -246,8 +252,22 @@ impl NodeState {
         if !download.wanted {
             return;
         }
-        download.wanted = false;
+        (download.wanted, download.paused) = (false, false);
         self.output.push_back(Output::Unpin { payload: *payload });
+        self.cancel_fetches_of(payload, now);
+    }
+
+    /// Nothing more of a payload is fetched until it is wanted again. What is here of it stays, and is served.
+    pub(super) fn pause_payload(&mut self, payload: &PayloadId, now: Now) {
+        let Some(download) = self.downloads.map.get_mut(payload) else { return };
+        if !download.wanted || download.paused || download.is_complete() {
+            return;
+        }
+        download.paused = true;
+        self.cancel_fetches_of(payload, now);
+    }
+
+    fn cancel_fetches_of(&mut self, payload: &PayloadId, now: Now) {
         let fetches: Vec<_> =
             self.downloads.fetches.iter().filter(|(_, f)| f.payload == *payload).map(|(id, _)| *id).collect();
         self.output.extend(fetches.into_iter().map(|fetch| Output::Cancel { fetch }));
@@ -375,7 +395,8 @@ impl NodeState {
 
     /// Payloads for the beacon: those this node lacks something of and wants, and those it holds whole.
     pub(super) fn wishes(&self) -> (Vec<PayloadId>, Vec<PayloadId>) {
-        let wants = self.downloads.map.iter().filter(|(_, d)| d.wanted && !d.is_complete()).map(|(id, _)| *id);
+        let wants =
+            self.downloads.map.iter().filter(|(_, d)| d.wanted && !d.paused && !d.is_complete()).map(|(id, _)| *id);
         // Whoever does not fetch now must not be waited for.
         let wants = wants.filter(|id| !self.config.machine.wan_auto || self.may_move(id));
         let whole = self.downloads.map.iter().filter(|(id, d)| d.is_complete() && self.may_move(id));
