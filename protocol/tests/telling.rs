@@ -418,6 +418,7 @@ fn start_node(restored: &Restored, seed: u64, now: Now) -> NodeState {
         upload_slots: 4,
         zone: jiff::tz::TimeZone::UTC,
         boot: Text::default(),
+        machine: Default::default(),
     };
     NodeState::new(config, restored.clone(), now).unwrap()
 }

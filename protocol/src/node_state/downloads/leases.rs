@@ -68,7 +68,7 @@ impl NodeState {
         self.announce_lease(payload, now);
         let Some(download) = self.downloads.map.get(&payload) else { return };
         let begin = download.leases.may_begin();
-        let next = if begin > now.mono { begin } else { now.mono + LEASE_EVERY };
+        let next = if begin > now.mono { begin } else { now.mono + download.lease_every(now.mono) };
         self.timer(Reason::Lease(payload), next);
         self.timer(Reason::Stalls, now.mono + Duration::from_secs(1));
         self.payload_moved(&payload, now);
@@ -95,6 +95,11 @@ impl NodeState {
         if held || weight == 0 || download.origin_next > now.mono || now.mono < download.leases.may_begin() {
             return;
         }
+        let joined = self.started + JOINING_AFTER_START;
+        if now.mono < joined && download.began.is_none() && swarm.peers().any(|(_, map)| map.count() > 0) {
+            self.timer(Reason::Lease(payload), joined);
+            return;
+        }
         let lacking = swarm.lacking_extents();
         for extent in lacking {
             if download.own.len() + begun.len() >= MAX_WAN {
@@ -117,6 +122,7 @@ impl NodeState {
             let fetch = self.fetch_id();
             let Some(download) = self.downloads.map.get_mut(&payload) else { return };
             download.leases.freeze();
+            download.began.get_or_insert(now.mono);
             download.own.insert(fetch, extent);
             self.downloads.fetches.insert(fetch, Fetch { payload, run: run.clone(), peer: None, moved: now.mono });
             // The lease goes out before the request.
@@ -135,7 +141,8 @@ impl NodeState {
         let due = match &download.lease_sent {
             None => !extents.is_empty(),
             Some((at, sent)) => {
-                *sent != extents || (!extents.is_empty() && now.mono.since(*at) >= LEASE_EVERY * 9 / 10)
+                let every = download.lease_every(now.mono) * 9 / 10;
+                *sent != extents || (!extents.is_empty() && now.mono.since(*at) >= every)
             }
         };
         if !due {

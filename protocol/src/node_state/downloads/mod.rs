@@ -39,7 +39,12 @@ const SETTLE: Duration = Duration::from_millis(250);
 /// Nor does its first WAN byte come sooner than this after its start: it gets to know its site meanwhile.
 const SETTLE_AFTER_START: Duration = Duration::from_millis(600);
 /// One that has met nobody yet may have others around it all the same, and is more patient.
-const LONELY_AFTER_START: Duration = Duration::from_millis(2500);
+const LONELY_AFTER_START: Duration = Duration::from_millis(1500);
+/// One whose neighbours have some of it comes when others are at work: it hears of every lease first.
+const JOINING_AFTER_START: Duration = Duration::from_millis(1500);
+/// For this long after its first WAN byte a holder repeats its lease often, for those who start at about the same time.
+const EARLY: Duration = Duration::from_millis(1500);
+const EARLY_EVERY: Duration = Duration::from_millis(250);
 /// New chunks are announced together, this long after the first of them.
 const ANNOUNCE_AFTER: Duration = Duration::from_millis(60);
 /// Chunks that nobody in the site may have yet are announced sooner.
@@ -75,6 +80,8 @@ struct Download {
     own: BTreeMap<FetchId, u32>,
     own_bytes: u64,
     lease_sent: Option<(Mono, Vec<u32>)>,
+    /// When it first fetched something of it over the WAN in this run.
+    began: Option<Mono>,
     origin_failures: u32,
     origin_next: Mono,
     origin_trouble: Option<String>,
@@ -87,6 +94,12 @@ impl Download {
 
     fn swarm_mut(&mut self) -> Option<&mut Swarm> {
         if let Phase::Open(swarm) = &mut self.phase { Some(swarm) } else { None }
+    }
+
+    /// How often this node repeats its lease.
+    fn lease_every(&self, now: Mono) -> Duration {
+        let early = self.began.is_some_and(|began| now.since(began) < EARLY);
+        if early { EARLY_EVERY } else { LEASE_EVERY }
     }
 
     fn is_complete(&self) -> bool {
@@ -224,6 +237,7 @@ impl NodeState {
                 own: BTreeMap::new(),
                 own_bytes: 0,
                 lease_sent: None,
+                began: None,
                 origin_failures: 0,
                 origin_next: Mono(0),
                 origin_trouble: None,
