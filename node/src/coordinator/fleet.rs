@@ -43,7 +43,10 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// Takes a verified report. Returns the device's status as [`Fleet::restore`] reads it.
     pub(crate) fn apply(&mut self, report: Report, received: Wall) -> Vec<u8> {
-        let before = self.devices.remove(&report.device).map(|status| status.deployments).unwrap_or_default();
+        let known = self.devices.remove(&report.device);
+        // Of a report that was overtaken on its way only the deployments are news; the core has seen to that.
+        let later = known.clone().filter(|status| status.seq > report.seq);
+        let before = known.map(|status| status.deployments).unwrap_or_default();
         let mut deployments: BTreeMap<(ReleaseId, GroupId), DeploymentReport> =
             before.into_iter().map(|deployment| ((deployment.release, deployment.group), deployment)).collect();
         for deployment in report.deployments.into_vec() {
@@ -65,6 +68,10 @@ impl Fleet {
             bytes: report.bytes,
             alarms: report.alarms.iter().map(|alarm| alarm.as_str().to_owned()).collect(),
             deployments,
+        };
+        let status = match later {
+            Some(later) => DeviceStatus { received, deployments: status.deployments, ..later },
+            None => status,
         };
         // Plain data with text keys always becomes JSON.
         let bytes = serde_json::to_vec(&status).unwrap_or_default();
@@ -218,6 +225,17 @@ mod tests {
         assert_eq!(states, [DeploymentState::Installed, DeploymentState::Pending]);
         assert_eq!((status.bytes.origin, status.received), (3, Wall(7)));
         assert_eq!(again.restore(DeviceId([1; 32]), &bytes[1..]), None, "damaged");
+    }
+
+    #[test]
+    fn an_overtaken_report_adds_deployments_and_changes_nothing_else() {
+        let mut fleet = Fleet::default();
+        fleet.apply(report(8, vec![deployment(1, DeploymentState::Installed, 3)]), Wall(7));
+        fleet.apply(report(7, vec![deployment(2, DeploymentState::Failed, 2)]), Wall(8));
+        let status = &fleet.devices[&DeviceId([1; 32])];
+        let states: Vec<_> = status.deployments.iter().map(|deployment| deployment.state).collect();
+        assert_eq!(states, [DeploymentState::Installed, DeploymentState::Failed]);
+        assert_eq!((status.seq, status.bytes.origin, status.received), (8, 8, Wall(8)));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::documents::open_online;
 use super::io::{DeviceRecord, Invite, MAX_USES, Output, Record, Refusal, ServeWhat};
+use super::overtaken::LastWords;
 use super::rollout::Outcomes;
 use super::{After, CoordinatorState, HELLO_PATIENCE};
 use crate::catalog::{Certificate, NodeRole};
@@ -72,6 +73,7 @@ pub(super) struct Device {
     /// Digest of its inventory, as far as that is durable here; zeros for none.
     pub(super) held: DocHash,
     seq: u64,
+    last_words: LastWords,
     addresses: Vec<Text<128>>,
     allowance: u32,
     allowance_at: Mono,
@@ -85,6 +87,7 @@ impl Device {
             outcomes: Outcomes::new(),
             held: DocHash::default(),
             seq: 0,
+            last_words: LastWords::default(),
             addresses: Vec::new(),
             allowance: REPORT_BURST,
             allowance_at: now,
@@ -95,6 +98,12 @@ impl Device {
         self.seq = seq;
         self.addresses = addresses;
         self.heard = Some(at);
+    }
+
+    /// As [`Device::reported`], by a former run.
+    pub(super) fn had_reported(&mut self, seq: u64, addresses: Vec<Text<128>>, at: Wall) {
+        self.reported(seq, addresses, at);
+        self.last_words.forget_up_to(seq);
     }
 
     /// Whether it may tell what is not urgent: a part of its allowance is kept for how it is.
@@ -468,19 +477,27 @@ impl CoordinatorState {
         }
     }
 
-    fn status_told(&mut self, report: Report, acknowledge: After, now: Now) {
+    fn status_told(&mut self, mut report: Report, acknowledge: After, now: Now) {
         let (device, seq) = (report.device, report.seq);
         let Some(known) = self.devices.get_mut(&device) else { return };
-        if seq <= known.seq {
-            return self.when_durable(acknowledge, now);
+        let mut deployments = report.deployments.to_vec();
+        let overtaken = seq <= known.seq;
+        if overtaken {
+            deployments.retain(|deployment| known.last_words.is_news(seq, deployment));
+            if deployments.is_empty() {
+                return self.when_durable(acknowledge, now);
+            }
+            report.deployments = Bounded::truncated(deployments.clone());
         }
         if !known.may_report(now.mono) || self.waiting.len() >= super::MAX_WAITING {
             return;
         }
-        let news = *known.addresses != *report.addresses && !report.addresses.is_empty();
-        known.reported(seq, report.addresses.to_vec(), now.wall);
+        known.last_words.note(seq, &deployments);
+        let news = !overtaken && *known.addresses != *report.addresses && !report.addresses.is_empty();
+        if !overtaken {
+            known.reported(seq, report.addresses.to_vec(), now.wall);
+        }
         let site = known.record.site;
-        let deployments = report.deployments.to_vec();
         self.persist(Record::Report(Box::new(report), now.wall));
         self.when_durable(acknowledge, now);
         self.outcomes(&device, &deployments, now);

@@ -11,6 +11,9 @@ mod inventories;
 #[cfg(test)]
 mod inventories_tests;
 mod io;
+mod overtaken;
+#[cfg(test)]
+mod overtaken_tests;
 mod rollout;
 #[cfg(test)]
 mod rollout_tests;
@@ -210,7 +213,7 @@ impl CoordinatorState {
         state.issue(now, change)?;
         for LastReport { device, seq, received, addresses, deployments } in stored.reports {
             if let Some(known) = state.devices.get_mut(&device) {
-                known.reported(seq, addresses, received);
+                known.had_reported(seq, addresses, received);
                 state.remember_outcomes(&device, &deployments, now.wall);
             }
         }

@@ -7,7 +7,7 @@ use crate::catalog::{
 use crate::codec;
 use crate::envelope::{self, Role};
 use crate::ids::SiteId;
-use crate::report::{self, BytesBySource, Report, Told};
+use crate::report::{self, BytesBySource, DeploymentReport, Report, Told};
 use crate::time::Wall;
 use crate::wire::{self, BlockStatus, BlockWhat};
 
@@ -276,6 +276,10 @@ fn signed_approval(now: Wall, release: ReleaseId, version: u64, signer: u8) -> V
 }
 
 fn signed_report(seed: u8, seq: u64, signer: u8) -> Vec<u8> {
+    signed_report_of(seed, seq, signer, Vec::new())
+}
+
+pub(super) fn signed_report_of(seed: u8, seq: u64, signer: u8, deployments: Vec<DeploymentReport>) -> Vec<u8> {
     let report = Report {
         device: device(seed),
         seq,
@@ -289,7 +293,7 @@ fn signed_report(seed: u8, seq: u64, signer: u8) -> Vec<u8> {
         addresses: Bounded::new(vec![Text::lossy(&format!("/ip4/10.0.0.{seed}/tcp/1"))]).unwrap(),
         bytes: BytesBySource::default(),
         alarms: Bounded::default(),
-        deployments: Bounded::default(),
+        deployments: Bounded::new(deployments).unwrap(),
     };
     envelope::sign(Kind::Report, Role::Device, &Told::Status(Box::new(report)), &[&key(signer)]).unwrap()
 }
