@@ -16,8 +16,8 @@ use super::{CliError, units};
 
 /// How long an approval is good if nobody says otherwise.
 pub(super) const LIFE: Duration = Duration::from_secs(30 * 86400);
-/// Share of failed and silent devices at which a rollout in rings stops if nobody says otherwise: 5 %.
-const STOP_ABOVE: u16 = 500;
+/// Share of failed and silent devices at which a rollout in rings stops if nobody says otherwise: 2 %.
+const STOP_ABOVE: u16 = 200;
 
 /// When and in which stages, as people write it. Times that are relative count from the moment of signing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
@@ -60,7 +60,7 @@ pub(crate) struct ScheduleArgs {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ring: Vec<String>,
     /// Hold the approval when more than this share of the devices that have begun fail or fall silent; 0% never. With rings
-    /// 5% if not given, otherwise never.
+    /// 2% if not given, otherwise never.
     #[arg(long, value_name = "SHARE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     stop_above: Option<String>,
