@@ -135,6 +135,11 @@ impl Leases {
         }
     }
 
+    /// This member begins to want the payload again: as at the beginning, nothing is fetched before `settled_at`.
+    pub fn settle(&mut self, settled_at: Mono) {
+        self.settled_at = settled_at;
+    }
+
     /// The members that want the payload and may use the WAN, as membership has them now (this member included).
     /// Before the first lease they are taken over as they are; afterwards only departures count, until nobody is at work.
     pub fn set_candidates(&mut self, now: Mono, candidates: &BTreeMap<DeviceId, u8>) {

@@ -246,7 +246,9 @@ impl NodeState {
         if wanted && (!download.wanted || download.paused) {
             (download.wanted, download.paused) = (true, false);
             download.since = now.mono;
-            download.leases = Leases::new(payload.id, me, settled);
+            // Who was heard to be at work already stays known: others may have begun again a moment ago.
+            download.leases.settle(settled);
+            download.began = None;
             news = true;
         }
         if news {
