@@ -38,9 +38,6 @@ const SLOTS_PER_PEER: usize = 4;
 const SETTLE: Duration = Duration::from_millis(250);
 /// Nor does its first WAN byte come sooner than this after its start: it gets to know its site meanwhile.
 const SETTLE_AFTER_START: Duration = Duration::from_millis(600);
-/// After a pause the LAN comes first: chunks that the pause kept from spreading may be with machines that are no neighbours of
-/// whoever has the lease now.
-const RESUMED: Duration = Duration::from_secs(2);
 /// One that has met nobody yet may have others around it all the same, and is more patient.
 const LONELY_AFTER_START: Duration = Duration::from_millis(1500);
 /// One whose neighbours have some of it comes when others are at work: it hears of every lease first.
@@ -247,12 +244,11 @@ impl NodeState {
             }
         });
         if wanted && (!download.wanted || download.paused) {
+            (download.wanted, download.paused) = (true, false);
             download.since = now.mono;
             // Who was heard to be at work already stays known: others may have begun again a moment ago.
-            let resumed = if download.paused { settled.max(now.mono + RESUMED) } else { settled };
-            download.leases.settle(resumed);
+            download.leases.settle(settled);
             download.began = None;
-            (download.wanted, download.paused) = (true, false);
             news = true;
         }
         if news {
