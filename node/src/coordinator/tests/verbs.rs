@@ -49,7 +49,7 @@ async fn pause_and_resume_reach_a_machine_with_the_next_head() {
     bench.verb(&["expedite", "org.example.tool@1", "--group", "office"]).await.unwrap();
     let approval = bench.client().catalog().await.unwrap().approvals.remove(0);
     assert_eq!((approval.version, approval.schedule.expedite, approval.schedule.windows.len()), (2, true, 1));
-    assert_eq!((approval.rings.rings.len(), approval.rings.stop_above), (2, 500));
+    assert_eq!((approval.rings.rings.len(), approval.rings.stop_above), (2, 200));
     bench.verb(&["decline", "org.example.tool@1", "--group", "office", "--note", "no"]).await.unwrap();
     let approval = bench.client().catalog().await.unwrap().approvals.remove(0);
     assert_eq!((approval.version, approval.action), (3, Action::None));
