@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(150);
 /// Heads, beacons and reports of a site on hold are less than this in two seconds.
 const QUIET: u64 = 256 << 10;
 /// What may come over the WAN again: what was on its way when it stopped, and chunks that had not spread yet.
-const IN_FLIGHT: u64 = 32 << 20;
+const IN_FLIGHT: u64 = 16 << 20;
 
 #[test]
 fn twenty_four_machines_stand_still_within_five_seconds() {
