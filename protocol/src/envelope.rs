@@ -50,12 +50,12 @@ impl Kind {
     /// The most bytes that a whole envelope of this kind may have.
     pub const fn cap(self) -> usize {
         match self {
-            Kind::Head | Kind::Lease => 1 << 10,
+            Kind::Head => 1 << 10,
             Kind::Root => 16 << 10,
             Kind::Approval => 64 << 10,
             Kind::Release => 256 << 10,
             Kind::Index => 4 << 20,
-            Kind::Certificate | Kind::Beacon | Kind::Report => 4 << 10,
+            Kind::Certificate | Kind::Beacon | Kind::Lease | Kind::Report => 4 << 10,
         }
     }
 

@@ -9,6 +9,7 @@
 //! * I fetch an extent only while I am its first living candidate and nobody else's fresh lease names it.
 //! * The candidates are frozen when the first lease is seen, so that a latecomer shifts nothing that is under way.
 //! * A candidate that should work and does not is passed over for a while, by everyone for the same observable reason.
+//! * What some member says it holds is not fetched, until it turns out that it does not come.
 
 use core::ops::Range;
 use core::time::Duration;
@@ -17,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::chunk::ChunkList;
 use crate::ids::{DeviceId, PayloadId};
 use crate::time::Mono;
+use crate::wire::Lease;
 
 /// Members that fetch at the same time: enough to spread the LAN's first copies and to hide one slow machine.
 pub const FETCHERS: usize = 4;
@@ -92,9 +94,17 @@ pub fn rank(key: &[u8], candidates: &BTreeMap<DeviceId, u8>) -> Vec<DeviceId> {
 struct Holder {
     seq: u64,
     extents: Vec<u32>,
+    /// Extents it holds whole: a bit for each, without the zeros at the end.
+    held: Vec<u8>,
     progress: u64,
     heard: Mono,
     moved: Mono,
+}
+
+impl Holder {
+    fn holds(&self, extent: u32) -> bool {
+        self.held.get(extent as usize / 8).is_some_and(|byte| byte >> (extent % 8) & 1 == 1)
+    }
 }
 
 /// The leases of one payload, as one member sees them.
@@ -108,6 +118,8 @@ pub struct Leases {
     frozen: bool,
     holders: BTreeMap<DeviceId, Holder>,
     passed_over: BTreeMap<DeviceId, Mono>,
+    /// Members whose word about what they hold has proved worthless.
+    doubted: BTreeSet<DeviceId>,
     gone: BTreeSet<DeviceId>,
     /// The candidates in order of choice; renewed when they change.
     order: Vec<DeviceId>,
@@ -129,6 +141,7 @@ impl Leases {
             frozen: false,
             holders: BTreeMap::new(),
             passed_over: BTreeMap::new(),
+            doubted: BTreeSet::new(),
             gone: BTreeSet::new(),
             order: Vec::new(),
             changed: Mono(0),
@@ -147,7 +160,8 @@ impl Leases {
             self.frozen = false;
         }
         if self.frozen {
-            let gone = self.candidates.keys().filter(|d| !candidates.contains_key(d)).copied().collect();
+            let works = |d: &DeviceId| self.holders.get(d).is_some_and(|holder| at_work(holder, now));
+            let gone = self.candidates.keys().filter(|d| !candidates.contains_key(d) && !works(d)).copied().collect();
             if self.gone == gone {
                 return;
             }
@@ -159,31 +173,44 @@ impl Leases {
             self.candidates = candidates.iter().take(MAX_CANDIDATES).map(|(d, w)| (*d, *w)).collect();
             self.gone.clear();
         }
-        let before = self.order.clone();
-        self.reorder();
-        if self.order != before {
-            self.changed = now;
-        }
+        self.reorder_at(now);
     }
 
-    /// Another member's word. Returns whether it is news (an old one is ignored).
-    pub fn heard(&mut self, now: Mono, device: DeviceId, seq: u64, extents: &[u32], progress: u64) -> bool {
-        if device == self.me || self.holders.get(&device).is_some_and(|holder| holder.seq >= seq) {
+    /// Another member's word; `weight` is what it may carry over the WAN. Returns whether it is news (an old one is ignored).
+    pub fn heard(&mut self, now: Mono, lease: &Lease, weight: u8) -> bool {
+        let device = lease.device;
+        if device == self.me || self.holders.get(&device).is_some_and(|holder| holder.seq >= lease.seq) {
             return false;
         }
         if self.holders.len() >= MAX_CANDIDATES && !self.holders.contains_key(&device) {
             return false;
         }
-        self.freeze();
         let moved = match self.holders.get(&device) {
-            Some(holder) if holder.progress == progress && holder.extents == extents => holder.moved,
-            _ => {
-                self.passed_over.remove(&device);
-                now
-            }
+            Some(holder) if holder.progress == lease.progress && *holder.extents == *lease.extents => holder.moved,
+            _ => now,
         };
-        self.holders.insert(device, Holder { seq, extents: extents.to_vec(), progress, heard: now, moved });
+        if !lease.extents.is_empty() {
+            self.freeze();
+            self.takes_part(now, device, weight, moved == now);
+        }
+        let (extents, held) = (lease.extents.to_vec(), lease.held.to_vec());
+        self.holders
+            .insert(device, Holder { seq: lease.seq, extents, held, progress: lease.progress, heard: now, moved });
         true
+    }
+
+    /// A member is at work: it is a candidate here too, even if membership did not know when the candidates were fixed, so
+    /// that all come to see the same ones. One that was passed over has its turn again when it moves.
+    fn takes_part(&mut self, now: Mono, device: DeviceId, weight: u8, moves: bool) {
+        let mut changed = moves && self.passed_over.remove(&device).is_some();
+        changed |= self.gone.remove(&device);
+        if !self.candidates.contains_key(&device) && self.candidates.len() < MAX_CANDIDATES {
+            self.candidates.insert(device, weight.max(1));
+            changed = true;
+        }
+        if changed {
+            self.reorder_at(now);
+        }
     }
 
     /// This member has begun to fetch: from here on the candidates are fixed.
@@ -205,14 +232,28 @@ impl Leases {
         self.holders.values().any(|holder| at_work(holder, now) && holder.extents.contains(&extent))
     }
 
-    /// Whether a claim by someone who comes before this member stands against an extent this member is fetching.
+    /// Whether some other member says it holds all of this extent, and is believed.
+    pub fn held(&self, extent: u32) -> bool {
+        self.holders.iter().any(|(device, holder)| holder.holds(extent) && !self.doubted.contains(device))
+    }
+
+    /// These extents should come from members that say they hold them, and do not: whoever said so is not believed any more.
+    pub fn doubt(&mut self, extents: &[u32]) {
+        for extent in extents {
+            let holders = self.holders.iter().filter(|(_, holder)| holder.holds(*extent));
+            self.doubted.extend(holders.map(|(device, _)| *device));
+        }
+    }
+
+    /// Whether another member's claim stands against an extent that this member is fetching. Which of two gives way depends on
+    /// them and the extent alone, so that both see it alike even when they do not know the same members.
     pub fn outranked(&self, now: Mono, extent: u32) -> bool {
-        let ranked = self.owners(extent);
-        let place = |device: &DeviceId| ranked.iter().position(|d| d == device).unwrap_or(usize::MAX);
-        let mine = place(&self.me);
-        self.holders.iter().any(|(device, holder)| {
-            at_work(holder, now) && holder.extents.contains(&extent) && (place(device), *device) < (mine, self.me)
-        })
+        let key = extent_key(&self.payload, extent);
+        let rank = |device: &DeviceId| (score(&key, device, 1), *device);
+        let mine = rank(&self.me);
+        self.holders
+            .iter()
+            .any(|(device, holder)| at_work(holder, now) && holder.extents.contains(&extent) && rank(device) < mine)
     }
 
     /// Whether this member is the one to fetch an extent now.
@@ -225,8 +266,8 @@ impl Leases {
         self.settled_at.max(self.changed + QUIET)
     }
 
-    /// Passes over owners of missing extents that are silent or stand still. `missing` are the extents of which no neighbour
-    /// and not this member holds everything. Returns whether the owners changed. `since` is when the last
+    /// Passes over owners of missing extents that are silent or stand still. `missing` are the extents of which no member
+    /// is known to hold everything. Returns whether the owners changed. `since` is when the last
     /// change for any missing extent was seen here.
     pub fn pass_over_the_idle(&mut self, now: Mono, missing: &[u32]) -> bool {
         let before = self.passed_over.len();
@@ -288,6 +329,15 @@ impl Leases {
         rank(&key, &fetchers)
     }
 
+    /// The same; whether the order is another one now counts as news of this moment.
+    fn reorder_at(&mut self, now: Mono) {
+        let before = self.order.clone();
+        self.reorder();
+        if self.order != before {
+            self.changed = now;
+        }
+    }
+
     fn reorder(&mut self) {
         let living: BTreeMap<_, _> = self
             .candidates
@@ -313,6 +363,8 @@ fn extent_key(payload: &PayloadId, extent: u32) -> [u8; 36] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::Bounded;
+    use crate::ids::SiteId;
 
     fn device(n: u8) -> DeviceId {
         DeviceId([n; 32])
@@ -334,6 +386,18 @@ mod tests {
             leases
         };
         members.iter().map(view).collect()
+    }
+
+    fn word(n: u8, seq: u64, extents: &[u32], held: &[u8], progress: u64) -> Lease {
+        Lease {
+            device: device(n),
+            site: SiteId([1; 16]),
+            seq,
+            payload: PayloadId([9; 32]),
+            extents: Bounded::truncated(extents.to_vec()),
+            held: Bounded::truncated(held.to_vec()),
+            progress,
+        }
     }
 
     #[test]
@@ -362,7 +426,7 @@ mod tests {
         let (dead, other) = (views[owner].me, (owner + 1) % 3);
         for tick in 0..20 {
             let now = at(1000 + tick * 1000);
-            views[other].heard(now, dead, tick, &[0], tick);
+            views[other].heard(now, &word(dead.0[0], tick, &[0], &[], tick), 8);
             assert!(!views[other].pass_over_the_idle(now, &[0]), "at work");
             assert!(views[other].claimed(now, 0));
         }
@@ -383,7 +447,7 @@ mod tests {
         assert!(view.mine(at(4400), 0));
         // It speaks at last, so it is given its turn again; then its progress stands still.
         for tick in 0..9 {
-            view.heard(at(5000 + tick * 1000), lazy, 1 + tick, &[0], 77);
+            view.heard(at(5000 + tick * 1000), &word(lazy.0[0], 1 + tick, &[0], &[], 77), 8);
         }
         assert!(!view.claimed(at(13_500), 0), "a lease without progress is no claim");
     }
@@ -406,5 +470,50 @@ mod tests {
         views[owner].set_candidates(at(500), &late);
         assert!(views[owner].mine(at(900), 0));
         assert!(!views[owner].fetchers().contains(&device(3)));
+    }
+
+    #[test]
+    fn what_a_member_holds_is_not_fetched_until_it_does_not_come() {
+        let mut view = views(&[(1, 8), (2, 8)]).remove(0);
+        assert!(view.heard(at(400), &word(2, 1, &[], &[0b10, 1], 0), 8));
+        let held: Vec<_> = (0..20).filter(|extent| view.held(*extent)).collect();
+        assert_eq!(held, [1, 8]);
+        view.doubt(&[3]);
+        assert!(view.held(8), "nobody said that it holds extent 3");
+        view.doubt(&[8]);
+        view.heard(at(500), &word(2, 2, &[], &[0xff; 4], 0), 8);
+        assert!(!(0..32).any(|extent| view.held(extent)), "it is not believed again");
+        view.heard(at(500), &word(3, 1, &[], &[1], 0), 8);
+        assert!(view.held(0), "another is");
+        view.departed(at(600), &device(3));
+        assert!(!view.held(0));
+    }
+
+    #[test]
+    fn of_two_that_claim_one_extent_one_gives_way_whomever_they_know() {
+        for extent in 0..50 {
+            // Neither knows the other.
+            let mut one = views(&[(1, 8)]).remove(0);
+            let mut two = views(&[(2, 64)]).remove(0);
+            one.heard(at(400), &word(2, 1, &[extent], &[], 0), 64);
+            two.heard(at(400), &word(1, 1, &[extent], &[], 0), 8);
+            assert!(one.outranked(at(500), extent) != two.outranked(at(500), extent));
+        }
+    }
+
+    #[test]
+    fn those_at_work_come_to_see_the_same_candidates() {
+        let mut one = views(&[(1, 8), (2, 8)]).remove(0);
+        let mut three = views(&[(3, 8)]).remove(0);
+        (one.freeze(), three.freeze());
+        one.heard(at(400), &word(3, 1, &[5], &[], 0), 8);
+        three.heard(at(400), &word(1, 1, &[4], &[], 0), 8);
+        three.heard(at(400), &word(2, 1, &[6], &[], 0), 8);
+        assert_eq!(one.fetchers(), three.fetchers());
+        // Membership has not heard of its wish, but it is at work.
+        one.set_candidates(at(500), &site(&[(1, 8), (2, 8)]));
+        assert_eq!(one.fetchers(), three.fetchers());
+        one.set_candidates(at(9000), &site(&[(1, 8), (2, 8)]));
+        assert!(!one.fetchers().contains(&device(3)), "it is silent");
     }
 }

@@ -231,6 +231,18 @@ impl Swarm {
             .collect()
     }
 
+    /// Extents of which every chunk is here: a bit for each, without the zero bytes at the end.
+    pub fn extents_held(&self) -> Vec<u8> {
+        let mut bits = vec![0; self.extents.len().div_ceil(8)];
+        for (at, extent) in self.extents.iter().enumerate() {
+            if extent.clone().all(|chunk| self.have.get(chunk)) {
+                bits[at / 8] |= 1 << (at % 8);
+            }
+        }
+        bits.truncate(bits.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+        bits
+    }
+
     fn lacking(&self, chunk: u32) -> bool {
         !self.have.get(chunk) && self.copies[chunk as usize] == 0
     }
@@ -283,6 +295,9 @@ mod tests {
         assert_eq!(swarm.extent_of(7), 1);
         swarm.stored(7);
         assert_eq!(swarm.lacking_extents().len(), 16);
+        assert!(swarm.extents_held().is_empty());
+        (32..36).for_each(|chunk| assert!(swarm.stored(chunk)));
+        assert_eq!(swarm.extents_held(), [0, 1]);
     }
 
     #[test]

@@ -187,6 +187,9 @@ pub struct Lease {
     pub payload: PayloadId,
     /// Extents being fetched now; an extent that is no longer named is released.
     pub extents: Bounded<u32, 16>,
+    /// Extents it holds whole, a bit for each, without the zeros at the end: they need not cross the WAN again, although
+    /// members that are not its neighbours do not see what it holds. Of a payload beyond 192 GiB the rest is not told.
+    pub held: Bounded<u8, 3072>,
     /// Payload bytes received for them since they were begun: a value that stands still is a stall.
     pub progress: u64,
 }

@@ -15,8 +15,10 @@ const PROMISED: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(150);
 /// Heads, beacons and reports of a site on hold are less than this in two seconds.
 const QUIET: u64 = 256 << 10;
-/// What may come over the WAN again: what was on its way when it stopped, and chunks that had not spread yet.
-const IN_FLIGHT: u64 = 16 << 20;
+/// What may come over the WAN again: chunks that were on their way when it stopped, two extents of each of four machines.
+const IN_FLIGHT: u64 = 8 << 20;
+/// What may be fetched twice: two machines can begin one extent at the same moment, and one of them then gives way.
+const TWICE: u64 = 2 << 20;
 
 #[test]
 fn twenty_four_machines_stand_still_within_five_seconds() {
@@ -98,7 +100,7 @@ fn twenty_four_machines_stand_still_within_five_seconds() {
     });
     println!("LAB {figures}");
     assert!(nodes.iter().all(|node| node.has_installed(&payload)));
-    assert!((PAYLOAD..=PAYLOAD + IN_FLIGHT).contains(&fetched), "{fetched} bytes fetched over the WAN for {PAYLOAD}");
+    assert!((PAYLOAD..=PAYLOAD + TWICE).contains(&fetched), "{fetched} bytes fetched over the WAN for {PAYLOAD}");
     // Headers are 4.6 % of full frames.
     let most = PAYLOAD + PAYLOAD * 6 / 100 + IN_FLIGHT;
     assert!((PAYLOAD..=most).contains(&crossed), "{crossed} bytes crossed the WAN for {PAYLOAD}");

@@ -30,6 +30,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// What is logged unless UPSWARM_LOG says otherwise. Gossip warns of everyday things, but not where it gives up a stream.
+const LOG: &str = "warn,upswarm=info,libp2p_gossipsub=error,libp2p_gossipsub::handler=warn";
+
 /// How a verb can end without having done what it was asked for. Each has its exit code, so that scripts can tell them apart
 /// (2 is a wrong call, as clap has it).
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +135,7 @@ pub(crate) fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("UPSWARM_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,upswarm=info,libp2p_gossipsub=error")),
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG)),
         )
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())

@@ -34,8 +34,18 @@ const MAX_PER_PEER: u32 = 2;
 const MAX_TOPICS: usize = 32;
 /// How often gossip mends its mesh and offers what neighbours may have missed.
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
-/// Gossip framing around a message.
-const GOSSIP_SLACK: usize = 1 << 10;
+/// The most bytes of one gossip frame. A longer one is not skipped but ends the stream, and after five of them libp2p gossips
+/// no more on that connection: so it must hold a message with its framing, and the longest list of ids.
+const MAX_GOSSIP_FRAME: usize = 16 << 10;
+/// Bytes that name a message.
+const MESSAGE_ID: usize = 20;
+/// Messages that are offered, or asked for, in one frame.
+const MAX_OFFERED: usize = 512;
+/// The framing of one id, and of a frame with its topic.
+const ID_FRAMING: usize = 2;
+const FRAMING: usize = 256;
+const _: () = assert!(MAX_GOSSIP + FRAMING <= MAX_GOSSIP_FRAME);
+const _: () = assert!(MAX_OFFERED * (MESSAGE_ID + ID_FRAMING) + FRAMING <= MAX_GOSSIP_FRAME);
 
 /// Everything that shares a connection.
 #[derive(NetworkBehaviour)]
@@ -137,8 +147,10 @@ fn gossip() -> anyhow::Result<Gossip> {
         // Messages are signed documents: who passed them on proves nothing.
         .validation_mode(gossipsub::ValidationMode::Anonymous)
         .validate_messages()
-        .message_id_fn(|message| gossipsub::MessageId::new(blake3::hash(&message.data).as_bytes()))
-        .max_transmit_size(MAX_GOSSIP + GOSSIP_SLACK)
+        .message_id_fn(|message| gossipsub::MessageId::new(&blake3::hash(&message.data).as_bytes()[..MESSAGE_ID]))
+        .max_transmit_size(MAX_GOSSIP_FRAME)
+        .max_control_message_size(MAX_GOSSIP_FRAME)
+        .max_control_messages_sent(MAX_OFFERED)
         .heartbeat_interval(HEARTBEAT)
         .duplicate_cache_time(Duration::from_secs(120))
         .flood_publish(true)

@@ -1,6 +1,7 @@
 //! Hosts on loopback, as the driver sees them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
@@ -326,6 +327,76 @@ async fn gossip_goes_as_far_as_the_verdicts_let_it() {
     }
     let (_b, judged) = judging.await.unwrap();
     assert!(judged.values().filter(|verdict| **verdict == Verdict::Reject).count() >= 10);
+    publishing.abort();
+}
+
+/// Of so many members some are not in each other's mesh: they are offered lists of what they may have missed.
+#[tokio::test]
+async fn gossip_of_many_members_reaches_everyone_whole() {
+    const MEMBERS: u8 = 16;
+    const RUN: usize = 200;
+    let mut members: Vec<Node> = Vec::new();
+    for seed in 1..=MEMBERS {
+        let mut newcomer = Node::start(seed).await;
+        newcomer.host.subscribe(Topic::Head).await;
+        for member in &mut members {
+            connect(&mut newcomer, member).await;
+        }
+        members.push(newcomer);
+    }
+    let hosts: Vec<_> = members.iter().map(|member| member.host.clone()).collect();
+    let publishing = tokio::spawn(async move {
+        let mut pace = tokio::time::interval(Duration::from_millis(25));
+        for number in 0u32.. {
+            for (at, host) in hosts.iter().enumerate() {
+                let message = [&[at as u8][..], &number.to_le_bytes()].concat();
+                host.publish(Topic::Head, message).await;
+            }
+            pace.tick().await;
+        }
+    });
+    let done = Arc::new(tokio::sync::Barrier::new(members.len()));
+    let hearing = members.into_iter().enumerate().map(|(me, mut member)| {
+        let done = done.clone();
+        tokio::spawn(async move {
+            // From each of the others a whole run, from the first number that came.
+            let mut heard = vec![BTreeSet::new(); usize::from(MEMBERS)];
+            let whole = |numbers: &BTreeSet<u32>| {
+                let mut run = numbers.iter().zip(numbers.first().copied().unwrap_or(0)..);
+                numbers.len() >= RUN && run.by_ref().take(RUN).all(|(number, expected)| *number == expected)
+            };
+            while !heard.iter().enumerate().all(|(at, numbers)| at == me || whole(numbers)) {
+                let gossip = member.until(|event| match event {
+                    HostEvent::Gossip { id, from, bytes, .. } => Some((id, from, bytes)),
+                    _ => None,
+                });
+                let (id, from, bytes) = gossip.await;
+                member.host.verdict(id, from, Verdict::Accept).await;
+                heard[usize::from(bytes[0])].insert(u32::from_le_bytes(bytes[1..].try_into().unwrap()));
+            }
+            // Others still need this one to pass messages on.
+            let done = done.wait();
+            tokio::pin!(done);
+            loop {
+                tokio::select! {
+                    _ = &mut done => break,
+                    event = member.event() => {
+                        if let HostEvent::Gossip { id, from, .. } = event {
+                            member.host.verdict(id, from, Verdict::Accept).await;
+                        }
+                    }
+                }
+            }
+            member
+        })
+    });
+    let hearing: Vec<_> = hearing.collect();
+    let all = async {
+        for task in hearing {
+            task.await.unwrap();
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.expect("everyone to hear everything");
     publishing.abort();
 }
 

@@ -31,8 +31,9 @@ impl NodeState {
     }
 
     pub(in crate::node_state) fn lease_taken(&mut self, lease: &Lease, now: Now) -> Verdict {
+        let weight = self.membership.get(&lease.device).map_or(1, |member| member.beacon.wan_weight);
         let Some(download) = self.downloads.map.get_mut(&lease.payload) else { return Verdict::Accept };
-        if !download.leases.heard(now.mono, lease.device, lease.seq, &lease.extents, lease.progress) {
+        if !download.leases.heard(now.mono, lease, weight) {
             return Verdict::Ignore;
         }
         // Two at work on one extent: the one who comes later in the order gives way.
@@ -56,15 +57,21 @@ impl NodeState {
         let held = self.held_on_the_lan(&payload, now);
         let Some(download) = self.downloads.map.get_mut(&payload) else { return };
         if !download.is_fetching() {
-            return;
+            // What was claimed is free, and what is here need not be fetched by others.
+            return self.announce_lease(payload, now);
         }
         download.leases.set_candidates(now.mono, &candidates);
+        let still = download.still(now);
         let Phase::Open(swarm) = &download.phase else { return };
-        let lacking = swarm.lacking_extents();
+        let (elsewhere, lacking): (Vec<_>, Vec<_>) =
+            swarm.lacking_extents().into_iter().partition(|extent| download.leases.held(*extent));
+        if still > BELIEVE_HOLDER {
+            download.leases.doubt(&elsewhere);
+        }
         if !held {
             download.leases.pass_over_the_idle(now.mono, &lacking);
+            self.fetch_over_wan(payload, now);
         }
-        self.fetch_over_wan(payload, held, now);
         self.announce_lease(payload, now);
         let Some(download) = self.downloads.map.get(&payload) else { return };
         let begin = download.leases.may_begin();
@@ -77,11 +84,10 @@ impl NodeState {
     /// Whether some member holds all of it and there is no sign that this is a lie: then nothing need cross the WAN.
     pub(super) fn held_on_the_lan(&self, payload: &PayloadId, now: Now) -> bool {
         let Some(download) = self.downloads.map.get(payload) else { return false };
-        let still = now.mono.since(download.moved.max(download.since));
-        still < BELIEVE_HOLDER && self.membership.holders(payload).next().is_some()
+        download.still(now) < BELIEVE_HOLDER && self.membership.holders(payload).next().is_some()
     }
 
-    fn fetch_over_wan(&mut self, payload: PayloadId, held: bool, now: Now) {
+    fn fetch_over_wan(&mut self, payload: PayloadId, now: Now) {
         let company = self.started + LONELY_AFTER_START;
         if now.mono < company && self.peers.members().next().is_none() {
             self.timer(Reason::Lease(payload), company);
@@ -92,7 +98,7 @@ impl NodeState {
         let mut begun = Vec::new();
         let Some(download) = self.downloads.map.get_mut(&payload) else { return };
         let Phase::Open(swarm) = &mut download.phase else { return };
-        if held || weight == 0 || download.origin_next > now.mono || now.mono < download.leases.may_begin() {
+        if weight == 0 || download.origin_next > now.mono || now.mono < download.leases.may_begin() {
             return;
         }
         let joined = self.started + JOINING_AFTER_START;
@@ -105,7 +111,8 @@ impl NodeState {
             if download.own.len() + begun.len() >= MAX_WAN {
                 break;
             }
-            if download.own.values().any(|own| *own == extent) || !download.leases.mine(now.mono, extent) {
+            let under_way = download.own.values().any(|own| *own == extent);
+            if under_way || download.leases.held(extent) || !download.leases.mine(now.mono, extent) {
                 continue;
             }
             if let Some(run) = swarm.wan_run(extent) {
@@ -132,14 +139,17 @@ impl NodeState {
         }
     }
 
-    /// Tells the site which extents this node fetches: at every change, and regularly while there are some.
+    /// Tells the site which extents this node fetches: at every change, and regularly while there are some. One that comes
+    /// with extents from an earlier run tells of them once.
     fn announce_lease(&mut self, payload: PayloadId, now: Now) {
+        let (company, serves) = (self.peers.members().next().is_some(), self.may_move(&payload));
         let Some(download) = self.downloads.map.get_mut(&payload) else { return };
+        let held = download.swarm().filter(|_| serves).map(Swarm::extents_held).unwrap_or_default();
         let mut extents: Vec<u32> = download.own.values().copied().collect();
         extents.sort_unstable();
         extents.dedup();
         let due = match &download.lease_sent {
-            None => !extents.is_empty(),
+            None => !extents.is_empty() || (company && !held.is_empty() && !download.is_complete()),
             Some((at, sent)) => {
                 let every = download.lease_every(now.mono) * 9 / 10;
                 *sent != extents || (!extents.is_empty() && now.mono.since(*at) >= every)
@@ -156,6 +166,7 @@ impl NodeState {
             seq: self.downloads.lease_seq,
             payload,
             extents: Bounded::truncated(extents),
+            held: Bounded::truncated(held),
             progress: download.own_bytes,
         };
         match envelope::sign(Kind::Lease, Role::Device, &lease, &[&self.config.key]) {

@@ -102,6 +102,11 @@ impl Download {
         if early { EARLY_EVERY } else { LEASE_EVERY }
     }
 
+    /// For how long nothing has arrived.
+    fn still(&self, now: Now) -> Duration {
+        now.mono.since(self.moved.max(self.since))
+    }
+
     fn is_complete(&self) -> bool {
         self.swarm().is_some_and(|swarm| swarm.have().is_full())
     }
@@ -248,7 +253,7 @@ impl NodeState {
             download.since = now.mono;
             // Who was heard to be at work already stays known: others may have begun again a moment ago.
             download.leases.settle(settled);
-            download.began = None;
+            (download.began, download.lease_sent) = (None, None);
             news = true;
         }
         if news {
