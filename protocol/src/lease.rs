@@ -25,7 +25,7 @@ pub const FETCHERS: usize = 4;
 /// A lease message counts as a sign of life for this long; holders repeat theirs every [`LEASE_EVERY`].
 pub const LEASE_FRESH: Duration = Duration::from_millis(3500);
 /// Work begins only when the order of choice has stood still for this long, so that news on the way arrives first.
-pub const QUIET: Duration = Duration::from_millis(300);
+pub const QUIET: Duration = Duration::from_millis(200);
 /// How often a holder repeats its lease.
 pub const LEASE_EVERY: Duration = Duration::from_millis(1000);
 /// An owner whose lease shows no progress for this long is passed over.
@@ -408,7 +408,7 @@ mod tests {
             let owners = views.iter().filter(|view| view.mine(at(400), extent)).count();
             assert_eq!(owners, 1, "extent {extent}");
         }
-        assert!(views.iter().all(|view| !view.mine(at(200), 0)), "before it is quiet");
+        assert!(views.iter().all(|view| !view.mine(at(100), 0)), "before it is quiet");
     }
 
     #[test]

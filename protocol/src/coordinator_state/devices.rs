@@ -11,6 +11,7 @@ use crate::catalog::{Certificate, NodeRole};
 use crate::codec::{self, Bounded, Text};
 use crate::envelope::{self, EnvelopeError, Kind, Role};
 use crate::ids::{DeviceId, DocHash, GroupId, PublicKey, SiteId};
+use crate::lease;
 use crate::report::{self, Report, Told};
 use crate::time::{Mono, Now, Wall};
 use crate::wire::{self, BlockStatus, BlockWhat, Message};
@@ -503,22 +504,21 @@ impl CoordinatorState {
         self.outcomes(&device, &deployments, now);
         if news {
             self.tell_of_newcomer(device, site);
+            if self.peers.contains_key(&device) {
+                self.give_hints(device);
+            }
         }
     }
 
-    /// Two devices of a site that came before either had reported would never hear of each other without this.
+    /// Two devices of a site that came before either had reported would never hear of each other without this. Of many others
+    /// each newcomer is told to other ones, so that nobody is left out whose turn never comes.
     fn tell_of_newcomer(&mut self, newcomer: DeviceId, site: SiteId) {
         let Some(device) = self.devices.get(&newcomer) else { return };
         let message = Message::Peers(Bounded::truncated(device.addresses.iter().filter_map(hint).collect()));
         let of_site = |peer: &Peer| matches!(peer, Peer::Member { site: its } if *its == site);
-        let told: Vec<DeviceId> = self
-            .peers
-            .iter()
-            .filter(|(peer, standing)| **peer != newcomer && of_site(standing))
-            .map(|(peer, _)| *peer)
-            .take(TOLD_OF_NEWCOMER)
-            .collect();
-        told.into_iter().for_each(|peer| self.send(peer, &message));
+        let others = self.peers.iter().filter(|(peer, standing)| **peer != newcomer && of_site(standing));
+        let told = lease::rank(newcomer.as_bytes(), &others.map(|(peer, _)| (*peer, 1)).collect());
+        told.into_iter().take(TOLD_OF_NEWCOMER).for_each(|peer| self.send(peer, &message));
     }
 
     fn give_hints(&mut self, peer: DeviceId) {

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::devices::CERTIFICATE_LIFE;
 use super::*;
 use crate::catalog::{
@@ -623,6 +625,24 @@ fn members_of_a_site_hear_of_each_other() {
     bench.frame(device(22), &enrol([22; 32]));
     let Message::Enrolled { peers, .. } = &sent(&bench.sync(), device(22))[0] else { panic!("not enrolled") };
     assert_eq!(peers.len(), 1);
+}
+
+#[test]
+fn of_many_that_come_together_each_hears_of_others() {
+    let mut bench = Bench::new();
+    bench.sync();
+    let machines = 20..60;
+    machines.clone().for_each(|n| drop(bench.member(n)));
+    let mut told = BTreeSet::new();
+    for n in machines.clone() {
+        let open = opens(&bench.frame(device(n), &relay(n, 1)))[0];
+        let outputs = bench.input(Input::ReportOpened { open, bytes: Some(signed_report(n, 1, n)) });
+        let hears = |peer: &u8| {
+            sent(&outputs, device(*peer)).iter().any(|m| matches!(m, Message::Peers(hints) if !hints.is_empty()))
+        };
+        told.extend(machines.clone().filter(hears));
+    }
+    assert_eq!(told.len(), machines.len());
 }
 
 #[test]

@@ -106,9 +106,15 @@ impl NodeState {
             self.timer(Reason::Lease(payload), joined);
             return;
         }
-        let lacking = swarm.lacking_extents();
-        for extent in lacking {
-            if download.own.len() + begun.len() >= MAX_WAN {
+        // One after the other rather than side by side: what comes sooner spreads sooner, and at the end less is left to spread.
+        let mut busy = download.own.len();
+        let under_way = download.own.keys().filter_map(|fetch| self.downloads.fetches.get(fetch));
+        let ending = |fetch: &Fetch| fetch.run.clone().filter(|chunk| !swarm.have().get(*chunk)).count() <= ENDING;
+        if under_way.into_iter().any(|fetch| !ending(fetch)) {
+            busy = MAX_WAN;
+        }
+        for extent in swarm.lacking_extents() {
+            if busy >= MAX_WAN {
                 break;
             }
             let under_way = download.own.values().any(|own| *own == extent);
@@ -118,6 +124,7 @@ impl NodeState {
             if let Some(run) = swarm.wan_run(extent) {
                 swarm.begun(run.clone());
                 begun.push((extent, run));
+                busy = MAX_WAN;
             }
         }
         let urls: Vec<String> = if download.payload.urls.is_empty() {

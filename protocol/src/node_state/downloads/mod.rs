@@ -7,7 +7,7 @@ mod transfers;
 
 use core::ops::Range;
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::peers::{Peer, Stage, backoff};
@@ -27,12 +27,16 @@ use crate::wire::{BlockStatus, BlockWhat, Lease, MAX_BLOCK, Message, Topic};
 const PER_PEER: usize = 3;
 /// Blocks asked of all neighbours at a time; each may take [`MAX_BLOCK`] bytes of memory.
 const MAX_LAN: usize = 8;
-/// Extents fetched over the WAN at a time: two hide the pause between one answer and the next request.
+/// Extents fetched over the WAN at a time: the second, which hides the pause between one answer and the next request, begins
+/// when the first has no more than [`ENDING`] chunks to come.
 const MAX_WAN: usize = 2;
+const ENDING: usize = 1;
 /// A block that has not come by then is asked of someone else.
 const BLOCK_WITHIN: Duration = Duration::from_secs(6);
 /// One neighbour gets this many upload slots at most.
 const SLOTS_PER_PEER: usize = 4;
+/// Requests that wait for each upload slot, at most; more are told "busy".
+const WAITING_PER_SLOT: usize = 1;
 /// A node gives the others this long to say that they want the payload too; every word of theirs prolongs it
 /// ([`crate::lease::QUIET`]).
 const SETTLE: Duration = Duration::from_millis(250);
@@ -116,6 +120,13 @@ impl Download {
     }
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    peer: DeviceId,
+    serve: u64,
+    what: BlockWhat,
+}
+
 #[derive(Debug)]
 struct Fetch {
     payload: PayloadId,
@@ -145,7 +156,10 @@ pub(super) struct Downloads {
     map: BTreeMap<PayloadId, Download>,
     stored: BTreeSet<PayloadId>,
     fetches: BTreeMap<FetchId, Fetch>,
+    /// Requests that are being answered.
     serving: BTreeMap<u64, DeviceId>,
+    /// Requests that wait for a slot, in order.
+    waiting: VecDeque<Waiting>,
     news: BTreeMap<PayloadId, Vec<u32>>,
     lease_seq: u64,
     pub(super) bytes: BytesBySource,
@@ -160,6 +174,7 @@ impl Downloads {
             stored: stored.into_iter().collect(),
             fetches: BTreeMap::new(),
             serving: BTreeMap::new(),
+            waiting: VecDeque::new(),
             news: BTreeMap::new(),
             lease_seq: 0,
             bytes: BytesBySource::default(),
@@ -468,6 +483,8 @@ impl NodeState {
 
     pub(super) fn downloads_peer_gone(&mut self, peer: DeviceId, now: Now) {
         self.downloads.serving.retain(|_, to| *to != peer);
+        self.downloads.waiting.retain(|waiting| waiting.peer != peer);
+        self.serve_waiting();
         for download in self.downloads.map.values_mut() {
             if let Some(swarm) = download.swarm_mut() {
                 swarm.peer_gone(&peer);
