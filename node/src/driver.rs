@@ -52,6 +52,8 @@ const MAX_BATCHES: usize = 256;
 const MAX_WRITES: usize = 64;
 /// What the machine runs on is known within this, or the node starts without.
 const CONDITIONS_WITHIN: Duration = Duration::from_secs(6);
+/// How long a machine that was off waits for word of its site before it installs what its disk says.
+const ASK_FIRST: Duration = Duration::from_secs(10);
 /// How often verified chunks are made durable.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// How much of the store is read again per step, and how often, to notice a disk that forgets.
@@ -636,6 +638,7 @@ fn node_config(config: &Config, key: &SigningKey) -> anyhow::Result<NodeConfig> 
         wan_weight: config.wan_weight.at_best(),
         machine: machine_rules(config),
         upload_slots: config.upload_slots,
+        ask_first: ASK_FIRST,
         zone: time_zone(&config.time_zone)?,
         boot: Text::lossy(&inventory::fact(inventory::FACT_BOOT_ID).unwrap_or_default()),
     })

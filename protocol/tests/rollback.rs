@@ -99,6 +99,7 @@ impl<'a> Bench<'a> {
             wan_weight: 8,
             machine: Default::default(),
             upload_slots: 4,
+            ask_first: Duration::ZERO,
             zone: upswarm_protocol::schedule::zone("Europe/Berlin").unwrap(),
             boot: text("boot-1"),
         };

@@ -416,6 +416,7 @@ fn start_node(restored: &Restored, seed: u64, now: Now) -> NodeState {
         origins: Vec::new(),
         wan_weight: 8,
         upload_slots: 4,
+        ask_first: Duration::ZERO,
         zone: jiff::tz::TimeZone::UTC,
         boot: Text::default(),
         machine: Default::default(),

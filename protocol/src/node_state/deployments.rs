@@ -341,6 +341,10 @@ impl NodeState {
             self.timer(Reason::Deployment(id), deployment.retry);
             return stand(S::Pending, SubState::Retrying, reason);
         }
+        if let Some(until) = self.asks_first(now) {
+            self.timer(Reason::Deployment(id), until);
+            return stand(S::Downloaded, SubState::AwaitingCatalog, "asks first whether this is still approved");
+        }
         if self.restart_is_near() {
             return stand(S::Downloaded, SubState::Queued, "the machine is about to be restarted");
         }
@@ -352,6 +356,12 @@ impl NodeState {
         }
         self.begin(id, now);
         stand(S::Downloaded, SubState::Queued, "about to begin")
+    }
+
+    /// A machine that was off has missed what was said meanwhile, perhaps that an update is held: until when it waits for word.
+    fn asks_first(&self, now: Now) -> Option<Mono> {
+        let until = self.started + self.config.ask_first;
+        (now.mono < until && !(self.head_confirmed && self.trust.is_current())).then_some(until)
     }
 
     /// Why the payloads are not all here, if they are not.

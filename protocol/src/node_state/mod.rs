@@ -77,6 +77,8 @@ pub struct NodeConfig {
     pub machine: MachineRules,
     /// Block requests of peers that are answered at the same time.
     pub upload_slots: usize,
+    /// How long after its start a node waits, before it installs anything, to hear whether what its disk says still holds.
+    pub ask_first: Duration,
     /// Where maintenance windows and hours of work are read.
     pub zone: TimeZone,
     /// Names this run of the operating system, so that a restart that an install wanted is noticed.
@@ -169,6 +171,8 @@ pub struct NodeState {
     me: DeviceId,
     rng: Rng,
     started: Mono,
+    /// Whether a newer head has come since, or the coordinator has said that there is none.
+    head_confirmed: bool,
     /// Both clocks when an input last came, and since when the machine has been awake: a wall clock that runs ahead of the
     /// monotonic one means sleep.
     last: Now,
@@ -206,6 +210,7 @@ impl NodeState {
             me,
             rng: Rng::new(config.seed),
             started: now.mono,
+            head_confirmed: false,
             last: now,
             awake_since: now.wall,
             output: VecDeque::new(),

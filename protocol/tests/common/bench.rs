@@ -75,6 +75,7 @@ impl Bench {
             wan_weight: 8,
             machine: Default::default(),
             upload_slots: 4,
+            ask_first: Duration::ZERO,
             zone: upswarm_protocol::schedule::zone("Europe/Berlin").unwrap(),
             boot: text("boot-1"),
         };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use upswarm_protocol::catalog::Action;
 use upswarm_protocol::codec::Text;
@@ -55,6 +56,7 @@ impl World {
             wan_weight: machine.weight,
             machine: Default::default(),
             upload_slots: 16,
+            ask_first: Duration::from_secs(10),
             zone: jiff::tz::TimeZone::UTC,
             boot: Text::default(),
         };

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use upswarm_protocol::catalog::Action;
 use upswarm_protocol::ids::{DocHash, ReleaseId};
@@ -41,6 +42,7 @@ fn node(world: &World, edition: &Edition) -> (NodeState, ReleaseId) {
         wan_weight: 1,
         machine: Default::default(),
         upload_slots: 1,
+        ask_first: Duration::ZERO,
         zone: jiff::tz::TimeZone::UTC,
         boot: Default::default(),
     };

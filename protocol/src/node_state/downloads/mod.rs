@@ -49,10 +49,11 @@ const JOINING_AFTER_START: Duration = Duration::from_millis(1500);
 /// For this long after its first WAN byte a holder repeats its lease often, for those who start at about the same time.
 const EARLY: Duration = Duration::from_millis(1500);
 const EARLY_EVERY: Duration = Duration::from_millis(250);
-/// New chunks are announced together, this long after the first of them.
-const ANNOUNCE_AFTER: Duration = Duration::from_millis(60);
-/// Chunks that nobody in the site may have yet are announced sooner.
+/// New chunks are announced together, this long after the first of them: every announcement goes to every neighbour.
+const ANNOUNCE_AFTER: Duration = Duration::from_millis(150);
+/// Chunks that nobody in the site may have yet are announced sooner, and so are this many last ones, which others lack too.
 const ANNOUNCE_FIRST: Duration = Duration::from_millis(10);
+const LAST_CHUNKS: u32 = 16;
 /// A member that says it holds a payload is believed for this long without a byte of progress.
 const BELIEVE_HOLDER: Duration = Duration::from_secs(10);
 

@@ -96,7 +96,8 @@ impl NodeState {
         let Some(swarm) = download.swarm_mut() else { return };
         let Some(len) = swarm.list().chunks().get(chunk as usize).map(|c| u64::from(c.len)) else { return };
         let news = swarm.stored(chunk);
-        let complete = swarm.have().is_full();
+        let missing = swarm.have().len() - swarm.have().count();
+        let (complete, nearly) = (missing == 0, missing <= LAST_CHUNKS);
         download.moved = now.mono;
         if own {
             download.own_bytes += len;
@@ -116,7 +117,7 @@ impl NodeState {
             p.given += len;
         }
         self.downloads.news.entry(payload).or_default().push(chunk);
-        let wait = if peer.is_none() { ANNOUNCE_FIRST } else { ANNOUNCE_AFTER };
+        let wait = if peer.is_none() || nearly { ANNOUNCE_FIRST } else { ANNOUNCE_AFTER };
         self.timer(Reason::Announce, now.mono + wait);
         if complete {
             self.announce_chunks();

@@ -31,6 +31,16 @@ impl NodeState {
     pub(in crate::node_state) fn head_offered(&mut self, bytes: &[u8], peer: Option<DeviceId>, now: Now) -> Verdict {
         let outcome = self.trust.offer_head(bytes, now.wall);
         self.drain_trust_alarms(now);
+        let from_coordinator = peer == Some(self.config.coordinator);
+        let confirmed = match &outcome {
+            Ok(HeadNews::New) => true,
+            Ok(HeadNews::Same | HeadNews::Older) => from_coordinator,
+            _ => false,
+        };
+        if confirmed && !self.head_confirmed {
+            self.head_confirmed = true;
+            self.advance_all(now);
+        }
         match outcome {
             Ok(HeadNews::New) => {
                 self.persist_trust();
