@@ -505,7 +505,8 @@ mod tests {
     fn those_at_work_come_to_see_the_same_candidates() {
         let mut one = views(&[(1, 8), (2, 8)]).remove(0);
         let mut three = views(&[(3, 8)]).remove(0);
-        (one.freeze(), three.freeze());
+        one.freeze();
+        three.freeze();
         one.heard(at(400), &word(3, 1, &[5], &[], 0), 8);
         three.heard(at(400), &word(1, 1, &[4], &[], 0), 8);
         three.heard(at(400), &word(2, 1, &[6], &[], 0), 8);
