@@ -42,7 +42,8 @@ fn text(granted: &Value) -> String {
         Some(0) | None => "this was the last time".to_owned(),
         Some(times) => {
             let minutes = granted["seconds_left"].as_u64().unwrap_or(0).div_ceil(60);
-            format!("{times} times more, for {minutes} minutes in all")
+            let times = if times == 1 { "once".to_owned() } else { format!("{times} times") };
+            format!("{times} more, for {minutes} minutes in all")
         }
     };
     let word = |key: &str| granted[key].as_str().unwrap_or_default().to_owned();

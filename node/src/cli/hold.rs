@@ -17,7 +17,8 @@ EXAMPLE:
   upswarm pause  --data-dir D --release org.example.editor@2.1               one release everywhere
   upswarm resume --data-dir D --group office --release org.example.editor@2.1
 
-`resume` lifts what was paused with the same words, and a rollout that has stopped by itself: --group and --release.";
+`resume` lifts what was paused with the same words, and a rollout that has stopped by itself: --group and --release. It refuses
+when rings of a rollout would begin at once because their time has come meanwhile, unless --all-due says that they may.";
 
 /// What is meant: everything, a group, a release, or a release in a group.
 #[derive(Debug, clap::Args)]
@@ -34,8 +35,26 @@ pub(crate) struct Args {
     release: Option<String>,
 }
 
+/// `resume` has one word more.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ResumeArgs {
+    #[command(flatten)]
+    common: Args,
+    /// Also when rings whose time came in the meantime then begin at once.
+    #[arg(long)]
+    all_due: bool,
+}
+
+pub(crate) fn resume(args: ResumeArgs, common: Common) -> Result<(), CliError> {
+    set(args.common, false, args.all_due, common)
+}
+
+pub(crate) fn pause(args: Args, common: Common) -> Result<(), CliError> {
+    set(args, true, false, common)
+}
+
 /// Holds (`on`) or lets go on. Returns when the head that says so is published.
-pub(crate) fn run(args: Args, on: bool, common: Common) -> Result<(), CliError> {
+fn set(args: Args, on: bool, all_due: bool, common: Common) -> Result<(), CliError> {
     let client = Client::of(&args.data_dir)?;
     let runtime = super::runtime()?;
     let (catalog, status) = (runtime.block_on(client.catalog())?, runtime.block_on(client.status())?);
@@ -59,6 +78,16 @@ pub(crate) fn run(args: Args, on: bool, common: Common) -> Result<(), CliError> 
         let others = if others.is_empty() { "nothing is".to_owned() } else { others.join(", ") };
         return Err(CliError::Refused(format!("{what} is not on hold; on hold: {others}")));
     }
+    if !on && !all_due {
+        let due = fallen_due(&status, args.group.as_deref(), id.as_deref());
+        if !due.is_empty() {
+            return Err(CliError::Refused(format!(
+                "not resumed: meanwhile the time of rings has come in which nothing has been done yet, and they would begin at \
+                 once: {}; to go on ring by ring, approve it again with new times; to let all of them begin, say --all-due",
+                due.join(", ")
+            )));
+        }
+    }
     let request = HoldRequest { group: args.group.clone(), release: id.clone(), on };
     let index_version = runtime.block_on(client.hold(&request))?;
     let json = json!({
@@ -71,6 +100,30 @@ pub(crate) fn run(args: Args, on: bool, common: Common) -> Result<(), CliError> 
     };
     common.print(&json, &format!("{verb}: {what} (index {index_version})"));
     Ok(())
+}
+
+/// Rings after the first that are due and in which no device has come to an end, of rollouts that this would let go on.
+fn fallen_due(status: &Value, group: Option<&str>, release: Option<&str>) -> Vec<String> {
+    let named = |rollout: &&Value| {
+        rollout["held"] == true
+            && group.is_none_or(|group| rollout["group"] == group)
+            && release.is_none_or(|release| rollout["release"] == release)
+    };
+    let count = |ring: &Value, key: &str| ring[key].as_u64().unwrap_or(0);
+    let untouched = |ring: &&Value| {
+        let ended = count(ring, "installed") + count(ring, "failed") + count(ring, "silent");
+        ring["has_begun"] == true && ended == 0 && count(ring, "devices") > 0
+    };
+    let mut due = Vec::new();
+    for rollout in status["rollouts"].as_array().into_iter().flatten().filter(named) {
+        let later = rollout["rings"].as_array().into_iter().flatten().skip(1);
+        due.extend(later.filter(untouched).map(|ring| {
+            let word = |key: &str| rollout[key].as_str().unwrap_or_default().to_owned();
+            let (title, version, devices) = (word("title"), word("version"), count(ring, "devices"));
+            format!("ring {} of {title} ({version}) in group {}: {devices} devices", ring["ring"], word("group"))
+        }));
+    }
+    due
 }
 
 /// What holds a release in a group back, in the words of the flags of `resume`.
@@ -114,5 +167,24 @@ mod tests {
         assert!(holding(&status, "pilots", &other).is_empty());
         assert_eq!(holding(&json!({ "holds": [{}] }), "pilots", &other), ["everything"]);
         assert_eq!(held_line(&[]), "");
+    }
+
+    #[test]
+    fn rings_that_fell_due_are_told_before_they_begin() {
+        let ring = |ring: u64, has_begun: bool, installed: u64| json!({ "ring": ring, "has_begun": has_begun, "devices": 10 * ring, "installed": installed, "failed": 0, "silent": 0 });
+        let status = json!({ "rollouts": [
+            { "title": "Editor", "version": "2.1", "group": "office", "release": "aa", "held": true,
+              "rings": [ring(1, true, 0), ring(2, true, 3), ring(3, true, 0), ring(4, false, 0)] },
+            { "title": "Tool", "version": "1", "group": "lab", "release": "bb", "held": false,
+              "rings": [ring(1, true, 1), ring(2, true, 0)] },
+        ]});
+        let expected = ["ring 3 of Editor (2.1) in group office: 30 devices"];
+        for (group, release) in [(None, None), (Some("office"), None), (None, Some("aa")), (Some("office"), Some("aa"))]
+        {
+            assert_eq!(fallen_due(&status, group, release), expected);
+        }
+        for (group, release) in [(Some("lab"), None), (None, Some("bb")), (Some("office"), Some("bb"))] {
+            assert!(fallen_due(&status, group, release).is_empty());
+        }
     }
 }

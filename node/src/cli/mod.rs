@@ -102,7 +102,7 @@ enum Verb {
     /// Hold everything, a group, a release, or a release in a group.
     Pause(hold::Args),
     /// Let go on what was paused, or has stopped by itself.
-    Resume(hold::Args),
+    Resume(hold::ResumeArgs),
     /// Approve releases of some kind as soon as they are published.
     Rule(rule::Args),
     /// List groups, make them, and put machines into them.
@@ -166,8 +166,8 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Approve(args) => approve::run(*args, common),
         Verb::Decline(args) => decide::decline(args, common),
         Verb::Expedite(args) => decide::expedite(args, common),
-        Verb::Pause(args) => hold::run(args, true, common),
-        Verb::Resume(args) => hold::run(args, false, common),
+        Verb::Pause(args) => hold::pause(args, common),
+        Verb::Resume(args) => hold::resume(args, common),
         Verb::Rule(args) => rule::run(args, common),
         Verb::Group(args) => group::run(args, common),
         Verb::Status(args) => status::run(args, common),
