@@ -40,8 +40,8 @@ pub(crate) struct Config {
     /// Percent of battery, 0 to 100, below which payload bytes wait and installs are on hold until the machine is on mains power
     /// again, except for what is urgent; 0 for never.
     pub(crate) battery_floor: u8,
-    /// Block requests of neighbours that are answered at the same time; as many wait, more are told "busy" and ask
-    /// elsewhere. Each takes up to 1 MiB of memory while it is answered.
+    /// Block requests of neighbours that are answered at the same time; more are told "busy" and ask elsewhere. Each takes up
+    /// to 1 MiB of memory.
     pub(crate) upload_slots: usize,
     /// Directory that stands in for `/`: detection looks below it and recipes install below it. For trials; an office machine
     /// has none.

@@ -7,7 +7,7 @@ mod transfers;
 
 use core::ops::Range;
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::peers::{Peer, Stage, backoff};
@@ -35,8 +35,6 @@ const ENDING: usize = 1;
 const BLOCK_WITHIN: Duration = Duration::from_secs(6);
 /// One neighbour gets this many upload slots at most.
 const SLOTS_PER_PEER: usize = 4;
-/// Requests that wait for each upload slot, at most; more are told "busy".
-const WAITING_PER_SLOT: usize = 1;
 /// A node gives the others this long to say that they want the payload too; every word of theirs prolongs it
 /// ([`crate::lease::QUIET`]).
 const SETTLE: Duration = Duration::from_millis(250);
@@ -121,13 +119,6 @@ impl Download {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Waiting {
-    peer: DeviceId,
-    serve: u64,
-    what: BlockWhat,
-}
-
 #[derive(Debug)]
 struct Fetch {
     payload: PayloadId,
@@ -157,10 +148,7 @@ pub(super) struct Downloads {
     map: BTreeMap<PayloadId, Download>,
     stored: BTreeSet<PayloadId>,
     fetches: BTreeMap<FetchId, Fetch>,
-    /// Requests that are being answered.
     serving: BTreeMap<u64, DeviceId>,
-    /// Requests that wait for a slot, in order.
-    waiting: VecDeque<Waiting>,
     news: BTreeMap<PayloadId, Vec<u32>>,
     lease_seq: u64,
     pub(super) bytes: BytesBySource,
@@ -175,7 +163,6 @@ impl Downloads {
             stored: stored.into_iter().collect(),
             fetches: BTreeMap::new(),
             serving: BTreeMap::new(),
-            waiting: VecDeque::new(),
             news: BTreeMap::new(),
             lease_seq: 0,
             bytes: BytesBySource::default(),
@@ -484,8 +471,6 @@ impl NodeState {
 
     pub(super) fn downloads_peer_gone(&mut self, peer: DeviceId, now: Now) {
         self.downloads.serving.retain(|_, to| *to != peer);
-        self.downloads.waiting.retain(|waiting| waiting.peer != peer);
-        self.serve_waiting();
         for download in self.downloads.map.values_mut() {
             if let Some(swarm) = download.swarm_mut() {
                 swarm.peer_gone(&peer);

@@ -3,29 +3,11 @@
 use super::*;
 
 impl NodeState {
-    /// A request is over, granted or not: if it had a slot, the next has its turn.
+    /// A granted request is over: its slot is free.
     pub(in crate::node_state) fn served(&mut self, serve: u64, bytes: u64) {
         let to = self.downloads.serving.remove(&serve);
         if let Some(peer) = to.and_then(|to| self.peers.connected.get_mut(&to)) {
             peer.taken += bytes;
-        }
-        self.downloads.waiting.retain(|waiting| waiting.serve != serve);
-        self.serve_waiting();
-    }
-
-    /// Gives free slots to requests that wait for one.
-    pub(super) fn serve_waiting(&mut self) {
-        let mut at = 0;
-        while self.downloads.serving.len() < self.config.upload_slots
-            && let Some(Waiting { peer, serve, what }) = self.downloads.waiting.get(at).copied()
-        {
-            match self.grant(peer, &what) {
-                Err(BlockStatus::Busy) => at += 1,
-                answer => {
-                    self.downloads.waiting.remove(at);
-                    self.answer(peer, serve, answer);
-                }
-            }
         }
     }
 
@@ -274,19 +256,10 @@ impl NodeState {
         self.ask_neighbours(now);
     }
 
-    /// Grants or denies a block request: members of this site only, verified chunks only. What finds no free slot waits for one,
-    /// if not too many wait: mostly it is news that every neighbour asks for at the same moment.
+    /// Grants or denies a block request: members of this site only, verified chunks only, as long as there are slots.
     pub(in crate::node_state) fn block_requested(&mut self, peer: DeviceId, serve: u64, what: BlockWhat) {
-        match self.grant(peer, &what) {
-            Err(BlockStatus::Busy) if self.downloads.waiting.len() < self.config.upload_slots * WAITING_PER_SLOT => {
-                self.downloads.waiting.push_back(Waiting { peer, serve, what });
-            }
-            answer => self.answer(peer, serve, answer),
-        }
-    }
-
-    fn answer(&mut self, peer: DeviceId, serve: u64, answer: Result<ServeWhat, BlockStatus>) {
-        match answer {
+        let granted = self.grant(peer, &what);
+        match granted {
             Ok(what) => {
                 if let ServeWhat::Chunks { .. } = what {
                     self.downloads.serving.insert(serve, peer);
