@@ -49,6 +49,8 @@ fn a_neighbour_that_serves_bad_bytes_is_shut_out() {
     for seed in [1, 2] {
         let mut world = site(10, seed);
         world.machines[3].poisons = true;
+        // A fetcher: others ask it for what nobody else has.
+        world.machines[3].weight = 64;
         let download = Download::begin(&mut world, 64);
         let honest = (0..10).filter(|node| *node != 3);
         let (id, honest): (_, Vec<_>) = (download.published.id, honest.collect());
