@@ -47,10 +47,11 @@ fn bad_bytes_from_the_origin_are_never_installed_and_are_named() {
 #[test]
 fn a_neighbour_that_serves_bad_bytes_is_shut_out() {
     for seed in [1, 2] {
-        let mut world = site(10, seed);
-        world.machines[3].poisons = true;
+        let mut world = World::new(Params { nodes: 10, seed, ..Params::default() });
         // A fetcher: others ask it for what nobody else has.
-        world.machines[3].weight = 64;
+        (world.machines[3].poisons, world.machines[3].weight) = (true, 64);
+        world.start_all(5 * SECOND);
+        world.run_for(30 * SECOND);
         let download = Download::begin(&mut world, 64);
         let honest = (0..10).filter(|node| *node != 3);
         let (id, honest): (_, Vec<_>) = (download.published.id, honest.collect());
