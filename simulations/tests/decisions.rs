@@ -58,8 +58,8 @@ fn a_neighbour_that_serves_bad_bytes_is_shut_out() {
         let done = world.run_until(60 * SECOND, |world| world.all_done(id, honest.iter().copied()));
         assert!(done, "seed {seed}: {}", describe(&world, id));
         assert!(world.counts.alarms.iter().any(|alarm| alarm.contains("is shut out")), "{:?}", world.counts.alarms);
-        // What only the liar had fetched is fetched once more.
-        assert!(download.amplification(&world) < 1.4, "seed {seed}: {}", download.amplification(&world));
+        // Shut out by everyone, the liar fetches for itself what it lacks, and the others what only it had fetched.
+        assert!(download.amplification(&world) <= 2.0, "seed {seed}: {}", download.amplification(&world));
     }
 }
 
