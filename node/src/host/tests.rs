@@ -1,7 +1,6 @@
 //! Hosts on loopback, as the driver sees them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
@@ -330,11 +329,12 @@ async fn gossip_goes_as_far_as_the_verdicts_let_it() {
     publishing.abort();
 }
 
-/// Of so many members some are not in each other's mesh: they are offered lists of what they may have missed.
+/// Of so many members some are not in each other's mesh: they are offered lists of what they may have missed. Round by round
+/// everyone says something, and the next round begins when everyone has heard it of everyone.
 #[tokio::test]
 async fn gossip_of_many_members_reaches_everyone_whole() {
     const MEMBERS: u8 = 16;
-    const RUN: usize = 200;
+    const ROUNDS: u32 = 150;
     let mut members: Vec<Node> = Vec::new();
     for seed in 1..=MEMBERS {
         let mut newcomer = Node::start(seed).await;
@@ -345,59 +345,53 @@ async fn gossip_of_many_members_reaches_everyone_whole() {
         members.push(newcomer);
     }
     let hosts: Vec<_> = members.iter().map(|member| member.host.clone()).collect();
-    let publishing = tokio::spawn(async move {
-        let mut pace = tokio::time::interval(Duration::from_millis(25));
-        for number in 0u32.. {
-            for (at, host) in hosts.iter().enumerate() {
-                let message = [&[at as u8][..], &number.to_le_bytes()].concat();
-                host.publish(Topic::Head, message).await;
-            }
-            pace.tick().await;
-        }
-    });
-    let done = Arc::new(tokio::sync::Barrier::new(members.len()));
-    let hearing = members.into_iter().enumerate().map(|(me, mut member)| {
-        let done = done.clone();
-        tokio::spawn(async move {
-            // From each of the others a whole run, from the first number that came.
-            let mut heard = vec![BTreeSet::new(); usize::from(MEMBERS)];
-            let whole = |numbers: &BTreeSet<u32>| {
-                let mut run = numbers.iter().zip(numbers.first().copied().unwrap_or(0)..);
-                numbers.len() >= RUN && run.by_ref().take(RUN).all(|(number, expected)| *number == expected)
-            };
-            while !heard.iter().enumerate().all(|(at, numbers)| at == me || whole(numbers)) {
-                let gossip = member.until(|event| match event {
-                    HostEvent::Gossip { id, from, bytes, .. } => Some((id, from, bytes)),
-                    _ => None,
-                });
-                let (id, from, bytes) = gossip.await;
+    let (tell, mut told) = mpsc::channel(1024);
+    let mut hearing = JoinSet::new();
+    for (me, mut member) in members.into_iter().enumerate() {
+        let tell = tell.clone();
+        hearing.spawn(async move {
+            while let Some(event) = member.events.recv().await {
+                let HostEvent::Gossip { id, from, bytes, .. } = event else { continue };
                 member.host.verdict(id, from, Verdict::Accept).await;
-                heard[usize::from(bytes[0])].insert(u32::from_le_bytes(bytes[1..].try_into().unwrap()));
+                if tell.send((me, bytes)).await.is_err() {
+                    return;
+                }
             }
-            // Others still need this one to pass messages on.
-            let done = done.wait();
-            tokio::pin!(done);
-            loop {
-                tokio::select! {
-                    _ = &mut done => break,
-                    event = member.event() => {
-                        if let HostEvent::Gossip { id, from, .. } = event {
-                            member.host.verdict(id, from, Verdict::Accept).await;
-                        }
+        });
+    }
+    let pairs = usize::from(MEMBERS) * (usize::from(MEMBERS) - 1);
+    let rounds = async {
+        // Enough rounds for several lists of ids, which are made at every heartbeat.
+        let mut pace = tokio::time::interval(Duration::from_millis(20));
+        let mut met = BTreeSet::new();
+        for round in 0..ROUNDS {
+            let mut heard = BTreeSet::new();
+            let mut again = 0u8;
+            while heard.len() < pairs {
+                for (at, host) in hosts.iter().enumerate() {
+                    let message = [&[at as u8, again][..], &round.to_le_bytes()].concat();
+                    host.publish(Topic::Head, message).await;
+                }
+                pace.tick().await;
+                // Until everyone knows of everyone's subscription, it is said again.
+                let settled = met.len() == pairs;
+                again += 1;
+                while heard.len() < pairs {
+                    let next = tokio::time::timeout(Duration::from_millis(100), told.recv());
+                    let (me, bytes) = match next.await {
+                        Ok(Some(said)) => said,
+                        Err(_) if settled => continue,
+                        _ => break,
+                    };
+                    met.insert((me, bytes[0]));
+                    if bytes[2..] == round.to_le_bytes() {
+                        heard.insert((me, bytes[0]));
                     }
                 }
             }
-            member
-        })
-    });
-    let hearing: Vec<_> = hearing.collect();
-    let all = async {
-        for task in hearing {
-            task.await.unwrap();
         }
     };
-    tokio::time::timeout(PATIENCE, all).await.expect("everyone to hear everything");
-    publishing.abort();
+    tokio::time::timeout(PATIENCE, rounds).await.expect("everyone to hear everything");
 }
 
 /// Answers requests for chunk `n` with bytes that tell `n`, until it has answered `count`.
