@@ -267,8 +267,7 @@ impl Leases {
     }
 
     /// Passes over owners of missing extents that are silent or stand still. `missing` are the extents of which no member
-    /// is known to hold everything. Returns whether the owners changed. `since` is when the last
-    /// change for any missing extent was seen here.
+    /// is known to hold everything. Returns whether the owners changed.
     pub fn pass_over_the_idle(&mut self, now: Mono, missing: &[u32]) -> bool {
         let before = self.passed_over.len();
         self.passed_over.retain(|_, until| *until > now);

@@ -361,7 +361,7 @@ impl NodeState {
     /// A machine that was off has missed what was said meanwhile, perhaps that an update is held: until when it waits for word.
     fn asks_first(&self, now: Now) -> Option<Mono> {
         let until = self.started + self.config.ask_first;
-        (now.mono < until && !(self.head_confirmed && self.trust.is_current())).then_some(until)
+        (now.mono < until && !(self.head_is_confirmed && self.trust.is_current())).then_some(until)
     }
 
     /// Why the payloads are not all here, if they are not.

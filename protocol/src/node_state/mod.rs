@@ -172,7 +172,7 @@ pub struct NodeState {
     rng: Rng,
     started: Mono,
     /// Whether a newer head has come since, or the coordinator has said that there is none.
-    head_confirmed: bool,
+    head_is_confirmed: bool,
     /// Both clocks when an input last came, and since when the machine has been awake: a wall clock that runs ahead of the
     /// monotonic one means sleep.
     last: Now,
@@ -210,7 +210,7 @@ impl NodeState {
             me,
             rng: Rng::new(config.seed),
             started: now.mono,
-            head_confirmed: false,
+            head_is_confirmed: false,
             last: now,
             awake_since: now.wall,
             output: VecDeque::new(),

@@ -21,7 +21,7 @@ impl NodeState {
     pub(in crate::node_state) fn candidates_changed(&mut self, now: Now) {
         let fetching: Vec<_> = self.downloads.map.iter().filter(|(_, d)| d.wanted).map(|(id, _)| *id).collect();
         for payload in fetching {
-            let candidates = self.membership.wan_candidates(&payload, self.wan_weight_for(&payload));
+            let candidates = self.wan_candidates(&payload, now);
             if let Some(download) = self.downloads.map.get_mut(&payload) {
                 download.leases.set_candidates(now.mono, &candidates);
                 let at = download.leases.may_begin().max(now.mono);
@@ -53,7 +53,7 @@ impl NodeState {
     /// Looks after one payload's leases: passes over the idle, begins what is this node's to fetch, tells the others.
     pub(in crate::node_state) fn look_after_lease(&mut self, payload: PayloadId, now: Now) {
         self.reopen_failed(payload, now);
-        let candidates = self.membership.wan_candidates(&payload, self.wan_weight_for(&payload));
+        let candidates = self.wan_candidates(&payload, now);
         let held = self.held_on_the_lan(&payload, now);
         let Some(download) = self.downloads.map.get_mut(&payload) else { return };
         if !download.is_fetching() {
@@ -81,10 +81,18 @@ impl NodeState {
         self.payload_moved(&payload, now);
     }
 
+    /// Who may fetch a payload for the site. Nothing comes from members that this node shuts out, so they count for nothing.
+    fn wan_candidates(&self, payload: &PayloadId, now: Now) -> BTreeMap<DeviceId, u8> {
+        let mut candidates = self.membership.wan_candidates(payload, self.wan_weight_for(payload));
+        candidates.retain(|device, _| !self.peers.is_banned(device, now.mono));
+        candidates
+    }
+
     /// Whether some member holds all of it and there is no sign that this is a lie: then nothing need cross the WAN.
     pub(super) fn held_on_the_lan(&self, payload: &PayloadId, now: Now) -> bool {
         let Some(download) = self.downloads.map.get(payload) else { return false };
-        download.still(now) < BELIEVE_HOLDER && self.membership.holders(payload).next().is_some()
+        let mut holders = self.membership.holders(payload);
+        download.still(now) < BELIEVE_HOLDER && holders.any(|(device, _)| !self.peers.is_banned(device, now.mono))
     }
 
     fn fetch_over_wan(&mut self, payload: PayloadId, now: Now) {
@@ -95,7 +103,6 @@ impl NodeState {
         }
         let weight = self.wan_weight_for(&payload);
         let origins = self.origins();
-        let mut begun = Vec::new();
         let Some(download) = self.downloads.map.get_mut(&payload) else { return };
         let Phase::Open(swarm) = &mut download.phase else { return };
         if weight == 0 || download.origin_next > now.mono || now.mono < download.leases.may_begin() {
@@ -107,43 +114,36 @@ impl NodeState {
             return;
         }
         // One after the other rather than side by side: what comes sooner spreads sooner, and at the end less is left to spread.
-        let mut busy = download.own.len();
-        let under_way = download.own.keys().filter_map(|fetch| self.downloads.fetches.get(fetch));
-        let ending = |fetch: &Fetch| fetch.run.clone().filter(|chunk| !swarm.have().get(*chunk)).count() <= ENDING;
-        if under_way.into_iter().any(|fetch| !ending(fetch)) {
-            busy = MAX_WAN;
+        let ending = |fetch: &FetchId| {
+            let run = self.downloads.fetches.get(fetch).map_or(0..0, |fetch| fetch.run.clone());
+            run.filter(|chunk| !swarm.have().get(*chunk)).count() <= ENDING
+        };
+        if download.own.len() >= MAX_WAN || !download.own.keys().all(ending) {
+            return;
         }
-        for extent in swarm.lacking_extents() {
-            if busy >= MAX_WAN {
-                break;
-            }
+        let next = swarm.lacking_extents().into_iter().find_map(|extent| {
             let under_way = download.own.values().any(|own| *own == extent);
-            if under_way || download.leases.held(extent) || !download.leases.mine(now.mono, extent) {
-                continue;
-            }
-            if let Some(run) = swarm.wan_run(extent) {
-                swarm.begun(run.clone());
-                begun.push((extent, run));
-                busy = MAX_WAN;
-            }
-        }
-        let urls: Vec<String> = if download.payload.urls.is_empty() {
+            let free = !under_way && !download.leases.held(extent) && download.leases.mine(now.mono, extent);
+            Some((extent, swarm.wan_run(extent).filter(|_| free)?))
+        });
+        let Some((extent, run)) = next else { return };
+        swarm.begun(run.clone());
+        let urls = if download.payload.urls.is_empty() {
             origins.iter().map(|base| format!("{}/payload/{payload}", base.trim_end_matches('/'))).collect()
         } else {
             download.payload.urls.iter().map(|url| url.to_string()).collect()
         };
-        for (extent, run) in begun {
-            let fetch = self.fetch_id();
-            let Some(download) = self.downloads.map.get_mut(&payload) else { return };
-            download.leases.freeze();
-            download.began.get_or_insert(now.mono);
+        download.leases.freeze();
+        download.began.get_or_insert(now.mono);
+        let fetch = self.fetch_id();
+        let (first, count) = (run.start, run.end - run.start);
+        self.downloads.fetches.insert(fetch, Fetch { payload, run, peer: None, moved: now.mono });
+        if let Some(download) = self.downloads.map.get_mut(&payload) {
             download.own.insert(fetch, extent);
-            self.downloads.fetches.insert(fetch, Fetch { payload, run: run.clone(), peer: None, moved: now.mono });
-            // The lease goes out before the request.
-            self.announce_lease(payload, now);
-            let (first, count) = (run.start, run.end - run.start);
-            self.output.push_back(Output::Fetch { fetch, from: FetchFrom::Urls(urls.clone()), payload, first, count });
         }
+        // The lease goes out before the request.
+        self.announce_lease(payload, now);
+        self.output.push_back(Output::Fetch { fetch, from: FetchFrom::Urls(urls), payload, first, count });
     }
 
     /// Tells the site which extents this node fetches: at every change, and regularly while there are some. One that comes

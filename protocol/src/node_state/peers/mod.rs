@@ -130,6 +130,11 @@ impl Peers {
         self.connected.iter().filter(|(_, peer)| matches!(peer.stage, Stage::Member { .. }))
     }
 
+    /// Whether a member served bad bytes or broke the protocol, and is not talked to for now.
+    pub(super) fn is_banned(&self, device: &DeviceId, now: Mono) -> bool {
+        self.banned.get(device).is_some_and(|until| *until > now)
+    }
+
     /// Addresses on which this node listens.
     pub(super) fn listening(&self) -> &[Text<128>] {
         &self.listening

@@ -27,22 +27,23 @@ impl NodeState {
         }
     }
 
+    /// The coordinator has nothing newer: what waited for its word goes on.
+    fn head_confirmed(&mut self, now: Now) {
+        if !core::mem::replace(&mut self.head_is_confirmed, true) {
+            self.advance_all(now);
+        }
+    }
+
     /// Verifies a head and acts on it. From gossip or, with `peer`, told directly.
     pub(in crate::node_state) fn head_offered(&mut self, bytes: &[u8], peer: Option<DeviceId>, now: Now) -> Verdict {
         let outcome = self.trust.offer_head(bytes, now.wall);
         self.drain_trust_alarms(now);
-        let from_coordinator = peer == Some(self.config.coordinator);
-        let confirmed = match &outcome {
-            Ok(HeadNews::New) => true,
-            Ok(HeadNews::Same | HeadNews::Older) => from_coordinator,
-            _ => false,
-        };
-        if confirmed && !self.head_confirmed {
-            self.head_confirmed = true;
-            self.advance_all(now);
+        if matches!(outcome, Ok(HeadNews::Same | HeadNews::Older)) && peer == Some(self.config.coordinator) {
+            self.head_confirmed(now);
         }
         match outcome {
             Ok(HeadNews::New) => {
+                self.head_is_confirmed = true;
                 self.persist_trust();
                 self.documents_wanted(now);
                 if peer.is_some() {
@@ -123,7 +124,8 @@ impl NodeState {
     pub(super) fn lease_heard(&mut self, envelope: Envelope<'_>, now: Now) -> Verdict {
         let Some(signer) = envelope.claimed_signers().next() else { return Verdict::Reject };
         let device = DeviceId(signer.0);
-        if device == self.me || self.membership.get(&device).is_none() {
+        let shut_out = self.peers.is_banned(&device, now.mono);
+        if device == self.me || shut_out || self.membership.get(&device).is_none() {
             return Verdict::Ignore;
         }
         let lease: Lease = match envelope.verify(&[signer], 1).and_then(|verified| verified.decode()) {
