@@ -1,6 +1,7 @@
 //! Hosts on loopback, as the driver sees them.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod gossip;
+
 use std::time::Duration;
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
@@ -275,123 +276,6 @@ async fn listening_in_vain_says_what_to_do() {
         let text = error.map(|error| error.to_string()).unwrap_or_default();
         assert!(text.contains(expected) && text.contains(&listen), "{listen}: {text}");
     }
-}
-
-#[tokio::test]
-async fn gossip_goes_as_far_as_the_verdicts_let_it() {
-    let (mut a, mut b, mut c) = (Node::start(1).await, Node::start(2).await, Node::start(3).await);
-    for node in [&a, &b, &c] {
-        node.host.subscribe(Topic::Head).await;
-    }
-    connect(&mut a, &mut b).await;
-    connect(&mut b, &mut c).await;
-    // Of three numbers B accepts one, ignores one and rejects one. A goes on because subscriptions need a moment to be known.
-    let (a_id, b_id) = (a.id(), b.id());
-    let publisher = a.host.clone();
-    let publishing = tokio::spawn(async move {
-        let mut pace = tokio::time::interval(Duration::from_millis(20));
-        for number in 0u32.. {
-            publisher.publish(Topic::Head, number.to_le_bytes().to_vec()).await;
-            pace.tick().await;
-        }
-    });
-    let judging = tokio::spawn(async move {
-        let mut judged = BTreeMap::new();
-        while judged.len() < 60 {
-            let (id, from, topic, bytes) = b
-                .until(|event| match event {
-                    HostEvent::Gossip { id, from, topic, bytes } => Some((id, from, topic, bytes)),
-                    _ => None,
-                })
-                .await;
-            assert_eq!((from, topic), (a_id, Topic::Head));
-            let number = u32::from_le_bytes(bytes.try_into().unwrap());
-            let verdict = [Verdict::Accept, Verdict::Ignore, Verdict::Reject][number as usize % 3];
-            assert!(judged.insert(number, verdict).is_none(), "a message came twice");
-            b.host.verdict(id, from, verdict).await;
-        }
-        (b, judged)
-    });
-    let mut heard = 0;
-    while heard < 10 {
-        let (from, bytes) = c
-            .until(|event| match event {
-                HostEvent::Gossip { from, bytes, .. } => Some((from, bytes)),
-                _ => None,
-            })
-            .await;
-        assert_eq!(from, b_id);
-        assert_eq!(u32::from_le_bytes(bytes.try_into().unwrap()) % 3, 0, "an unaccepted message was passed on");
-        heard += 1;
-    }
-    let (_b, judged) = judging.await.unwrap();
-    assert!(judged.values().filter(|verdict| **verdict == Verdict::Reject).count() >= 10);
-    publishing.abort();
-}
-
-/// Of so many members some are not in each other's mesh: they are offered lists of what they may have missed. Round by round
-/// everyone says something, and the next round begins when everyone has heard it of everyone.
-#[tokio::test]
-async fn gossip_of_many_members_reaches_everyone_whole() {
-    const MEMBERS: u8 = 16;
-    const ROUNDS: u32 = 150;
-    let mut members: Vec<Node> = Vec::new();
-    for seed in 1..=MEMBERS {
-        let mut newcomer = Node::start(seed).await;
-        newcomer.host.subscribe(Topic::Head).await;
-        for member in &mut members {
-            connect(&mut newcomer, member).await;
-        }
-        members.push(newcomer);
-    }
-    let hosts: Vec<_> = members.iter().map(|member| member.host.clone()).collect();
-    let (tell, mut told) = mpsc::channel(1024);
-    let mut hearing = JoinSet::new();
-    for (me, mut member) in members.into_iter().enumerate() {
-        let tell = tell.clone();
-        hearing.spawn(async move {
-            while let Some(event) = member.events.recv().await {
-                let HostEvent::Gossip { id, from, bytes, .. } = event else { continue };
-                member.host.verdict(id, from, Verdict::Accept).await;
-                if tell.send((me, bytes)).await.is_err() {
-                    return;
-                }
-            }
-        });
-    }
-    let pairs = usize::from(MEMBERS) * (usize::from(MEMBERS) - 1);
-    let rounds = async {
-        // Enough rounds for several lists of ids, which are made at every heartbeat.
-        let mut pace = tokio::time::interval(Duration::from_millis(20));
-        let mut met = BTreeSet::new();
-        for round in 0..ROUNDS {
-            let mut heard = BTreeSet::new();
-            let mut again = 0u8;
-            while heard.len() < pairs {
-                for (at, host) in hosts.iter().enumerate() {
-                    let message = [&[at as u8, again][..], &round.to_le_bytes()].concat();
-                    host.publish(Topic::Head, message).await;
-                }
-                pace.tick().await;
-                // Until everyone knows of everyone's subscription, it is said again.
-                let settled = met.len() == pairs;
-                again += 1;
-                while heard.len() < pairs {
-                    let next = tokio::time::timeout(Duration::from_millis(100), told.recv());
-                    let (me, bytes) = match next.await {
-                        Ok(Some(said)) => said,
-                        Err(_) if settled => continue,
-                        _ => break,
-                    };
-                    met.insert((me, bytes[0]));
-                    if bytes[2..] == round.to_le_bytes() {
-                        heard.insert((me, bytes[0]));
-                    }
-                }
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, rounds).await.expect("everyone to hear everything");
 }
 
 /// Answers requests for chunk `n` with bytes that tell `n`, until it has answered `count`.
