@@ -6,6 +6,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, SeekFrom};
 use rustix::io::Errno;
 use upswarm_protocol::chunk::{ChunkList, MAX_LIST};
@@ -228,6 +229,22 @@ impl Files {
 /// Reads exactly `into.len()` bytes at `offset`.
 pub(crate) fn read_at(file: &File, offset: u64, into: &mut [u8]) -> io::Result<()> {
     file.read_exact_at(into, offset)
+}
+
+/// As [`read_at`], into memory that need not be filled with zeros first.
+pub(crate) fn read_new(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let at = offset + bytes.len() as u64;
+        match rustix::io::pread(file, spare_capacity(&mut bytes), at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // There may have been more room than was asked for.
+    bytes.truncate(len);
+    Ok(bytes)
 }
 
 /// Writes all of `bytes` at `offset`. Not durable until the file is synced.

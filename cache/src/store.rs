@@ -189,8 +189,7 @@ impl Store {
         if len > MAX_READ {
             return Err(StoreError::TooMuch(len));
         }
-        let mut bytes = vec![0; len as usize];
-        files::read_at(&body.file, range.start, &mut bytes)
+        let bytes = files::read_new(&body.file, range.start, len as usize)
             .map_err(|error| StoreError::io("reading", self.files.data_path(id), error))?;
         self.touch(&payload);
         Ok(bytes)

@@ -56,6 +56,8 @@ const CONDITIONS_WITHIN: Duration = Duration::from_secs(6);
 const ASK_FIRST: Duration = Duration::from_secs(10);
 /// How often verified chunks are made durable.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// Events that are taken with one look at everything that may have happened.
+const AT_ONCE: usize = 32;
 /// How much of the store is read again per step, and how often, to notice a disk that forgets.
 const SCRUB_BYTES: u64 = 16 << 20;
 const SCRUB_EVERY: Duration = Duration::from_secs(120);
@@ -175,6 +177,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
     let mut watch = InventoryWatch::start(config.install_root.clone());
     let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
     tokio::pin!(stop);
+    let (mut heard, mut ended) = (Vec::with_capacity(AT_ONCE), Vec::with_capacity(AT_ONCE));
     driver.drain().await;
     // Before the first byte: it may be paid for.
     if let Ok(conditions) = tokio::time::timeout(CONDITIONS_WITHIN, machine.changed()).await {
@@ -184,20 +187,24 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
     loop {
         let due = driver.state.poll_timeout().map_or_else(|| clock.now().mono + FLUSH_EVERY, |(at, _)| at);
         tokio::select! {
-            event = events.recv() => match event {
-                Some(event) => {
+            count = events.recv_many(&mut heard, AT_ONCE) => {
+                if count == 0 {
+                    anyhow::bail!("the network part ended unexpectedly");
+                }
+                for event in heard.drain(..) {
                     if let HostEvent::Listening { addresses } = &event {
                         write_run_info(&run_info, &driver.state, addresses)?;
                     }
                     driver.host_event(event);
                 }
-                None => anyhow::bail!("the network part ended unexpectedly"),
             },
-            Some(batch) = finished.recv() => {
-                if batch.iter().any(|input| matches!(input, Input::InstallEnded { .. })) {
-                    watch.rescan();
+            1.. = finished.recv_many(&mut ended, AT_ONCE) => {
+                for batch in ended.drain(..) {
+                    if batch.iter().any(|input| matches!(input, Input::InstallEnded { .. })) {
+                        watch.rescan();
+                    }
+                    driver.inputs.extend(batch);
                 }
-                driver.inputs.extend(batch);
             }
             permit = journal_in.reserve(), if !driver.writes.is_empty() => {
                 let permit = permit.map_err(|_| anyhow::anyhow!("the journal's thread has ended; see the log above"))?;

@@ -13,10 +13,10 @@
 //! [`HostEvent::PeerDown`].
 
 mod address;
-mod ahead;
 mod block;
 mod control;
 mod mux;
+mod noise;
 mod streams;
 mod swarm;
 mod task;

@@ -1,6 +1,7 @@
 //! The `upswarm` program: office node, branch cache, coordinator and command line.
 
 mod apart;
+mod aside;
 mod cli;
 mod clock;
 mod config;

@@ -37,6 +37,7 @@ use upswarm_protocol::ids::{DocHash, PayloadId, ReleaseId};
 use upswarm_protocol::node_state::{Detection, InstallOutcome, NodeState, RestartOutcome};
 use upswarm_protocol::trust::Trust;
 
+use crate::aside::aside;
 use crate::clock;
 use crate::installer::{self, Source};
 use crate::machine::{RestartConfig, Restarter};
@@ -119,7 +120,7 @@ impl Installer {
             // Looking at files and packages needs no rights, as a rule; programs get the rights they were written for.
             let runs_programs = release.detect.iter().any(|rule| matches!(rule, Detect::Command { .. }));
             if errand.is_none() || !runs_programs {
-                let here = tokio::task::spawn_blocking(move || installer::detect(&release, root.as_deref())).await;
+                let here = aside(move || installer::detect(&release, root.as_deref())).await;
                 let here = here.unwrap_or_else(|error| Detection::Unknown(format!("detection broke off: {error}")));
                 if errand.is_none() || !matches!(here, Detection::Unknown(_)) {
                     return here;
@@ -163,7 +164,7 @@ impl Installer {
                 };
             }
             let payloads = paths.into_iter().map(|path| path.map_or(Source::Missing, Source::Path)).collect();
-            let installed = tokio::task::spawn_blocking(move || {
+            let installed = aside(move || {
                 let (release, state_dir, root) = (&*release, &*state_dir, root.as_deref());
                 let cancel = &ending;
                 installer::run(&installer::Job { id, release, action, downgrade, payloads, state_dir, root, cancel })

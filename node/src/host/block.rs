@@ -25,6 +25,8 @@ pub(super) const STALL: Duration = Duration::from_secs(10);
 pub(super) const MAX_SERVING: usize = 8;
 /// Requests that may wait on the stream for their answers: enough that the peer always has the next one.
 const MAX_ASKED: usize = 2 * MAX_SERVING;
+/// Bytes that are read from a stream at a time: what one of its frames holds.
+const SCRATCH: usize = super::mux::FRAME;
 /// Requests that wait for the stream to open, or for their turn on it.
 pub(super) const MAX_JOBS: usize = 64;
 
@@ -135,15 +137,18 @@ impl Asker {
     }
 
     async fn read_answers(&self, mut stream: impl AsyncRead + Unpin) -> String {
+        // Bytes take this way because a block would have to be filled with zeros before it could be read into; that costs
+        // more, because a block does not stay in the processor's cache.
+        let mut scratch = vec![0; SCRATCH];
         loop {
-            match self.read_answer(&mut stream).await {
+            match self.read_answer(&mut stream, &mut scratch).await {
                 Ok(()) => {}
                 Err(error) => return format!("waiting for an answer: {error}"),
             }
         }
     }
 
-    async fn read_answer(&self, stream: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
+    async fn read_answer(&self, stream: &mut (impl AsyncRead + Unpin), scratch: &mut [u8]) -> io::Result<()> {
         let broken = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
         let mut head = [0; BlockAnswer::LEN];
         stream.read_exact(&mut head).await?;
@@ -163,13 +168,12 @@ impl Asker {
             self.finish(head.request, Err(FetchError::Status(head.status)));
             return Ok(());
         }
-        // Zero pages from the system: they are not written before the bytes arrive.
-        let mut bytes = vec![0; len];
-        let mut at = 0;
-        while at < len {
-            match stream.read(&mut bytes[at..]).await? {
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let want = scratch.len().min(len - bytes.len());
+            match stream.read(&mut scratch[..want]).await? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                read => at += read,
+                read => bytes.extend_from_slice(&scratch[..read]),
             }
             self.progress.touch();
         }

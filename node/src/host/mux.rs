@@ -11,6 +11,7 @@ use std::iter::{Once, once};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use super::noise::{AT_ONCE, RECORD};
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
@@ -18,9 +19,8 @@ use yamux::{Config, Connection, ConnectionError, Mode, Stream};
 
 /// Streams of one connection, ours and libp2p's: about ten are used.
 const MAX_STREAMS: usize = 64;
-/// Bytes of one frame. Larger ones cost less per byte and delay small frames on the other streams; 256 KiB are 2 ms on a
-/// gigabit link.
-const FRAME: usize = 256 << 10;
+/// Bytes of one frame. Yamux copies each when it is sent, and when it has come: so many stay in the processor's cache meanwhile.
+pub(super) const FRAME: usize = AT_ONCE * RECORD;
 /// Bytes that a peer may send before they are read, on all streams of a connection. The least that Yamux takes for so many
 /// streams, and some ten times what a LAN holds in flight.
 const MAX_UNREAD: usize = MAX_STREAMS * (256 << 10);

@@ -14,12 +14,12 @@ use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{self, NetworkBehaviour, Swarm};
-use libp2p::{Multiaddr, PeerId, Transport, dns, gossipsub, identify, mdns, noise, ping, quic, tcp};
+use libp2p::{Multiaddr, PeerId, Transport, dns, gossipsub, identify, mdns, ping, quic, tcp};
 use rustix::net;
 use upswarm_protocol::wire::MAX_GOSSIP;
 
-use super::ahead::ReadAhead;
 use super::mux::Yamux;
+use super::noise::Noise;
 use super::{HostConfig, streams};
 
 /// Time for the handshakes of a new connection.
@@ -93,7 +93,7 @@ pub(super) fn build(config: &HostConfig) -> anyhow::Result<Swarm<Behaviour>> {
     let settings = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(IDLE)
         .with_max_negotiating_inbound_streams(16);
-    Ok(Swarm::new(transport(&key, config.quic)?, behaviour, local, settings))
+    Ok(Swarm::new(transport(&key, config)?, behaviour, local, settings))
 }
 
 /// Listens on an address. Errors say what to do.
@@ -172,25 +172,24 @@ fn gossip() -> anyhow::Result<Gossip> {
 
 type Connections = Boxed<(PeerId, StreamMuxerBox)>;
 
-fn transport(key: &Keypair, with_quic: bool) -> anyhow::Result<Connections> {
-    match dns::tokio::Transport::system(numeric(key, with_quic)?) {
+fn transport(key: &Keypair, config: &HostConfig) -> anyhow::Result<Connections> {
+    match dns::tokio::Transport::system(numeric(key, config)?) {
         Ok(transport) => Ok(transport.boxed()),
         Err(error) => {
             tracing::warn!("no usable DNS configuration ({error}): peers are reached by numeric addresses only");
-            numeric(key, with_quic)
+            numeric(key, config)
         }
     }
 }
 
-fn numeric(key: &Keypair, with_quic: bool) -> anyhow::Result<Connections> {
+fn numeric(key: &Keypair, config: &HostConfig) -> anyhow::Result<Connections> {
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-        .map(|stream, _| ReadAhead::new(stream))
         .upgrade(Version::V1Lazy)
-        .authenticate(noise::Config::new(key).context("Noise keys")?)
+        .authenticate(Noise::new(&config.key).context("Noise keys")?)
         .multiplex(Yamux)
         .timeout(UPGRADE)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    if !with_quic {
+    if !config.quic {
         return Ok(tcp.boxed());
     }
     let quic = quic::tokio::Transport::new(quic::Config::new(key));

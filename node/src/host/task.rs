@@ -31,7 +31,7 @@ use super::block::{self, Answer, Job};
 use super::control::{self, Outgoing, Side};
 use super::streams::{Held, News, Protocol};
 use super::swarm::{self as assembly, Behaviour, BehaviourEvent};
-use super::{Command, HostConfig, HostEvent, address};
+use super::{COMMANDS, Command, HostConfig, HostEvent, address};
 
 /// News of the streams' tasks. Each holds a frame at most.
 const FROM_TASKS: usize = 32;
@@ -218,19 +218,31 @@ impl Task {
             tokio::select! {
                 // In every state: this is what keeps the driver from waiting for us while we wait for it.
                 command = self.commands.recv(), if stop_at.is_none() => match command {
-                    Some(command) => self.on_command(command),
+                    Some(command) => {
+                        self.on_command(command);
+                        self.on_more_commands();
+                    }
                     None => self.stop(None),
                 },
                 permit = events.reserve(), if !self.outbox.is_empty() => match permit {
                     Ok(permit) => {
-                        if let Some(event) = self.outbox.pop_front() {
+                        let mut room = Some(permit);
+                        while let Some(permit) = room
+                            && let Some(event) = self.outbox.pop_front()
+                        {
                             permit.send(event);
+                            room = events.try_reserve().ok();
                         }
                     }
                     Err(_) => self.stop(None),
                 },
                 event = self.swarm.select_next_some(), if room => self.on_swarm(event),
-                Some(news) = self.from_tasks.recv(), if room => self.on_task(news),
+                Some(news) = self.from_tasks.recv(), if room => {
+                    self.on_task(news);
+                    while self.outbox.len() < OUTBOX && let Ok(news) = self.from_tasks.try_recv() {
+                        self.on_task(news);
+                    }
+                }
                 _ = pulse.tick(), if room => {}
                 _ = tick.tick(), if self.connections.len() > self.peers.len() => self.close_unused(),
                 () = tokio::time::sleep_until(stop_at.unwrap_or_else(tokio::time::Instant::now)), if stop_at.is_some() => {
@@ -240,6 +252,17 @@ impl Task {
         }
         if let Some((_, Some(done))) = self.stopping {
             let _ = done.send(()); // Whoever asked may have left.
+        }
+    }
+
+    /// What has come meanwhile: each look at the swarm goes through all its parts.
+    fn on_more_commands(&mut self) {
+        for _ in 0..COMMANDS {
+            if self.stopping.is_some() {
+                return;
+            }
+            let Ok(command) = self.commands.try_recv() else { return };
+            self.on_command(command);
         }
     }
 

@@ -8,12 +8,13 @@ use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::core::upgrade::Version;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{Swarm, SwarmEvent};
-use libp2p::{Multiaddr, Transport as _, noise, tcp, yamux};
+use libp2p::{Multiaddr, Transport as _, tcp, yamux};
 use tokio::task::JoinSet;
 use upswarm_protocol::ids::{DocHash, PayloadId};
 use upswarm_protocol::wire::{BlockAnswer, BlockRequest, MAX_FRAME};
 
 use super::address::device_of_multiaddr;
+use super::noise::Noise;
 use super::streams::{Held, News, Protocol};
 use super::*;
 
@@ -433,7 +434,7 @@ impl Rogue {
         let key = libp2p::identity::Keypair::ed25519_from_bytes([66; 32]).unwrap();
         let transport = tcp::tokio::Transport::new(tcp::Config::default())
             .upgrade(Version::V1)
-            .authenticate(noise::Config::new(&key).unwrap())
+            .authenticate(Noise::new(&[66; 32]).unwrap())
             .multiplex(yamux::Config::default())
             .boxed();
         let config = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(PATIENCE);

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, setpriority_process, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+
+use crate::aside;
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Between the request to end and the end.
@@ -186,7 +188,7 @@ fn wait_for_output(pipe: &PipeReader, open: bool) {
 /// The least claim to the processor and the disk, for this thread and the children it starts. Best effort: an install at normal
 /// priority is better than none.
 fn lower_priority() {
-    let _ = setpriority_process(None, 19);
+    aside::lower_priority();
     if let Some(ionice) = find("ionice") {
         let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
         let mut command = Command::new(ionice);
