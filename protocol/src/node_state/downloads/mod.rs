@@ -39,7 +39,7 @@ const SLOTS_PER_PEER: usize = 4;
 /// ([`crate::lease::QUIET`]).
 const SETTLE: Duration = Duration::from_millis(250);
 /// Nor does its first WAN byte come sooner than this after its start: it gets to know its site meanwhile.
-const SETTLE_AFTER_START: Duration = Duration::from_millis(600);
+const SETTLE_AFTER_START: Duration = Duration::from_millis(500);
 /// One that has met nobody yet may have others around it all the same, and is more patient.
 const LONELY_AFTER_START: Duration = Duration::from_millis(1500);
 /// One whose neighbours have some of it comes when others are at work: it hears of every lease first.
@@ -262,7 +262,7 @@ impl NodeState {
         if news {
             self.timer(Reason::Documents, now.mono);
             if wanted {
-                self.beacon_soon(now);
+                self.wish_soon(now);
                 self.timer(Reason::Lease(payload.id), settled);
                 // What neighbours told before is not told again.
                 self.timer(Reason::Pump, now.mono);

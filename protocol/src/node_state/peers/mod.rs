@@ -36,6 +36,8 @@ const MAX_HOLDINGS: usize = 512;
 const MAX_HOLDING_BYTES: usize = 2 << 20;
 /// Beacons follow news at this distance at least.
 const BEACON_SPACING: Duration = Duration::from_millis(200);
+/// Those that say that this node wants a payload.
+const WISH_SPACING: Duration = Duration::from_millis(50);
 /// The address of a peer that was refused, of another site for example, is not dialled again for this long.
 const REFUSED_FOR: Duration = Duration::from_secs(300);
 /// A peer that served bad bytes or broke the protocol is not talked to for this long.

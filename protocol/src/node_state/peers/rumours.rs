@@ -185,7 +185,16 @@ impl NodeState {
 
     /// News about this node: a beacon soon, but not one per event.
     pub(in crate::node_state) fn beacon_soon(&mut self, now: Now) {
-        let earliest = self.peers.last_beacon.map_or(Mono(0), |(at, _)| at + BEACON_SPACING);
+        self.beacon_after(BEACON_SPACING, now);
+    }
+
+    /// This node wants a payload. Nobody fetches before such news have ended.
+    pub(in crate::node_state) fn wish_soon(&mut self, now: Now) {
+        self.beacon_after(WISH_SPACING, now);
+    }
+
+    fn beacon_after(&mut self, spacing: Duration, now: Now) {
+        let earliest = self.peers.last_beacon.map_or(Mono(0), |(at, _)| at + spacing);
         let soon = now.mono + self.rng.jitter(Duration::from_millis(30));
         self.timer(Reason::Beacon, earliest.max(soon));
     }
