@@ -5,7 +5,7 @@
 //! * A chunk is in flight once; twice only in the endgame, and then from LAN peers alone.
 
 use core::ops::Range;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::chunk::{Bitmap, ChunkList};
@@ -14,7 +14,7 @@ use crate::lease;
 use crate::rng::Rng;
 use crate::wire::MAX_BLOCK;
 
-/// Chunks in flight at or below this number, with nothing else to ask for, are asked for twice.
+/// At most so many chunks are missing in the endgame: those that are late may be asked for twice.
 const ENDGAME: u32 = 8;
 
 /// One payload's chunks.
@@ -166,21 +166,31 @@ impl Swarm {
         }
     }
 
+    /// Whether so little is missing that a slow neighbour could hold up everything.
+    pub fn in_endgame(&self) -> bool {
+        self.have.len() - self.have.count() <= ENDGAME
+    }
+
     /// The run of chunks to ask this neighbour for next: it begins with one of the rarest it holds that are missing here and
-    /// not under way (ties at random), and goes on to at most [`MAX_BLOCK`] bytes.
-    pub fn pick(&self, peer: &DeviceId, rng: &mut Rng) -> Option<Range<u32>> {
+    /// not under way (ties at random), and goes on to at most [`MAX_BLOCK`] bytes. In the endgame it may also begin with one
+    /// that is under way once and `late`.
+    pub fn pick(&self, peer: &DeviceId, late: &BTreeSet<u32>, rng: &mut Rng) -> Option<Range<u32>> {
         let theirs = self.peers.get(peer)?;
-        let first = self.rarest(theirs, rng, 0).or_else(|| {
-            let missing = self.have.len() - self.have.count();
-            if missing <= ENDGAME { self.rarest(theirs, rng, 1) } else { None }
+        let first = self.rarest(theirs, rng, None).or_else(|| {
+            let twice = self.in_endgame() && !late.is_empty();
+            if twice { self.rarest(theirs, rng, Some(late)) } else { None }
         })?;
-        let limit = self.in_flight[first as usize];
+        let under_way = self.in_flight[first as usize];
+        let free = |chunk: u32| match self.in_flight[chunk as usize] {
+            0 => true,
+            count => count <= under_way && late.contains(&chunk),
+        };
         let mut run = first..first + 1;
         let mut bytes = u64::from(self.list.chunks()[first as usize].len);
         while run.end < self.have.len() {
             let next = run.end;
             bytes += u64::from(self.list.chunks()[next as usize].len);
-            if bytes > MAX_BLOCK || self.have.get(next) || !theirs.get(next) || self.in_flight[next as usize] > limit {
+            if bytes > MAX_BLOCK || self.have.get(next) || !theirs.get(next) || !free(next) {
                 break;
             }
             run.end += 1;
@@ -188,15 +198,16 @@ impl Swarm {
         Some(run)
     }
 
-    fn rarest(&self, theirs: &Bitmap, rng: &mut Rng, in_flight: u8) -> Option<u32> {
+    /// Of the chunks that are not under way, or of those that are, once, and late.
+    fn rarest(&self, theirs: &Bitmap, rng: &mut Rng, late: Option<&BTreeSet<u32>>) -> Option<u32> {
         let (mut best, mut copies, mut ties) = (None, u16::MAX, 0);
         let maps = self.have.as_bytes().iter().zip(theirs.as_bytes()).zip(self.busy.as_bytes());
         for (byte, ((here, there), busy)) in maps.enumerate() {
-            let mut wanted = there & !here & if in_flight == 0 { !busy } else { 0xff };
+            let mut wanted = there & !here & if late.is_some() { 0xff } else { !busy };
             while wanted != 0 {
                 let chunk = byte * 8 + wanted.trailing_zeros() as usize;
                 wanted &= wanted - 1;
-                if self.in_flight[chunk] > in_flight {
+                if late.is_some_and(|late| self.in_flight[chunk] != 1 || !late.contains(&(chunk as u32))) {
                     continue;
                 }
                 if self.copies[chunk] < copies {
@@ -264,15 +275,15 @@ mod tests {
     fn the_rarest_chunk_is_asked_for_first_and_only_once() {
         let (a, b) = (DeviceId([1; 32]), DeviceId([2; 32]));
         let mut swarm = swarm(64);
-        let mut rng = Rng::new(1);
+        let (mut rng, none) = (Rng::new(1), BTreeSet::new());
         assert!(swarm.peer_holds(a, None));
         let mut others = Bitmap::full(64);
         others.clear(40);
         assert!(swarm.peer_holds(b, Some(others.as_bytes())));
-        let run = swarm.pick(&a, &mut rng).unwrap();
+        let run = swarm.pick(&a, &none, &mut rng).unwrap();
         assert_eq!(run, 40..44, "40 has one copy; 1 MiB of 256 KiB chunks");
         swarm.begun(run.clone());
-        assert!(!swarm.pick(&a, &mut rng).unwrap().any(|chunk| run.contains(&chunk)));
+        assert!(!swarm.pick(&a, &none, &mut rng).unwrap().any(|chunk| run.contains(&chunk)));
         swarm.ended(run);
         assert!(!swarm.peer_holds(a, Some(&[0xff])), "a bitmap of the wrong length");
     }
@@ -301,16 +312,20 @@ mod tests {
     }
 
     #[test]
-    fn in_the_endgame_a_chunk_is_asked_for_twice_and_not_thrice() {
+    fn in_the_endgame_a_late_chunk_is_asked_for_twice_and_not_thrice() {
         let (a, b) = (DeviceId([1; 32]), DeviceId([2; 32]));
-        let mut swarm = swarm(1);
+        let mut swarm = swarm(2);
         let mut rng = Rng::new(1);
+        let late = BTreeSet::from([0]);
         swarm.peer_holds(a, None);
         swarm.peer_holds(b, None);
-        for peer in [a, b] {
-            let run = swarm.pick(&peer, &mut rng).unwrap();
-            swarm.begun(run);
-        }
-        assert_eq!(swarm.pick(&a, &mut rng), None);
+        let run = swarm.pick(&a, &late, &mut rng).unwrap();
+        assert_eq!(run, 0..2);
+        swarm.begun(run);
+        assert_eq!(swarm.pick(&b, &BTreeSet::new(), &mut rng), None, "on its way");
+        let run = swarm.pick(&b, &late, &mut rng).unwrap();
+        assert_eq!(run, 0..1, "what is not late is not asked for again with it");
+        swarm.begun(run);
+        assert_eq!(swarm.pick(&a, &late, &mut rng), None);
     }
 }

@@ -33,6 +33,8 @@ const MAX_WAN: usize = 2;
 const ENDING: usize = 1;
 /// A block that has not come by then is asked of someone else.
 const BLOCK_WITHIN: Duration = Duration::from_secs(6);
+/// In the endgame a block that has not moved for this long is asked of someone else too.
+const LATE: Duration = Duration::from_millis(400);
 /// One neighbour gets this many upload slots at most.
 const SLOTS_PER_PEER: usize = 4;
 /// A node gives the others this long to say that they want the payload too; every word of theirs prolongs it

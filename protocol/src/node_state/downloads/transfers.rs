@@ -25,6 +25,7 @@ impl NodeState {
             return;
         }
         let ready = |p: &Peer| p.outstanding < PER_PEER && p.busy_until <= now.mono;
+        let late: BTreeMap<_, _> = wanted.iter().map(|id| (*id, self.late_chunks(id, now))).collect();
         let mut neighbours: Vec<_> = self
             .peers
             .members()
@@ -43,7 +44,7 @@ impl NodeState {
                 }
                 let pick = wanted.iter().find_map(|id| {
                     let swarm = self.downloads.map.get(id)?.swarm()?;
-                    Some((*id, swarm.pick(peer, &mut self.rng)?))
+                    Some((*id, swarm.pick(peer, late.get(id)?, &mut self.rng)?))
                 });
                 let Some((payload, run)) = pick else {
                     *outstanding = PER_PEER;
@@ -62,6 +63,28 @@ impl NodeState {
                 (*outstanding, under_way, progress) = (*outstanding + 1, under_way + 1, true);
             }
         }
+    }
+
+    /// The chunks of a payload in its endgame whose fetches have not moved for a while. They are looked at again when more of
+    /// them may be late.
+    fn late_chunks(&mut self, payload: &PayloadId, now: Now) -> BTreeSet<u32> {
+        let mut late = BTreeSet::new();
+        if !self.downloads.map.get(payload).and_then(Download::swarm).is_some_and(Swarm::in_endgame) {
+            return late;
+        }
+        let mut next = None;
+        for fetch in self.downloads.fetches.values().filter(|fetch| fetch.payload == *payload) {
+            let at = fetch.moved + LATE;
+            if at <= now.mono {
+                late.extend(fetch.run.clone());
+            } else {
+                next = Some(next.map_or(at, |next: Mono| next.min(at)));
+            }
+        }
+        if let Some(at) = next {
+            self.timer(Reason::Pump, at);
+        }
+        late
     }
 
     pub(in crate::node_state) fn chunk_stored(&mut self, fetch: FetchId, payload: PayloadId, chunk: u32, now: Now) {
