@@ -223,7 +223,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Channel<T> {
         let target = if direct { into } else { &mut self.opened.bytes };
         let count = self.noise.read_message(record, target).map_err(|error| broken(error.to_string()))?;
         self.sealed_in.consume(LEN + len);
-        if self.noise.receiving_nonce() % REKEY == 0 {
+        if self.noise.receiving_nonce().is_multiple_of(REKEY) {
             self.noise.rekey_incoming();
         }
         if direct {
@@ -239,7 +239,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Channel<T> {
         let len = self.noise.write_message(bytes, &mut out[at + LEN..]).map_err(|error| broken(error.to_string()))?;
         out[at..at + LEN].copy_from_slice(&(len as u16).to_be_bytes());
         self.sealed_out.end += LEN + len;
-        if self.noise.sending_nonce() % REKEY == 0 {
+        if self.noise.sending_nonce().is_multiple_of(REKEY) {
             self.noise.rekey_outgoing();
         }
         Ok(())
