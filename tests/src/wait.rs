@@ -9,7 +9,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(150);
 
 /// Looks until `look` says `Ok`, and returns what it brings. Panics after `within`, with what was waited for and what `look`
 /// said last.
-pub fn until<T>(what: &str, within: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
+pub fn until<T>(what: &str, within: Duration, look: impl FnMut() -> Result<T, String>) -> T {
+    look_on(what, within, LOOK_EVERY, look)
+}
+
+/// The same for what costs next to nothing to look at, and must be seen at once.
+pub fn closely<T>(what: &str, within: Duration, look: impl FnMut() -> Result<T, String>) -> T {
+    look_on(what, within, LOOK_FIRST, look)
+}
+
+fn look_on<T>(what: &str, within: Duration, every: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
     let deadline = Instant::now() + within;
     let mut pause = LOOK_FIRST;
     loop {
@@ -18,7 +27,7 @@ pub fn until<T>(what: &str, within: Duration, mut look: impl FnMut() -> Result<T
             Err(last) if Instant::now() >= deadline => panic!("waited {within:?} for {what}; at last: {last}"),
             Err(_) => {
                 std::thread::sleep(pause);
-                pause = (pause * 2).min(LOOK_EVERY);
+                pause = (pause * 2).min(every);
             }
         }
     }

@@ -58,7 +58,7 @@ fn journey(name: &str, hosts: u8, start: Start, joining: Joining) {
         nodes.iter_mut().for_each(Node::start);
     }
     // Asking for the status takes the processors that the machines share: not before it can be as expected.
-    wait::until("the payload to cross the WAN", Duration::from_secs(150), || {
+    wait::closely("the payload to cross the WAN", Duration::from_secs(150), || {
         let crossed = (lab.sites[0].wan() - wan_before).rx;
         if crossed >= PAYLOAD { Ok(()) } else { Err(format!("{crossed} bytes have")) }
     });
