@@ -15,7 +15,7 @@ use crate::wire::Message;
 /// What changes within moments of each other goes into one report.
 const GATHER: Duration = Duration::from_millis(30);
 /// From one report to the next, at least.
-const SPACING: Duration = Duration::from_millis(250);
+const SPACING: Duration = Duration::from_millis(100);
 /// Everything is reported again this often, changed or not.
 const FULL_EVERY: Duration = Duration::from_secs(15 * 60);
 /// An unacknowledged report is sent again after this, to another uplink if there is one.
