@@ -1,8 +1,7 @@
 //! Yamux with frames that fit bulk data.
 //!
-//! `libp2p-yamux` speaks the same protocol but hides its settings: 16 KiB frames, and up to 1 GiB of unread bytes per peer.
-//! Blocks of 1 MiB over loopback, sender and receiver together: 2.4-2.7 CPU s/GiB with it, 1.6-1.8 with this one (64 KiB
-//! frames 2.0, 1 MiB frames 1.7).
+//! `libp2p-yamux` speaks the same protocol but hides its settings: 16 KiB frames, and up to 1 GiB of unread bytes per peer. With
+//! blocks of 1 MiB over loopback, larger frames alone took a third of the processor time away.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -11,11 +10,12 @@ use std::iter::{Once, once};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::noise::{AT_ONCE, RECORD};
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
 use yamux::{Config, Connection, ConnectionError, Mode, Stream};
+
+use super::noise::{AT_ONCE, RECORD};
 
 /// Streams of one connection, ours and libp2p's: about ten are used.
 const MAX_STREAMS: usize = 64;
