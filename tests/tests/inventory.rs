@@ -91,8 +91,11 @@ fn inventories_follow_the_machines_and_groups_follow_the_inventories() {
     let purl = list(&one["packages"]).iter().find(|package| package["name"] == APP.name).map(|p| p["purl"].clone());
     assert!(purl.as_ref().and_then(Value::as_str).is_some_and(|purl| purl.starts_with("pkg:deb/debian/lab-app@1.0-1")));
     assert_eq!(one["facts"]["os.version"], "13", "{one}");
-    let summary = coordinator.verb(&["inventory"]).done();
-    assert!(list(&summary["devices"]).iter().all(|device| device["told"] == true), "{summary}");
+    let told = || {
+        let summary = coordinator.verb(&["inventory"]).done();
+        list(&summary["devices"]).iter().filter(|device| device["told"] == true).count()
+    };
+    until("both inventories", &nodes.len(), told);
 
     // Nothing is approved, and it is known who would need it.
     let first = APP.publish(&coordinator, &files[0]);
