@@ -7,7 +7,7 @@
 //!
 //! Invariants:
 //! * I fetch an extent only while I am its first living candidate and nobody else's fresh lease names it.
-//! * The candidates are frozen when the first lease is seen, so that a latecomer shifts nothing that is under way.
+//! * The candidates are frozen when the first lease is seen after this member has settled, so that a latecomer shifts nothing that is under way.
 //! * A candidate that should work and does not is passed over for a while, by everyone for the same observable reason.
 //! * What some member says it holds is not fetched, until it turns out that it does not come.
 
@@ -190,7 +190,10 @@ impl Leases {
             _ => now,
         };
         if !lease.extents.is_empty() {
-            self.freeze();
+            // One that is at work before this member may be knows the site no better yet: the first to come fetches alone.
+            if now >= self.may_begin() {
+                self.freeze();
+            }
             self.takes_part(now, device, weight, moved == now);
         }
         let (extents, held) = (lease.extents.to_vec(), lease.held.to_vec());
@@ -469,6 +472,17 @@ mod tests {
         views[owner].set_candidates(at(500), &late);
         assert!(views[owner].mine(at(900), 0));
         assert!(!views[owner].fetchers().contains(&device(3)));
+    }
+
+    #[test]
+    fn one_that_is_at_work_before_the_others_may_be_does_not_fix_the_candidates() {
+        let mut view = views(&[(1, 8), (2, 8)]).remove(0);
+        assert!(view.heard(at(100), &word(2, 1, &[5], &[], 0), 8));
+        view.set_candidates(at(150), &site(&[(1, 8), (2, 8), (3, 255)]));
+        assert!(view.claimed(at(400), 5) && view.fetchers().contains(&device(3)));
+        view.heard(at(400), &word(2, 2, &[5], &[], 1), 8);
+        view.set_candidates(at(450), &site(&[(1, 8), (2, 8), (3, 255), (4, 255)]));
+        assert!(!view.fetchers().contains(&device(4)), "now it has settled");
     }
 
     #[test]

@@ -97,7 +97,8 @@ pub enum Message {
     },
     /// Beacons of members, to a newcomer.
     Members(Bounded<Sealed<3072>, 20>),
-    /// From the coordinator: addresses of machines of the receiver's site.
+    /// From the coordinator: addresses of machines of the receiver's site. None at all say that no other machine of that site is
+    /// connected to the coordinator: the receiver is the first.
     Peers(Bounded<Text<512>, 32>),
     /// What the sender holds of a payload that it wants or has; the first word about it.
     Holding {

@@ -24,8 +24,9 @@ fn a_small_site_that_is_running() {
 
 #[test]
 fn a_small_site_that_starts_at_one_moment() {
-    for (nodes, seed) in [(1, 1), (8, 1), (8, 2), (16, 3)] {
-        check("cold", Params { nodes, seed, ..Params::default() }, scenario::cold, 256, 1.10);
+    // The first to come fetches while the others get to know each other; one that meets nobody waits for others in vain.
+    for (nodes, seed, most) in [(1, 1, 1.10), (8, 1, 1.035), (8, 2, 1.035), (16, 3, 1.035)] {
+        check("cold", Params { nodes, seed, ..Params::default() }, scenario::cold, 256, most);
     }
 }
 

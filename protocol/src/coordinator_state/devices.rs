@@ -240,6 +240,9 @@ impl CoordinatorState {
         if expired || newer {
             self.renew(peer, now);
         }
+        if !self.of_site(site, peer).any(|_| true) {
+            self.send(peer, &Message::Peers(Bounded::default()));
+        }
         self.give_hints(peer);
         if !head.is_empty() {
             self.observe_head(head, now);
@@ -515,10 +518,15 @@ impl CoordinatorState {
     fn tell_of_newcomer(&mut self, newcomer: DeviceId, site: SiteId) {
         let Some(device) = self.devices.get(&newcomer) else { return };
         let message = Message::Peers(Bounded::truncated(device.addresses.iter().filter_map(hint).collect()));
-        let of_site = |peer: &Peer| matches!(peer, Peer::Member { site: its } if *its == site);
-        let others = self.peers.iter().filter(|(peer, standing)| **peer != newcomer && of_site(standing));
-        let told = lease::rank(newcomer.as_bytes(), &others.map(|(peer, _)| (*peer, 1)).collect());
+        let told = lease::rank(newcomer.as_bytes(), &self.of_site(site, newcomer).map(|peer| (*peer, 1)).collect());
         told.into_iter().take(TOLD_OF_NEWCOMER).for_each(|peer| self.send(peer, &message));
+    }
+
+    /// Machines of a site that are connected, but for one.
+    fn of_site(&self, site: SiteId, except: DeviceId) -> impl Iterator<Item = &DeviceId> {
+        let of_site = move |peer: &Peer| matches!(peer, Peer::Member { site: its } if *its == site);
+        let others = self.peers.iter().filter(move |(peer, standing)| **peer != except && of_site(standing));
+        others.map(|(peer, _)| peer)
     }
 
     fn give_hints(&mut self, peer: DeviceId) {

@@ -628,6 +628,28 @@ fn members_of_a_site_hear_of_each_other() {
 }
 
 #[test]
+fn the_first_of_each_site_is_told_that_it_is() {
+    let mut bench = Bench::new();
+    bench.sync();
+    let enrolled: Vec<_> = (20..23).map(|n| (n, bench.member(n))).collect();
+    for (n, _) in &enrolled {
+        bench.input(Input::PeerDown { peer: device(*n) });
+    }
+    let first = Message::Peers(Bounded::default());
+    for (n, certificate) in &enrolled {
+        bench.input(Input::PeerUp { peer: device(*n) });
+        let hello = Message::Hello {
+            version: wire::VERSION,
+            certificate: certificate.clone(),
+            head: Bounded::default(),
+            root_version: 1,
+        };
+        let told = sent(&bench.frame(device(*n), &hello), device(*n)).contains(&first);
+        assert_eq!(told, *n == 20, "{n}");
+    }
+}
+
+#[test]
 fn of_many_that_come_together_each_hears_of_others() {
     let mut bench = Bench::new();
     bench.sync();

@@ -75,10 +75,25 @@ impl NodeState {
         self.announce_lease(payload, now);
         let Some(download) = self.downloads.map.get(&payload) else { return };
         let begin = download.leases.may_begin();
-        let next = if begin > now.mono { begin } else { now.mono + download.lease_every(now.mono) };
+        let again = now.mono + download.lease_every(now.mono);
+        let next = if begin <= now.mono || (begin > again && !download.own.is_empty()) { again } else { begin };
         self.timer(Reason::Lease(payload), next);
         self.timer(Reason::Stalls, now.mono + Duration::from_secs(1));
         self.payload_moved(&payload, now);
+    }
+
+    /// Something has changed that lets this node begin sooner.
+    pub(in crate::node_state) fn look_after_leases(&mut self, now: Now) {
+        let fetching: Vec<_> = self.downloads.map.iter().filter(|(_, d)| d.is_fetching()).map(|(id, _)| *id).collect();
+        fetching.into_iter().for_each(|payload| self.timer(Reason::Lease(payload), now.mono));
+    }
+
+    /// Whether this node fetches while its site is still getting to know itself. Only one can: the first that has come to the
+    /// coordinator, and only while it hears of nobody else at work.
+    fn opens(&self, payload: &PayloadId, now: Now) -> bool {
+        let Some(download) = self.downloads.map.get(payload) else { return false };
+        let first = self.peers.first_of_site && now.mono < self.started + OPENING_AFTER_START;
+        first && self.wan_weight_for(payload) > 1 && download.leases.at_work(now.mono).next().is_none()
     }
 
     /// Who may fetch a payload for the site. Nothing comes from members that this node shuts out, so they count for nothing.
@@ -103,9 +118,11 @@ impl NodeState {
         }
         let weight = self.wan_weight_for(&payload);
         let origins = self.origins();
+        let opens = self.opens(&payload, now);
         let Some(download) = self.downloads.map.get_mut(&payload) else { return };
         let Phase::Open(swarm) = &mut download.phase else { return };
-        if weight == 0 || download.origin_next > now.mono || now.mono < download.leases.may_begin() {
+        let settled = now.mono >= download.leases.may_begin();
+        if weight == 0 || download.origin_next > now.mono || !(settled || opens) {
             return;
         }
         let joined = self.started + JOINING_AFTER_START;
@@ -121,9 +138,15 @@ impl NodeState {
         if download.own.len() >= MAX_WAN || !download.own.keys().all(ending) {
             return;
         }
-        let next = swarm.lacking_extents().into_iter().find_map(|extent| {
+        let mut lacking = swarm.lacking_extents();
+        if opens {
+            // From the other end than those who come after: its last is not their first.
+            lacking.reverse();
+        }
+        let next = lacking.into_iter().find_map(|extent| {
             let under_way = download.own.values().any(|own| *own == extent);
-            let free = !under_way && !download.leases.held(extent) && download.leases.mine(now.mono, extent);
+            let mine = opens || download.leases.mine(now.mono, extent);
+            let free = !under_way && !download.leases.held(extent) && mine;
             Some((extent, swarm.wan_run(extent).filter(|_| free)?))
         });
         let Some((extent, run)) = next else { return };
@@ -133,7 +156,9 @@ impl NodeState {
         } else {
             download.payload.urls.iter().map(|url| url.to_string()).collect()
         };
-        download.leases.freeze();
+        if settled {
+            download.leases.freeze();
+        }
         download.began.get_or_insert(now.mono);
         let fetch = self.fetch_id();
         let (first, count) = (run.start, run.end - run.start);

@@ -46,6 +46,8 @@ const SETTLE_AFTER_START: Duration = Duration::from_millis(500);
 const LONELY_AFTER_START: Duration = Duration::from_millis(1500);
 /// One whose neighbours have some of it comes when others are at work: it hears of every lease first.
 const JOINING_AFTER_START: Duration = Duration::from_millis(1500);
+/// The first of a site to come fetches alone for this long after its start at most, while the others get to know each other.
+const OPENING_AFTER_START: Duration = Duration::from_millis(3000);
 /// For this long after its first WAN byte a holder repeats its lease often, for those who start at about the same time.
 const EARLY: Duration = Duration::from_millis(1500);
 const EARLY_EVERY: Duration = Duration::from_millis(250);

@@ -102,6 +102,8 @@ pub(super) struct Peers {
     /// That beacon's envelope, unless it said goodbye.
     said: Vec<u8>,
     pub(super) coordinator: Option<DeviceId>,
+    /// The coordinator has said that this is the first machine of its site to come.
+    pub(super) first_of_site: bool,
     coordinator_failures: u32,
     coordinator_trouble: Text<200>,
     coordinator_next: Mono,
@@ -120,6 +122,7 @@ impl Peers {
             last_beacon: None,
             said: Vec::new(),
             coordinator: None,
+            first_of_site: false,
             coordinator_failures: 0,
             coordinator_trouble: Text::default(),
             coordinator_next: Mono(0),
@@ -255,6 +258,10 @@ impl NodeState {
                 self.relay_acknowledged(device, seq, held, proof, now)
             }
             (Stage::Coordinator, Message::Peers(addresses)) => {
+                if addresses.is_empty() {
+                    self.peers.first_of_site = true;
+                    self.look_after_leases(now);
+                }
                 for address in &addresses {
                     self.hint(address.clone(), now);
                 }
@@ -322,6 +329,9 @@ impl NodeState {
         }
         self.tell_holdings(peer);
         self.beacon_soon(now);
+        if self.peers.first_of_site {
+            self.look_after_leases(now);
+        }
     }
 
     fn renewal_due(&self, now: Now) -> Mono {
