@@ -145,5 +145,5 @@ fn inventories_follow_the_machines_and_groups_follow_the_inventories() {
         }
     });
     until("one member again", &vec![labels[1].clone()], || members(&coordinator, "apps"));
-    assert_eq!(versions(&coordinator), [has(1, "2.0-1")]);
+    until("the removal in the inventory", &vec![has(1, "2.0-1")], || versions(&coordinator));
 }
