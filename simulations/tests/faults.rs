@@ -41,6 +41,43 @@ fn the_busiest_lease_holder_dies() {
 }
 
 #[test]
+fn the_first_of_its_site_dies_while_it_fetches_for_all() {
+    for seed in 1..=6 {
+        let mut world = World::new(Params { nodes: 12, seed, ..Params::default() });
+        let download = Download::begin(&mut world, 64);
+        world.start_all(Duration::from_millis(100));
+        assert!(world.run_until(5 * SECOND, |world| world.counts.wan >= 2 << 20), "somebody begins");
+        let at_work: Vec<_> = (0..12).filter(|node| world.machines[*node].wan > 0).collect();
+        let [first] = at_work[..] else { panic!("seed {seed}: {at_work:?} have begun") };
+        world.kill(first, seed % 2 == 0);
+        world.start(first, 5 * SECOND);
+        finish(&mut world, &download, 30 * SECOND);
+        let figures = download.figures("first", &world);
+        println!("{figures:?}");
+        assert!(figures.amplification <= 1.03, "{figures:?}");
+        assert!(figures.makespan < 2.0, "{figures:?}");
+    }
+}
+
+/// The coordinator has forgotten who was connected: whoever comes back first is told that it is the first.
+#[test]
+fn a_coordinator_that_comes_back_sends_nobody_to_fetch_what_others_fetch() {
+    for seed in 1..=6 {
+        let (mut world, download) = half_way(12, seed, 96);
+        world.kill(3, false);
+        world.set_hub(false);
+        world.run_for(2 * SECOND);
+        world.set_hub(true);
+        world.start(3, Duration::from_millis(seed * 100));
+        finish(&mut world, &download, 30 * SECOND);
+        let figures = download.figures("back", &world);
+        println!("{figures:?}");
+        // What was on its way to the machine that was killed.
+        assert!(figures.amplification <= 1.02, "{figures:?}");
+    }
+}
+
+#[test]
 fn a_third_of_all_machines_dies_and_comes_back() {
     for seed in [1, 2, 3] {
         let mut world = World::new(Params { nodes: 16, seed, wan: 50_000_000, ..Params::default() });
