@@ -10,10 +10,9 @@ use upswarm_protocol::catalog::*;
 use upswarm_protocol::ids::*;
 use upswarm_protocol::node_state::*;
 use upswarm_protocol::report::{DeploymentState as S, SubState};
-use upswarm_protocol::wire::{self, BlockWhat, Message};
+use upswarm_protocol::wire::BlockWhat;
 
 const ASK: Duration = Duration::from_secs(10);
-const COORDINATOR: DeviceId = DeviceId([0xcc; 32]);
 
 /// A machine that has all of an approved release on its disk and has just been switched on.
 fn switched_on(edition: &Edition) -> Bench {
@@ -21,13 +20,6 @@ fn switched_on(edition: &Edition) -> Bench {
     bench.fill();
     assert!(bench.installs().is_empty());
     bench
-}
-
-fn hears_the_coordinator(bench: &mut Bench, edition: &Edition) {
-    bench.input(Input::PeerUp { peer: COORDINATOR, dialled: None });
-    let (certificate, head) = (list(vec![]), list(edition.head.clone()));
-    let hello = Message::Hello { version: wire::VERSION, certificate, head, root_version: 1 };
-    bench.input(Input::Frame { peer: COORDINATOR, bytes: hello.encode().unwrap() });
 }
 
 #[test]
@@ -49,7 +41,7 @@ fn without_word_it_waits_ten_seconds() {
 fn the_coordinators_word_is_enough() {
     let (edition, id) = approved(|_| ());
     let mut bench = switched_on(&edition);
-    hears_the_coordinator(&mut bench, &edition);
+    bench.hears_the_coordinator(&edition, &[]);
     assert_eq!(bench.installs(), [id]);
 }
 
@@ -61,7 +53,7 @@ fn what_was_held_meanwhile_is_not_begun() {
     let documents = vec![release, world.approve(&approval(GROUP, id, 3))];
     let held = world.edition_with(8, documents.clone(), |index| index.holds = list(vec![Hold::Everything]));
     let mut bench = switched_on(&world.edition(7, documents));
-    hears_the_coordinator(&mut bench, &held);
+    bench.hears_the_coordinator(&held, &[]);
     assert!(bench.installs().is_empty(), "the index is still to come");
     let index = DocHash::of(&held.index);
     let asked = bench.asked.iter().find_map(|output| match output {

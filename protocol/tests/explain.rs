@@ -274,7 +274,7 @@ fn a_peer_of_another_site_and_one_that_does_not_answer() {
         &told(&here.state.explain_peer(&peer, here.now)),
         &["Dialling it at /pc-9 failed: no route to host. The next try is in", "1 failures in a row"],
     );
-    contains(&told(&here.state.explain_peer(&DeviceId([0xcc; 32]), here.now)), &["coordinator"]);
+    contains(&told(&here.state.explain_peer(&COORDINATOR, here.now)), &["coordinator"]);
     contains(&told(&here.state.explain_peer(&here.device(), here.now)), &["this device"]);
 }
 

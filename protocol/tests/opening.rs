@@ -8,19 +8,12 @@ use common::bench::*;
 use common::*;
 use upswarm_protocol::ids::*;
 use upswarm_protocol::node_state::*;
-use upswarm_protocol::wire::{self, Message};
-
-const COORDINATOR: DeviceId = DeviceId([0xcc; 32]);
+use upswarm_protocol::wire::Message;
 
 /// The coordinator greets, and says whom of the site it knows.
 fn hears_the_coordinator(bench: &mut Bench, edition: &Edition, peers: &[&str]) {
-    bench.input(Input::PeerUp { peer: COORDINATOR, dialled: None });
-    let (certificate, head) = (list(vec![]), list(edition.head.clone()));
-    let hello = Message::Hello { version: wire::VERSION, certificate, head, root_version: 1 };
     let peers = Message::Peers(list(peers.iter().map(|peer| text(peer)).collect()));
-    for message in [hello, peers] {
-        bench.input(Input::Frame { peer: COORDINATOR, bytes: message.encode().unwrap() });
-    }
+    bench.hears_the_coordinator(edition, &[peers]);
     bench.pass(Duration::from_millis(1));
 }
 

@@ -9,6 +9,7 @@ use upswarm_protocol::ids::*;
 use upswarm_protocol::node_state::*;
 use upswarm_protocol::report::{DeploymentState, SubState};
 use upswarm_protocol::time::{Mono, Now};
+use upswarm_protocol::wire::{self, Message};
 
 use super::*;
 
@@ -24,6 +25,9 @@ pub fn tool() -> Release {
         Payload { chunk_list: DocHash::of(&list_bytes), chunk_list_len: list_bytes.len() as u32, ..payload("tool") };
     Release { payloads: list(vec![payload]), ..release("org.example.tool", 1) }
 }
+
+/// Whom a bench's node believes to be the coordinator.
+pub const COORDINATOR: DeviceId = DeviceId([0xcc; 32]);
 
 /// A node with what it asked of its shell.
 pub struct Bench {
@@ -68,7 +72,7 @@ impl Bench {
             agent: text("test"),
             os: text("linux"),
             build_time: NOW - DAY,
-            coordinator: DeviceId([0xcc; 32]),
+            coordinator: COORDINATOR,
             coordinator_addresses: vec![text("/coordinator")],
             peers: vec![],
             origins: vec![],
@@ -144,6 +148,16 @@ impl Bench {
             .retain(|output| !matches!(output, Output::Persist { .. } | Output::Detect { .. } | Output::Open { .. }));
         for answer in answers {
             self.input(answer);
+        }
+    }
+
+    /// The coordinator is connected, greets with this head, and says this.
+    pub fn hears_the_coordinator(&mut self, edition: &Edition, says: &[Message]) {
+        self.input(Input::PeerUp { peer: COORDINATOR, dialled: None });
+        let (certificate, head) = (list(vec![]), list(edition.head.clone()));
+        let hello = Message::Hello { version: wire::VERSION, certificate, head, root_version: 1 };
+        for message in [&hello].into_iter().chain(says) {
+            self.input(Input::Frame { peer: COORDINATOR, bytes: message.encode().unwrap() });
         }
     }
 
