@@ -7,7 +7,8 @@
 //!
 //! Invariants:
 //! * I fetch an extent only while I am its first living candidate and nobody else's fresh lease names it.
-//! * The candidates are frozen when the first lease is seen after this member has settled, so that a latecomer shifts nothing that is under way.
+//! * The candidates are frozen when the first lease is seen after this member has settled, so that a latecomer shifts nothing
+//!   that is under way.
 //! * A candidate that should work and does not is passed over for a while, by everyone for the same observable reason.
 //! * What some member says it holds is not fetched, until it turns out that it does not come.
 
