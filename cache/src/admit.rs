@@ -283,6 +283,10 @@ impl Store {
             return Ok(0);
         }
         let body = self.body(payload)?;
+        // The index learns of chunks when they are synced: of a payload that came a moment ago it lacks the last ones.
+        if let Err(error) = self.flush() {
+            self.notice(format!("chunks that came last may not be reused: {error}"));
+        }
         let (mut reused, mut buffer) = (0, Vec::new());
         for position in missing {
             let Some(chunk) = body.chunk(position) else { break };

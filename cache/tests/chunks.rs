@@ -125,6 +125,20 @@ fn a_new_version_takes_only_what_is_new() {
 }
 
 #[test]
+fn chunks_that_came_a_moment_ago_are_reused_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut seeded = Seeded::new("a moment ago", 7);
+    let old = Sample::of(seeded.bytes(1_000_000));
+    let new = Sample::of([&seeded.bytes(50_000), &old.bytes[..]].concat());
+    let store = open(dir.path());
+    store.open_payload(old.id, &old.list, false).unwrap();
+    (0..old.chunks()).for_each(|at| drop(store.write_chunk(old.id, at, old.chunk(at)).unwrap()));
+    let opened = store.open_payload(new.id, &new.list, false).unwrap();
+    assert!(opened.reused > 800_000, "{}", opened.reused);
+    new.check(&store);
+}
+
+#[test]
 fn a_source_that_has_rotted_is_not_copied() {
     let dir = tempfile::tempdir().unwrap();
     let old = Sample::random(6, 200_000);
