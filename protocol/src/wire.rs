@@ -97,8 +97,7 @@ pub enum Message {
     },
     /// Beacons of members, to a newcomer.
     Members(Bounded<Sealed<3072>, 20>),
-    /// From the coordinator: addresses of machines of the receiver's site. None at all say that no other machine of that site is
-    /// connected to the coordinator: the receiver is the first.
+    /// From the coordinator: addresses of machines of the receiver's site.
     Peers(Bounded<Text<512>, 32>),
     /// What the sender holds of a payload that it wants or has; the first word about it.
     Holding {
@@ -139,6 +138,8 @@ pub enum Message {
         /// [`crate::report::acknowledgement`]: whoever passes it on cannot make it.
         proof: [u8; 32],
     },
+    /// From the coordinator: no other machine of the receiver's site is connected to it.
+    FirstOfSite,
 }
 
 impl Message {

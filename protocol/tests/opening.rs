@@ -10,10 +10,9 @@ use upswarm_protocol::ids::*;
 use upswarm_protocol::node_state::*;
 use upswarm_protocol::wire::Message;
 
-/// The coordinator greets, and says whom of the site it knows.
-fn hears_the_coordinator(bench: &mut Bench, edition: &Edition, peers: &[&str]) {
-    let peers = Message::Peers(list(peers.iter().map(|peer| text(peer)).collect()));
-    bench.hears_the_coordinator(edition, &[peers]);
+/// The coordinator greets, and says so.
+fn is_told_it_is_the_first(bench: &mut Bench, edition: &Edition) {
+    bench.hears_the_coordinator(edition, &[Message::FirstOfSite]);
     bench.pass(Duration::from_millis(1));
 }
 
@@ -33,8 +32,9 @@ fn two(edition: &Edition, weight: u8) -> (Bench, Bench) {
 fn the_first_of_its_site_begins_at_once_and_the_other_does_not() {
     let (edition, _) = approved(|_| ());
     let (mut here, mut there) = two(&edition, 8);
-    hears_the_coordinator(&mut there, &edition, &["/ip4/10.0.0.1/tcp/1"]);
-    hears_the_coordinator(&mut here, &edition, &[]);
+    there.hears_the_coordinator(&edition, &[]);
+    there.pass(Duration::from_millis(1));
+    is_told_it_is_the_first(&mut here, &edition);
     assert!(fetches_over_the_wan(&here) && !fetches_over_the_wan(&there));
 }
 
@@ -42,7 +42,7 @@ fn the_first_of_its_site_begins_at_once_and_the_other_does_not() {
 fn the_first_begins_when_it_meets_somebody() {
     let (edition, _) = approved(|_| ());
     let (mut here, mut there) = (Bench::new(&edition, |_| ()), Bench::of(&key(41), "pc-2", &edition, |_| ()));
-    hears_the_coordinator(&mut here, &edition, &[]);
+    is_told_it_is_the_first(&mut here, &edition);
     assert!(!fetches_over_the_wan(&here), "others may be at work where it has nobody to tell it yet");
     meet(&mut here, &mut there);
     here.pass(Duration::from_millis(1));
@@ -54,7 +54,7 @@ fn whoever_should_not_carry_much_does_not_begin_for_all() {
     let (edition, _) = approved(|_| ());
     for weight in [0, 1] {
         let (mut here, _) = two(&edition, weight);
-        hears_the_coordinator(&mut here, &edition, &[]);
+        is_told_it_is_the_first(&mut here, &edition);
         assert!(!fetches_over_the_wan(&here), "{weight}");
     }
 }
@@ -66,7 +66,7 @@ fn one_that_comes_where_others_have_some_of_it_does_not_begin() {
     there.input(Input::ChunkStored { fetch: 999_999, payload: PayloadId::of(b"tool"), chunk: 1 });
     there.pass(Duration::from_secs(1));
     meet(&mut here, &mut there);
-    hears_the_coordinator(&mut here, &edition, &[]);
+    is_told_it_is_the_first(&mut here, &edition);
     assert!(!fetches_over_the_wan(&here));
 }
 
@@ -78,6 +78,6 @@ fn the_word_is_good_for_a_start_only() {
     meet(&mut here, &mut there);
     here.pass(Duration::from_secs(3));
     assert!(!fetches_over_the_wan(&here), "it is the other's to fetch");
-    hears_the_coordinator(&mut here, &edition, &[]);
+    is_told_it_is_the_first(&mut here, &edition);
     assert!(!fetches_over_the_wan(&here));
 }

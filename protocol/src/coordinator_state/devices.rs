@@ -241,7 +241,7 @@ impl CoordinatorState {
             self.renew(peer, now);
         }
         if self.of_site(site, peer).next().is_none() {
-            self.send(peer, &Message::Peers(Bounded::default()));
+            self.send(peer, &Message::FirstOfSite);
         }
         self.give_hints(peer);
         if !head.is_empty() {
@@ -517,9 +517,9 @@ impl CoordinatorState {
     /// each newcomer is told to other ones, so that nobody is left out whose turn never comes.
     fn tell_of_newcomer(&mut self, newcomer: DeviceId, site: SiteId) {
         let Some(device) = self.devices.get(&newcomer) else { return };
-        let hints: Vec<_> = device.addresses.iter().filter_map(hint).collect();
+        let message = Message::Peers(Bounded::truncated(device.addresses.iter().filter_map(hint).collect()));
         let told = lease::rank(newcomer.as_bytes(), &self.of_site(site, newcomer).map(|peer| (*peer, 1)).collect());
-        told.into_iter().take(TOLD_OF_NEWCOMER).for_each(|peer| self.send_hints(peer, &hints));
+        told.into_iter().take(TOLD_OF_NEWCOMER).for_each(|peer| self.send(peer, &message));
     }
 
     /// Machines of a site that are connected, but for one.
@@ -532,13 +532,8 @@ impl CoordinatorState {
     fn give_hints(&mut self, peer: DeviceId) {
         let Some(device) = self.devices.get(&peer) else { return };
         let hints: Vec<_> = self.hints(device.record.site, peer).into_iter().map(|(_, address)| address).collect();
-        self.send_hints(peer, &hints);
-    }
-
-    /// Without any there is nothing to say: an empty list means something else.
-    fn send_hints(&mut self, peer: DeviceId, hints: &[Text<512>]) {
         if !hints.is_empty() {
-            self.send(peer, &Message::Peers(Bounded::truncated(hints.to_vec())));
+            self.send(peer, &Message::Peers(Bounded::truncated(hints)));
         }
     }
 

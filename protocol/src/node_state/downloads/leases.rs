@@ -83,7 +83,7 @@ impl NodeState {
     }
 
     /// Something has changed that lets this node begin sooner.
-    pub(in crate::node_state) fn look_after_leases(&mut self, now: Now) {
+    pub(in crate::node_state) fn look_after_all_leases(&mut self, now: Now) {
         let fetching: Vec<_> = self.downloads.map.iter().filter(|(_, d)| d.is_fetching()).map(|(id, _)| *id).collect();
         fetching.into_iter().for_each(|payload| self.timer(Reason::Lease(payload), now.mono));
     }

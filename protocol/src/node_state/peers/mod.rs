@@ -258,13 +258,13 @@ impl NodeState {
                 self.relay_acknowledged(device, seq, held, proof, now)
             }
             (Stage::Coordinator, Message::Peers(addresses)) => {
-                if addresses.is_empty() {
-                    self.peers.first_of_site = true;
-                    self.look_after_leases(now);
-                }
                 for address in &addresses {
                     self.hint(address.clone(), now);
                 }
+            }
+            (Stage::Coordinator, Message::FirstOfSite) => {
+                self.peers.first_of_site = true;
+                self.look_after_all_leases(now);
             }
             (Stage::Coordinator, Message::Renewed { certificate }) => self.certificate_renewed(&certificate, now),
             (_, unexpected) => {
@@ -330,7 +330,7 @@ impl NodeState {
         self.tell_holdings(peer);
         self.beacon_soon(now);
         if self.peers.first_of_site {
-            self.look_after_leases(now);
+            self.look_after_all_leases(now);
         }
     }
 
