@@ -294,10 +294,9 @@ fn configure(namespace: &Namespace, interface: &str, address: Option<&str>) -> a
     ip(&["-n", &namespace.name, "link", "set", interface, "up"])
 }
 
-/// Holds what leaves by an interface to a rate. The bucket holds a large segment at least, and what a site's WAN brings in 20 ms:
-/// when the host of this machine takes its processors away for some milliseconds, the link must not be slower for it.
+/// Holds what leaves by an interface to a rate. The bucket holds a large segment at least, and what the rate brings in 2 ms.
 fn shape(namespace: &Namespace, interface: &str, mbit: u32) -> anyhow::Result<()> {
-    let burst = (mbit * 2500).clamp(70_000, 250_000).to_string();
+    let burst = (mbit * 250).max(70_000).to_string();
     let rate = format!("{mbit}mbit");
     let qdisc = ["-n", &namespace.name, "qdisc", "replace", "dev", interface, "root", "tbf", "rate", &rate];
     command("tc", &[&qdisc[..], &["burst", &burst, "latency", "50ms"]].concat())
