@@ -26,10 +26,20 @@ strip --strip-unneeded --remove-section=.comment "$tree/usr/bin/upswarm"
 install -D -m 644 -t "$tree/usr/lib/systemd/system" "$here/upswarm-node.service" "$here/upswarm-installer.service"
 install -D -m 644 "$here/upswarm.sysusers" "$tree/usr/lib/sysusers.d/upswarm.conf"
 install -D -m 644 "$here/upswarm.tmpfiles" "$tree/usr/lib/tmpfiles.d/upswarm.conf"
-install -D -m 644 "$here/upswarm.1" "$tree/usr/share/man/man1/upswarm.1"
-gzip -9n "$tree/usr/share/man/man1/upswarm.1"
+# A page for every verb, and completions, as --help says it; upswarm(7) is how a machine is set up.
+mkdir -p "$tree/usr/share/man/man1"
+"$binary" man "$tree/usr/share/man/man1" >/dev/null
+install -D -m 644 "$here/upswarm.7" "$tree/usr/share/man/man7/upswarm.7"
+find "$tree/usr/share/man" -type f -exec gzip -9n {} +
+for shell in bash:bash-completion/completions/upswarm zsh:zsh/vendor-completions/_upswarm fish:fish/vendor_completions.d/upswarm.fish; do
+    target=$tree/usr/share/${shell#*:}
+    mkdir -p "$(dirname "$target")"
+    "$binary" completions "${shell%%:*}" > "$target"
+done
 doc=$tree/usr/share/doc/upswarm
 install -D -m 644 "$here/debian/copyright" "$doc/copyright"
+install -D -m 644 "$here/../README.md" "$doc/README.md"
+gzip -9n "$doc/README.md"
 printf 'upswarm (%s) unstable; urgency=medium\n\n  * This version.\n\n -- upswarm <%s>  %s\n' \
     "$version" "$mail" "$(LC_ALL=C date -R -u -d "@$stamp")" | gzip -9n > "$doc/changelog.gz"
 

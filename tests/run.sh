@@ -58,6 +58,8 @@ if is_root && command -v apt-get >/dev/null; then
     need dpkg-deb dpkg
     need rpm rpm
     need rpmbuild rpm
+    # Repositories are signed and read by the real thing; apt itself brings gpgv or sqv.
+    need gpg gnupg
     need python3 python3
     # Thousands of real version numbers come from apt's lists.
     ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || "${as_root[@]}" apt-get update -qq
@@ -72,6 +74,10 @@ if [ $lab = yes ]; then
         need objdump binutils
         need setpriv util-linux
         need adduser adduser
+        # A proxy as offices have them.
+        need tinyproxy tinyproxy
+        # Wall clocks that are wrong.
+        need faketime faketime
         need systemd-analyze systemd
         need tmux tmux
     elif [ -n "${CI-}" ]; then
@@ -90,7 +96,7 @@ step "format" cargo fmt --all --check
 step "lints" cargo clippy --locked --release --workspace --all-targets -- -D warnings
 step "program" cargo build --locked --release -p upswarm-node
 step "unit, property and doc tests" cargo test --locked --release --workspace --exclude upswarm-tests
-step "dependencies and purity" cargo test --locked --release -p upswarm-tests --lib --test dependencies
+step "dependencies and purity" cargo test --locked --release -p upswarm-tests --lib --test dependencies --test structure
 if cargo deny --version >/dev/null 2>&1; then
     step "advisories" cargo deny check
 else
@@ -113,7 +119,8 @@ if [ $lab = yes ]; then
     fi
     # They share the cores and print figures: one at a time.
     step "end-to-end tests" env CI=1 cargo test --locked --release -p upswarm-tests --no-fail-fast \
-        --test network --test journey --test heads --test reuse --test survival --test tampering --test bad_input --test terminal --test package --test apart --test recipes --test machine --test inventory --test pause \
+        --test network --test first_day --test journey --test heads --test reuse --test survival --test tampering --test bad_input --test terminal --test package --test apart --test recipes --test obstacles --test machine --test inventory --test pause --test proxy --test disk --test clocks --test many_payloads --test warm_start \
+        --test repositories --test update_point --test ceremonies --test faults --test limits \
         -- --test-threads=1 --nocapture
 fi
 

@@ -12,8 +12,9 @@ use upswarm_protocol::ids::{ChunkId, DocHash, PayloadId};
 use crate::chunker::{self, ChunkedFile, ChunkerError};
 use crate::error::{StoreError, WriteError};
 use crate::evict::{self, Candidate, Room};
-use crate::files::{self, Stay};
+use crate::files::{self, Generation};
 use crate::index::Record;
+use crate::os;
 use crate::payload::{Body, Payload, lock};
 use crate::store::{Opened, Store};
 
@@ -54,7 +55,7 @@ impl Store {
         let payload = {
             let _layout = lock(&self.layout);
             match self.payload(id) {
-                Some(payload) if payload.stay.list == hash => self.reopen(payload, list, pin)?,
+                Some(payload) if payload.stay.list == hash => self.reopen(payload, list, &bytes, pin)?,
                 Some(old) if other_cut.as_ref().is_some_and(|checked| Arc::ptr_eq(checked, &old)) => {
                     self.replace_list(&old, list, &bytes, hash, pin)?
                 }
@@ -90,14 +91,18 @@ impl Store {
         for position in opened.have.missing() {
             let chunk = list.chunks()[position as usize];
             buffer.resize(chunk.len as usize, 0);
-            files::read_at(&file, chunk.offset, &mut buffer).map_err(|error| StoreError::io("reading", path, error))?;
+            os::read_at(&file, chunk.offset, &mut buffer).map_err(|error| StoreError::io("reading", path, error))?;
             self.write_chunk(cut.id, position, &buffer).map_err(|error| match error {
                 WriteError::Store(error) => ImportError::Store(error),
                 _ => ImportError::Changed(path.display().to_string()),
             })?;
         }
         self.flush()?;
-        Ok(cut)
+        // Another thread's flush may have met the failure.
+        match self.have(cut.id).and_then(|have| have.missing().next()) {
+            Some(position) => Err(StoreError::Missing { payload: cut.id, position }.into()),
+            None => Ok(cut),
+        }
     }
 
     /// A complete payload that the store holds under another list, if this list describes its bytes too.
@@ -120,8 +125,19 @@ impl Store {
         }
     }
 
-    fn reopen(&self, payload: Arc<Payload>, list: &Arc<ChunkList>, pin: bool) -> Result<Arc<Payload>, StoreError> {
+    fn reopen(
+        &self,
+        payload: Arc<Payload>,
+        list: &Arc<ChunkList>,
+        bytes: &[u8],
+        pin: bool,
+    ) -> Result<Arc<Payload>, StoreError> {
         if payload.body().is_none() {
+            // The list on disk may have rotted; this one is right.
+            if self.files.read_list(payload.id).is_err() {
+                self.files.write_list(payload.id, bytes, payload.stay)?;
+                self.files.sync_names()?;
+            }
             let body = Body::new(self.files.open_data(payload.id)?, list.clone());
             self.keep_body(&payload, body);
         }
@@ -134,6 +150,8 @@ impl Store {
             state.writable || state.have.is_full()
         };
         if !ready {
+            let body = self.body(&payload)?;
+            self.mend(&payload, &body)?;
             self.make_writable(&payload)?;
         }
         Ok(payload)
@@ -152,7 +170,7 @@ impl Store {
         let old_body = self.body(old)?;
         let file = self.files.open_data(old.id)?;
         // If this is the last that is done, the next start finds a list that the record does not name, and hashes all.
-        let stay = Stay { list: hash, born: self.tick() };
+        let stay = Generation { list: hash, born: self.tick() };
         self.files.write_list(old.id, bytes, stay)?;
         self.files.sync_names()?;
         let pinned = {
@@ -167,9 +185,9 @@ impl Store {
         let on_disk = files::on_disk(old.len, bytes.len() as u64);
         let payload = Arc::new(Payload::new(old.id, record, on_disk));
         {
-            let mut shelf = lock(&self.shelf);
-            shelf.used = shelf.used.saturating_sub(old.on_disk).saturating_add(on_disk);
-            shelf.payloads.insert(old.id, payload.clone());
+            let mut holdings = lock(&self.holdings);
+            holdings.used = holdings.used.saturating_sub(old.on_disk).saturating_add(on_disk);
+            holdings.payloads.insert(old.id, payload.clone());
         }
         self.keep_body(&payload, Body::new(file, list.clone()));
         self.forget(old, old_body.list.chunks())?;
@@ -190,7 +208,7 @@ impl Store {
         let len = list.payload_len();
         let need = files::on_disk(len, bytes.len() as u64);
         self.make_room(id, need, None)?;
-        let stay = Stay { list: hash, born: self.tick() };
+        let stay = Generation { list: hash, born: self.tick() };
         let made = self.make_files(id, len, bytes, stay);
         let file = match made {
             Ok(file) => file,
@@ -212,20 +230,20 @@ impl Store {
         let have = Bitmap::new(list.chunks().len() as u32);
         let record = Record { pinned: pin, writing: false, last_used: stay.born, len, stay, have };
         let payload = Arc::new(Payload::new(id, record, need));
-        if let Err(error) = self.make_writable(&payload) {
+        if let Err(error) = self.make_new_writable(&payload) {
             self.files.remove(id)?;
             return Err(if is_full(&error) { self.no_space(id, need, 0, 0) } else { error });
         }
         {
-            let mut shelf = lock(&self.shelf);
-            shelf.used = shelf.used.saturating_add(need);
-            shelf.payloads.insert(id, payload.clone());
+            let mut holdings = lock(&self.holdings);
+            holdings.used = holdings.used.saturating_add(need);
+            holdings.payloads.insert(id, payload.clone());
         }
         self.keep_body(&payload, Body::new(file, list.clone()));
         Ok(payload)
     }
 
-    fn make_files(&self, id: PayloadId, len: u64, list: &[u8], stay: Stay) -> Result<File, StoreError> {
+    fn make_files(&self, id: PayloadId, len: u64, list: &[u8], stay: Generation) -> Result<File, StoreError> {
         let file = self.files.create_data(id, len)?;
         self.files.write_list(id, list, stay)?;
         self.files.sync_names()?;
@@ -237,8 +255,8 @@ impl Store {
         let free = free.map_or_else(|| self.files.free(), Ok)?;
         let now = self.tick();
         let (payloads, used): (Vec<Arc<Payload>>, u64) = {
-            let shelf = lock(&self.shelf);
-            (shelf.payloads.values().cloned().collect(), shelf.used)
+            let holdings = lock(&self.holdings);
+            (holdings.payloads.values().cloned().collect(), holdings.used)
         };
         let room = Room { quota: self.config.quota, used, free, reserve: self.config.reserve };
         let candidates = payloads.iter().map(|payload| candidate(payload, now));
@@ -264,9 +282,9 @@ impl Store {
         payload.state().removed = true;
         self.drop_body(payload);
         {
-            let mut shelf = lock(&self.shelf);
-            if shelf.payloads.remove(&payload.id).is_some() {
-                shelf.used = shelf.used.saturating_sub(payload.on_disk);
+            let mut holdings = lock(&self.holdings);
+            if holdings.payloads.remove(&payload.id).is_some() {
+                holdings.used = holdings.used.saturating_sub(payload.on_disk);
             }
         }
         // A record without files is dropped at the next start.
@@ -283,10 +301,6 @@ impl Store {
             return Ok(0);
         }
         let body = self.body(payload)?;
-        // The index learns of chunks when they are synced: of a payload that came a moment ago it lacks the last ones.
-        if let Err(error) = self.flush() {
-            self.notice(format!("chunks that came last may not be reused: {error}"));
-        }
         let (mut reused, mut buffer) = (0, Vec::new());
         for position in missing {
             let Some(chunk) = body.chunk(position) else { break };
@@ -304,7 +318,7 @@ impl Store {
             let Some(place) = found.filter(|place| place.len == chunk.len) else { continue };
             let Some(source) = self.payload(place.payload).and_then(|source| self.body(&source).ok()) else { continue };
             buffer.resize(chunk.len as usize, 0);
-            if files::read_at(&source.file, place.offset, &mut buffer).is_err() || ChunkId::of(&buffer) != chunk.id {
+            if os::read_at(&source.file, place.offset, &mut buffer).is_err() || ChunkId::of(&buffer) != chunk.id {
                 continue;
             }
             match self.place(payload, &body, position, &buffer) {
@@ -317,7 +331,7 @@ impl Store {
     }
 
     fn no_space(&self, payload: PayloadId, need: u64, free: u64, evictable: u64) -> StoreError {
-        let used = lock(&self.shelf).used;
+        let used = lock(&self.holdings).used;
         let (quota, reserve) = (self.config.quota, self.config.reserve);
         StoreError::NoSpace { payload, need, used, quota, free, reserve, evictable }
     }

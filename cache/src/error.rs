@@ -49,6 +49,14 @@ pub enum StoreError {
         /// The first of the chunks that is missing.
         position: u32,
     },
+    /// A chunk on disk is not what it was, or cannot be read: it counts as missing now.
+    #[error("chunk {position} of payload {} has rotted on disk; it is missing now", payload.short())]
+    Rotten {
+        /// The payload.
+        payload: PayloadId,
+        /// The first of the chunks that have.
+        position: u32,
+    },
     /// More bytes than one read gives: [`crate::MAX_READ`].
     #[error("a read of {0} bytes at once; ask for fewer chunks")]
     TooMuch(u64),

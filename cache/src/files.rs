@@ -3,16 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::buffer::spare_capacity;
-use rustix::fs::{Advice, FallocateFlags, FlockOperation, SeekFrom};
-use rustix::io::Errno;
 use upswarm_protocol::chunk::{ChunkList, MAX_LIST};
 use upswarm_protocol::ids::{DocHash, PayloadId};
 
 use crate::error::StoreError;
+use crate::os;
 
 const BLOCK: u64 = 4096;
 const TRAILER: usize = 40;
@@ -20,14 +17,14 @@ const TRAILER: usize = 40;
 /// Names one stay of a payload in the store. Removed and stored again, it is another one, of which an old record says
 /// nothing. Stands behind the chunk list, and in the record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stay {
+pub(crate) struct Generation {
     /// Of the chunk list.
     pub(crate) list: DocHash,
     /// The store's clock when it came.
     pub(crate) born: u64,
 }
 
-impl Stay {
+impl Generation {
     fn parse(bytes: &[u8; TRAILER]) -> Self {
         let (mut list, mut born) = ([0; 32], [0; 8]);
         list.copy_from_slice(&bytes[..32]);
@@ -74,9 +71,9 @@ impl Files {
             .truncate(false)
             .open(&path)
             .map_err(|error| StoreError::io("opening the lock file", &path, error))?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
+        match os::lock(&lock) {
+            Ok(true) => {}
+            Ok(false) => {
                 let holder = fs::read_to_string(&path).unwrap_or_default();
                 let holder = holder.chars().take(32).collect::<String>().trim().to_owned();
                 return Err(StoreError::Locked { dir: dir.to_owned(), holder });
@@ -106,9 +103,7 @@ impl Files {
 
     /// Bytes that this user may still write on the file system.
     pub(crate) fn free(&self) -> Result<u64, StoreError> {
-        let stat = rustix::fs::fstatvfs(&self.lock)
-            .map_err(|error| StoreError::io("asking for the free space of", &self.dir, error))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        os::free(&self.lock).map_err(|error| StoreError::io("asking for the free space of", &self.dir, error))
     }
 
     /// Every payload with a file here. Left-over temporary files are removed, other names left alone.
@@ -144,10 +139,10 @@ impl Files {
             .truncate(true)
             .open(&path)
             .map_err(|error| StoreError::io("making", &path, error))?;
-        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len) {
-            Ok(()) => Ok(file),
+        match os::take_room(&file, len) {
+            Ok(true) => Ok(file),
             // Not every file system can: then writing may find the disk full.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => match file.set_len(len) {
+            Ok(false) => match file.set_len(len) {
                 Ok(()) => Ok(file),
                 Err(error) => Err(StoreError::io("extending", &path, error)),
             },
@@ -163,14 +158,14 @@ impl Files {
     }
 
     /// Puts a chunk list beside its data file: there whole, or not at all.
-    pub(crate) fn write_list(&self, id: PayloadId, bytes: &[u8], stay: Stay) -> Result<(), StoreError> {
+    pub(crate) fn write_list(&self, id: PayloadId, bytes: &[u8], stay: Generation) -> Result<(), StoreError> {
         let (path, new) = (self.list_path(id), self.payloads.join(format!("{id}.new")));
         let write = || -> io::Result<()> {
             let mut file = File::create(&new)?;
             file.write_all(bytes)?;
             file.write_all(stay.list.as_bytes())?;
             file.write_all(&stay.born.to_le_bytes())?;
-            file.sync_all()?;
+            os::sync_all(&file)?;
             fs::rename(&new, &path)
         };
         write().map_err(|error| StoreError::io("writing", &path, error))
@@ -178,34 +173,33 @@ impl Files {
 
     /// Makes new and removed names durable.
     pub(crate) fn sync_names(&self) -> Result<(), StoreError> {
-        let synced = File::open(&self.payloads).and_then(|dir| dir.sync_all());
-        synced.map_err(|error| StoreError::io("syncing", &self.payloads, error))
+        os::sync_names(&self.payloads).map_err(|error| StoreError::io("syncing", &self.payloads, error))
     }
 
     /// What stands behind a chunk list.
-    pub(crate) fn stay(&self, id: PayloadId) -> Result<Stay, StoreError> {
+    pub(crate) fn stay(&self, id: PayloadId) -> Result<Generation, StoreError> {
         let path = self.list_path(id);
-        let read = || -> io::Result<Stay> {
+        let read = || -> io::Result<Generation> {
             let file = File::open(&path)?;
             let at = file.metadata()?.len().checked_sub(TRAILER as u64).ok_or(io::ErrorKind::UnexpectedEof)?;
             let mut trailer = [0; TRAILER];
-            file.read_exact_at(&mut trailer, at)?;
-            Ok(Stay::parse(&trailer))
+            os::read_at(&file, at, &mut trailer)?;
+            Ok(Generation::parse(&trailer))
         };
         read().map_err(|error| StoreError::io("reading", &path, error))
     }
 
     /// The chunk list beside a data file. A damaged one is an error of kind `InvalidData`.
-    pub(crate) fn read_list(&self, id: PayloadId) -> Result<(ChunkList, Stay), StoreError> {
+    pub(crate) fn read_list(&self, id: PayloadId) -> Result<(ChunkList, Generation), StoreError> {
         let path = self.list_path(id);
-        let read = || -> io::Result<(ChunkList, Stay)> {
+        let read = || -> io::Result<(ChunkList, Generation)> {
             let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
             if fs::metadata(&path)?.len() > (MAX_LIST + TRAILER) as u64 {
                 return Err(invalid("longer than a chunk list may be".to_owned()));
             }
             let bytes = fs::read(&path)?;
             let (list, trailer) = bytes.split_last_chunk().ok_or_else(|| invalid("cut short".to_owned()))?;
-            let stay = Stay::parse(trailer);
+            let stay = Generation::parse(trailer);
             ChunkList::parse(list, stay.list).map(|list| (list, stay)).map_err(|error| invalid(error.to_string()))
         };
         read().map_err(|error| StoreError::io("reading", &path, error))
@@ -224,44 +218,4 @@ impl Files {
         }
         Ok(())
     }
-}
-
-/// Reads exactly `into.len()` bytes at `offset`.
-pub(crate) fn read_at(file: &File, offset: u64, into: &mut [u8]) -> io::Result<()> {
-    file.read_exact_at(into, offset)
-}
-
-/// As [`read_at`], into memory that need not be filled with zeros first.
-pub(crate) fn read_new(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(len);
-    while bytes.len() < len {
-        let at = offset + bytes.len() as u64;
-        match rustix::io::pread(file, spare_capacity(&mut bytes), at) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    // There may have been more room than was asked for.
-    bytes.truncate(len);
-    Ok(bytes)
-}
-
-/// Writes all of `bytes` at `offset`. Not durable until the file is synced.
-pub(crate) fn write_at(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
-    file.write_all_at(bytes, offset)
-}
-
-/// Whether a range was never written: a hole, or room that was taken and not used. "No" where that cannot be told.
-pub(crate) fn is_hole(file: &File, offset: u64, len: u64) -> bool {
-    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
-        Ok(data) => data >= offset + len,
-        Err(error) => error == Errno::NXIO,
-    }
-}
-
-/// Asks the system to forget what it caches of a range, so that the next read comes from the disk.
-pub(crate) fn forget_cached(file: &File, offset: u64, len: u64) {
-    // Only advice: where it fails, the read is answered from memory.
-    let _ = rustix::fs::fadvise(file, offset, core::num::NonZeroU64::new(len), Advice::DontNeed);
 }

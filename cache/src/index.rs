@@ -1,4 +1,5 @@
-//! The sled index: a small record per payload, and where each chunk can be found. The only module that names sled.
+//! The sled index: a small record per payload, and where each chunk can be found. Knows no data files and decides nothing;
+//! beside the fence around it, the only module that names sled.
 //!
 //! ```text
 //! tree "payloads"  key: payload 32   value: version u8 = 1 | flags u8 (1 pinned, 2 being written) | last used u64
@@ -8,21 +9,18 @@
 //! Integers are little-endian. A chunk that several payloads hold has an entry for each, so that none is lost when one
 //! of them is removed, and no entry is ever read to be written.
 //!
-//! sled can panic on damaged files, so every call is fenced. Nothing here is durable before [`Index::flush`].
+//! Every call is fenced. Nothing here is durable before [`Index::flush`].
 
-use std::fs;
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
-use std::time::{Duration, Instant};
 
 use upswarm_protocol::chunk::{Bitmap, Chunk, MAX_CHUNKS};
 use upswarm_protocol::ids::{ChunkId, DocHash, PayloadId};
 
 use crate::error::StoreError;
-use crate::files::Stay;
+use crate::fence::{self, Failure, Fence};
+use crate::files::Generation;
 
 const VERSION: u8 = 1;
 const PINNED: u8 = 1;
@@ -32,15 +30,6 @@ const PLACE: usize = 13;
 /// A batch takes memory until it is applied.
 const BATCH: usize = 4096;
 const INDEX: &str = "index";
-const ATTEMPTS: &str = "index.attempts";
-/// How long an instance of sled that was closed may hold its lock, before its files are left to it.
-const LINGER: Duration = Duration::from_secs(10);
-/// Bytes put by: several of sled's segments of 512 KiB.
-const SPARE: u64 = 4 << 20;
-/// Damaged indexes that are kept for whoever wants to look into it.
-const KEEP_DAMAGED: usize = 2;
-/// Opening that never came back so many times in a row is taken for damage.
-const MAX_ATTEMPTS: usize = 3;
 
 /// What is durable about a payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +43,7 @@ pub(crate) struct Record {
     /// Bytes of the payload.
     pub(crate) len: u64,
     /// What its files are to say too, for this record to be about them.
-    pub(crate) stay: Stay,
+    pub(crate) stay: Generation,
     /// Chunks whose bytes were synced before this was written.
     pub(crate) have: Bitmap,
 }
@@ -89,7 +78,7 @@ impl Record {
             writing: flags & WRITING != 0,
             last_used: u64::from_le_bytes(*last_used),
             len: u64::from_le_bytes(*len),
-            stay: Stay { list: DocHash(*list), born: u64::from_le_bytes(*born) },
+            stay: Generation { list: DocHash(*list), born: u64::from_le_bytes(*born) },
             have: Bitmap::from_bytes(bitmap, chunks)?,
         })
     }
@@ -118,7 +107,7 @@ pub(crate) struct OpenedIndex {
 
 /// An open index.
 pub(crate) struct Index {
-    dir: PathBuf,
+    fence: Fence,
     cache: u64,
     /// `None` after a failure that opening it anew did not mend yet.
     trees: RwLock<Option<Trees>>,
@@ -129,9 +118,10 @@ impl Index {
     /// Opens `dir/index`, with at most `cache` bytes of memory for its pages. What does not open is moved aside and an
     /// empty index takes its place. The caller holds the store's lock.
     pub(crate) fn open(dir: &Path, cache: u64) -> Result<OpenedIndex, StoreError> {
-        let (trees, records, notice) = open_or_replace(dir, cache)?;
+        let fence = Fence::new(dir, INDEX);
+        let (trees, records, notice) = open_or_replace(&fence, cache)?;
         let trees = RwLock::new(Some(trees));
-        let index = Self { dir: dir.to_owned(), cache, trees, failed: AtomicBool::new(false) };
+        let index = Self { fence, cache, trees, failed: AtomicBool::new(false) };
         Ok(OpenedIndex { index, records, notices: notice.into_iter().collect() })
     }
 
@@ -145,13 +135,13 @@ impl Index {
     pub(crate) fn reopen(&self) -> Result<Option<String>, StoreError> {
         let mut trees = self.trees.write().unwrap_or_else(PoisonError::into_inner);
         let old = trees.take();
-        if let Err(failure) = fence(|| {
+        if let Err(failure) = fence::call(|| {
             drop(old);
             Ok(())
         }) {
             tracing::debug!(%failure, "closing the failed index");
         }
-        let (opened, _, notice) = open_or_replace(&self.dir, self.cache)?;
+        let (opened, _, notice) = open_or_replace(&self.fence, self.cache)?;
         *trees = Some(opened);
         self.failed.store(false, Ordering::Release);
         Ok(notice)
@@ -204,44 +194,36 @@ impl Index {
         })
     }
 
-    /// Makes everything so far durable.
+    /// Makes everything so far durable. On a full disk it is an error, and the index stays as it is.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
-        self.fenced(|trees| trees.db.flush().map(drop))
+        self.fence.check_room().map_err(|failure| failed(failure, &self.fence.path()))?;
+        self.with(|trees| self.fence.flush(&trees.db))
     }
 
-    fn fenced<T>(&self, call: impl FnOnce(&Trees) -> sled::Result<T>) -> Result<T, StoreError> {
+    fn fenced<T>(&self, work: impl FnOnce(&Trees) -> sled::Result<T>) -> Result<T, StoreError> {
+        self.with(|trees| fence::call(|| work(trees)))
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&Trees) -> Result<T, Failure>) -> Result<T, StoreError> {
         let trees = self.trees.read().unwrap_or_else(PoisonError::into_inner);
-        let path = self.dir.join(INDEX);
+        let path = self.fence.path();
         let Some(trees) = &*trees else {
             return Err(StoreError::Index { path, cause: "closed after a failure".to_owned() });
         };
-        fence(|| call(trees)).map_err(|failure| {
+        work(trees).map_err(|failure| {
             if matches!(failure, Failure::Damaged(_)) {
-                note_attempts(&self.dir, MAX_ATTEMPTS);
+                self.fence.condemn();
             }
             self.failed.store(true, Ordering::Release);
-            failure.at(&path)
+            failed(failure, &path)
         })
     }
 }
 
-/// Why a sled call failed.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    /// Its files are not what it wrote.
-    #[error("{0}")]
-    Damaged(String),
-    /// The disk is full, or access is refused: an empty index would fare no better.
-    #[error("{0}")]
-    System(io::Error),
-}
-
-impl Failure {
-    fn at(self, path: &Path) -> StoreError {
-        match self {
-            Self::Damaged(cause) => StoreError::Index { path: path.to_owned(), cause },
-            Self::System(error) => StoreError::io("working on the index", path, error),
-        }
+fn failed(failure: Failure, path: &Path) -> StoreError {
+    match failure {
+        Failure::Damaged(cause) => StoreError::Index { path: path.to_owned(), cause },
+        Failure::System(error) => StoreError::io("working on the index", path, error),
     }
 }
 
@@ -253,56 +235,9 @@ struct Trees {
 
 type Records = Vec<(PayloadId, Option<Record>)>;
 
-/// Opens the index; one that is damaged is moved aside, as the notice says, and an empty one takes its place.
-fn open_or_replace(dir: &Path, cache: u64) -> Result<(Trees, Records, Option<String>), StoreError> {
-    let (path, spare) = (dir.join(INDEX), dir.join("index.spare"));
-    // A byte per attempt that has not come back: an abort or an endless loop cannot be caught, only remembered.
-    let before = fs::read(dir.join(ATTEMPTS)).unwrap_or_default().len();
-    let mut opened = if before >= MAX_ATTEMPTS {
-        Err(Failure::Damaged("it failed while in use, or opening it did not end".to_owned()))
-    } else {
-        note_attempts(dir, before + 1);
-        try_open(&path, cache)
-    };
-    // sled does not open on a full disk, and without it nothing can be evicted: some room was put by for this.
-    if matches!(&opened, Err(Failure::System(error)) if is_full(error)) && fs::remove_file(&spare).is_ok() {
-        opened = try_open(&path, cache);
-    }
-    let mut notice = None;
-    if let Err(Failure::Damaged(cause)) = &opened {
-        let aside =
-            move_aside(dir, &path).map_err(|error| StoreError::io("moving aside the damaged index", &path, error))?;
-        notice = Some(format!(
-            "the index {} is damaged ({cause}); it was moved to {} and is rebuilt from the data files",
-            path.display(),
-            aside.display()
-        ));
-        opened = try_open(&path, cache);
-    }
-    note_attempts(dir, 0);
-    let (trees, records) = opened.map_err(|failure| failure.at(&path))?;
-    if let Err(error) = put_by(&spare) {
-        tracing::debug!(path = %spare.display(), %error, "no room is put by for the index");
-    }
-    Ok((trees, records, notice))
-}
-
-/// Opens the index as it is. sled locks its own file, and an instance that was just closed in this process may hold that
-/// lock a little longer; other processes are kept out by the store's lock.
-fn try_open(path: &Path, cache: u64) -> Result<(Trees, Records), Failure> {
-    let until = Instant::now() + LINGER;
-    loop {
-        match try_open_once(path, cache) {
-            Err(Failure::Damaged(cause)) if cause.contains("could not acquire lock") && Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-fn try_open_once(path: &Path, cache: u64) -> Result<(Trees, Records), Failure> {
-    fence(|| {
+/// Opens the index; the text says that a damaged one was moved aside and an empty one took its place.
+fn open_or_replace(fence: &Fence, cache: u64) -> Result<(Trees, Records, Option<String>), StoreError> {
+    let opened = fence.open(|path| {
         let config = sled::Config::new().path(path).cache_capacity(cache).mode(sled::Mode::LowSpace);
         let db = config.flush_every_ms(None).open()?;
         let (payloads, chunks) = (db.open_tree("payloads")?, db.open_tree("chunks")?);
@@ -314,76 +249,10 @@ fn try_open_once(path: &Path, cache: u64) -> Result<(Trees, Records), Failure> {
             }
         }
         Ok((Trees { db, payloads, chunks }, records))
-    })
-}
-
-fn fence<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, Failure> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(sled::Error::Io(error))) if is_system(&error) => Err(Failure::System(error)),
-        Ok(Err(error)) => Err(Failure::Damaged(error.to_string())),
-        Err(panic) => {
-            let text = panic.downcast_ref::<&str>().copied();
-            let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-            Err(Failure::Damaged(format!("it panicked: {}", text.unwrap_or("without a text"))))
-        }
-    }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-fn is_system(error: &io::Error) -> bool {
-    use io::ErrorKind::{OutOfMemory, PermissionDenied, ReadOnlyFilesystem};
-    is_full(error) || matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | OutOfMemory)
-}
-
-fn note_attempts(dir: &Path, count: usize) {
-    let path = dir.join(ATTEMPTS);
-    let noted = if count == 0 { fs::remove_file(&path) } else { fs::write(&path, vec![b'x'; count]) };
-    if let Err(error) = noted
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::debug!(path = %path.display(), %error, "cannot note how often the index was opened");
-    }
-}
-
-/// Takes room that can be given up when the disk is full: as much as there is, by halves.
-fn put_by(spare: &Path) -> io::Result<()> {
-    let file = fs::File::options().write(true).create(true).truncate(false).open(spare)?;
-    let there = file.metadata()?.len();
-    let mut wanted = SPARE;
-    while there < wanted {
-        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, wanted) {
-            Ok(()) => break,
-            Err(_) if wanted > SPARE / 8 => wanted /= 2,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-/// Renames the index to `index.damaged-<n>`, and removes all but the newest of these.
-fn move_aside(dir: &Path, path: &Path) -> io::Result<PathBuf> {
-    let mut old: Vec<(u64, PathBuf)> = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix("index.damaged-")).and_then(|n| n.parse().ok());
-        old.extend(number.map(|number| (number, entry.path())));
-    }
-    old.sort();
-    let aside = dir.join(format!("index.damaged-{}", old.last().map_or(1, |(last, _)| last.saturating_add(1))));
-    match fs::rename(path, &aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let surplus = (old.len() + 1).saturating_sub(KEEP_DAMAGED);
-    for (_, path) in &old[..surplus.min(old.len())] {
-        fs::remove_dir_all(path)?;
-    }
-    Ok(aside)
+    });
+    let ((trees, records), moved) = opened.map_err(|failure| failed(failure, &fence.path()))?;
+    let notice = moved.map(|moved| format!("the index {moved} and is rebuilt from the data files"));
+    Ok((trees, records, notice))
 }
 
 fn chunk_key(chunk: ChunkId, payload: PayloadId) -> [u8; 64] {
@@ -416,7 +285,7 @@ mod tests {
         let mut have = Bitmap::new(11);
         have.set(0);
         have.set(10);
-        let stay = Stay { list: DocHash([7; 32]), born: 0x0506 };
+        let stay = Generation { list: DocHash([7; 32]), born: 0x0506 };
         let record = Record { pinned: true, writing: true, last_used: 0x0102, len: 0x0304, stay, have };
         let mut golden = vec![1, 3, 2, 1, 0, 0, 0, 0, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0];
         golden.extend_from_slice(&[7; 32]);
@@ -434,7 +303,7 @@ mod tests {
     #[test]
     fn other_bytes_are_no_record() {
         let have = Bitmap::full(11);
-        let stay = Stay { list: DocHash([7; 32]), born: 3 };
+        let stay = Generation { list: DocHash([7; 32]), born: 3 };
         let record = Record { pinned: false, writing: false, last_used: 1, len: 2, stay, have };
         let bytes = record.encode();
         for cut in 0..bytes.len() {
@@ -467,20 +336,5 @@ mod tests {
         assert_eq!(find(&|_| true), Some(two));
         assert_eq!(find(&|id| id != two), None);
         assert_eq!(find(&|_| true), None, "an entry of a payload that is gone is removed when it is met");
-    }
-
-    #[test]
-    fn at_most_two_damaged_indexes_are_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        for round in 1..=4 {
-            drop(Index::open(dir.path(), 1 << 20).unwrap());
-            note_attempts(dir.path(), MAX_ATTEMPTS);
-            let notices = Index::open(dir.path(), 1 << 20).unwrap().notices;
-            assert_eq!(notices.len(), 1, "round {round}");
-        }
-        let mut names: Vec<String> =
-            fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        assert_eq!(names, ["index", "index.damaged-3", "index.damaged-4", "index.spare"]);
     }
 }

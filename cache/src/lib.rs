@@ -5,7 +5,7 @@
 //! <dir>/payloads/<hex>.data     the payload itself; when every chunk is there, this file is the payload
 //! <dir>/payloads/<hex>.list     its chunk list | BLAKE3 of that 32 | born u64, which the record names too
 //! <dir>/index/                  sled: which chunks are there, and where each chunk can be found
-//! <dir>/index.spare             room that is given up when the index does not open because the disk is full
+//! <dir>/index.spare             room that is given up when the disk is full
 //! <dir>/index.attempts          there while the index is being opened: a byte per attempt that has not come back
 //! <dir>/index.damaged-<n>/      an index that did not open; at most two are kept
 //! ```
@@ -19,14 +19,19 @@ mod admit;
 pub mod chunker;
 mod error;
 mod evict;
+#[cfg(test)]
+mod failing_disk;
+pub mod fence;
 mod files;
 mod index;
+mod os;
 mod payload;
+mod ranges;
 mod recover;
 mod scrub;
 mod store;
 
 pub use admit::ImportError;
 pub use error::{StoreError, WriteError};
-pub use scrub::ScrubReport;
-pub use store::{MAX_READ, Opened, PayloadInfo, Store, StoreConfig, Usage};
+pub use scrub::{Scrub, ScrubReport};
+pub use store::{Loss, MAX_READ, Opened, PayloadInfo, Store, StoreConfig, Usage};

@@ -9,8 +9,9 @@ use upswarm_protocol::chunk::{Bitmap, Chunk, ChunkList};
 use upswarm_protocol::ids::{ChunkId, PayloadId};
 
 use crate::error::StoreError;
-use crate::files::{self, Files, Stay};
+use crate::files::{Files, Generation};
 use crate::index::Record;
+use crate::os;
 
 /// Locks, whether or not a thread panicked with the lock: every change made under it is complete at any point.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -20,7 +21,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// One stay of a payload in the store: removed and stored again, it is another one.
 pub(crate) struct Payload {
     pub(crate) id: PayloadId,
-    pub(crate) stay: Stay,
+    pub(crate) stay: Generation,
     /// Bytes.
     pub(crate) len: u64,
     /// Bytes it takes on disk, list included.
@@ -36,6 +37,12 @@ pub(crate) struct State {
     pub(crate) have: Bitmap,
     /// Those of them that are durable: all that a record may claim.
     pub(crate) synced: Bitmap,
+    /// Chunks whose bytes were hashed in this run: when they came, or when they were read.
+    pub(crate) verified: Bitmap,
+    /// Chunks that were written when a sync failed: perhaps they are on disk, perhaps not.
+    pub(crate) dubious: Vec<u32>,
+    /// Syncs that have failed.
+    pub(crate) failures: u32,
     pub(crate) pinned: bool,
     /// Records are to say that chunks without a bit may have been written.
     pub(crate) marked: bool,
@@ -55,6 +62,9 @@ impl Payload {
     /// The payload that a record describes.
     pub(crate) fn new(id: PayloadId, record: Record, on_disk: u64) -> Self {
         let state = State {
+            verified: Bitmap::new(record.have.len()),
+            dubious: Vec::new(),
+            failures: 0,
             synced: record.have.clone(),
             have: record.have,
             pinned: record.pinned,
@@ -107,7 +117,7 @@ impl Body {
     }
 
     /// Reads list and file from disk.
-    pub(crate) fn load(files: &Files, id: PayloadId, expected: Stay) -> Result<Self, StoreError> {
+    pub(crate) fn load(files: &Files, id: PayloadId, expected: Generation) -> Result<Self, StoreError> {
         let (list, stay) = files.read_list(id)?;
         if stay != expected {
             return Err(StoreError::Unknown(id));
@@ -133,7 +143,7 @@ impl Body {
     /// Whether the bytes on disk of a chunk have its hash; one that cannot be read has not. `buffer` is for reuse.
     pub(crate) fn is_good(&self, chunk: &Chunk, buffer: &mut Vec<u8>) -> bool {
         buffer.resize(chunk.len as usize, 0);
-        files::read_at(&self.file, chunk.offset, buffer).is_ok() && ChunkId::of(buffer) == chunk.id
+        os::read_at(&self.file, chunk.offset, buffer).is_ok() && ChunkId::of(buffer) == chunk.id
     }
 }
 

@@ -8,8 +8,9 @@ use std::io;
 use std::sync::Arc;
 
 use crate::error::StoreError;
-use crate::files::{self, Files, Found, Stay};
+use crate::files::{self, Files, Found, Generation};
 use crate::index::{Index, Record};
+use crate::os;
 use crate::payload::Body;
 
 /// Every payload that is on disk, with a record that is true, and the bytes it takes. Durable when this returns.
@@ -64,7 +65,7 @@ pub(crate) fn recover(
 }
 
 /// Length and stay of a payload on disk.
-fn on_disk(files: &Files, id: PayloadId, found: Found) -> Result<(u64, Stay), StoreError> {
+fn on_disk(files: &Files, id: PayloadId, found: Found) -> Result<(u64, Generation), StoreError> {
     match found {
         Found { data: Some(len), list: Some(_) } => Ok((len, files.stay(id)?)),
         _ => Err(StoreError::Unknown(id)),
@@ -77,7 +78,7 @@ fn rehash(
     index: &Index,
     id: PayloadId,
     record: Option<Record>,
-    on_disk: (u64, Stay),
+    on_disk: (u64, Generation),
     found: Found,
     notices: &mut Vec<String>,
 ) -> Result<(PayloadId, Record, u64), StoreError> {
@@ -99,7 +100,7 @@ fn rehash(
     let (mut kept, mut bytes) = (Vec::new(), 0);
     for position in record.have.missing() {
         let chunk = body.list.chunks()[position as usize];
-        if !files::is_hole(&body.file, chunk.offset, u64::from(chunk.len)) && body.is_good(&chunk, &mut buffer) {
+        if !os::is_hole(&body.file, chunk.offset, u64::from(chunk.len)) && body.is_good(&chunk, &mut buffer) {
             kept.push(position);
             bytes += u64::from(chunk.len);
         }
@@ -108,7 +109,7 @@ fn rehash(
         record.have.set(*position);
     }
     record.writing = false;
-    body.file.sync_data().map_err(|error| StoreError::io("syncing", files.data_path(id), error))?;
+    os::sync(&body.file).map_err(|error| StoreError::io("syncing", files.data_path(id), error))?;
     index.add_chunks(id, kept.iter().map(|position| &body.list.chunks()[*position as usize]))?;
     index.put(id, &record)?;
     if !kept.is_empty() || !known {
@@ -130,8 +131,7 @@ fn is_refused(error: &StoreError) -> bool {
         StoreError::Index { .. } => true,
         StoreError::Io { source, .. } => {
             use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull};
-            matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem | StorageFull)
-                || source.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error())
+            matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem | StorageFull) || os::is_out_of_files(source)
         }
         _ => false,
     }

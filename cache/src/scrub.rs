@@ -1,20 +1,14 @@
-//! The slow round over everything on disk: what has rotted is noted as missing, so that the swarm brings it again.
+//! The slow round over everything on disk: what has rotted is noted as missing, so that the swarm brings it again. It uses
+//! the store, which knows nothing of it, and never decides when it is time for a step.
 
 use std::ops::Bound;
 
 use upswarm_protocol::ids::PayloadId;
 
 use crate::error::StoreError;
-use crate::files;
+use crate::os;
 use crate::payload::lock;
 use crate::store::Store;
-
-/// Where the round goes on.
-#[derive(Debug, Default)]
-pub(crate) struct Cursor {
-    payload: PayloadId,
-    position: u32,
-}
 
 /// What one step of the round found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,56 +23,67 @@ pub struct ScrubReport {
     pub round_ended: bool,
 }
 
-impl Store {
+/// Where the round goes on.
+#[derive(Debug)]
+pub struct Scrub {
+    payload: PayloadId,
+    position: u32,
+}
+
+impl Scrub {
+    /// A round that begins with the first payload from `first` on. Begun elsewhere in each run, it comes to every payload
+    /// even of a machine that never runs for a whole round.
+    pub fn starting_at(first: PayloadId) -> Self {
+        Self { payload: first, position: 0 }
+    }
+
     /// Hashes some chunks again, going on where the last step ended: at least one chunk, and then as long as `max_bytes`
-    /// are not passed. What is bad is noted durably before this returns. Reads from the disk, not from its cache.
+    /// are not passed. What is bad is noted durably before this returns, and [`Store::take_lost`] names it. Reads from the
+    /// disk, not from its cache.
     ///
     /// Errors are [`StoreError::Io`] and [`StoreError::Index`]; a chunk that cannot be read is bad, not an error.
-    pub fn scrub_step(&self, max_bytes: u64) -> Result<ScrubReport, StoreError> {
-        // One step at a time; nobody else waits for this lock.
-        let mut cursor = lock(&self.cursor);
+    pub fn step(&mut self, store: &Store, max_bytes: u64) -> Result<ScrubReport, StoreError> {
         let mut report = ScrubReport::default();
         let mut buffer = Vec::new();
         while report.bytes < max_bytes.max(1) {
             let next = {
-                let shelf = lock(&self.shelf);
-                let mut from = shelf.payloads.range((Bound::Included(cursor.payload), Bound::Unbounded));
+                let holdings = lock(&store.holdings);
+                let mut from = holdings.payloads.range((Bound::Included(self.payload), Bound::Unbounded));
                 from.next().map(|(_, payload)| payload.clone())
             };
             let Some(payload) = next else {
-                *cursor = Cursor::default();
+                *self = Self::starting_at(PayloadId([0; 32]));
                 report.round_ended = true;
                 break;
             };
-            if payload.id != cursor.payload {
-                *cursor = Cursor { payload: payload.id, position: 0 };
+            if payload.id != self.payload {
+                *self = Self::starting_at(payload.id);
             }
-            let body = match self.body(&payload) {
+            let body = match store.body(&payload) {
                 Ok(body) => body,
                 // Removed since, or without its list: nothing to hash here.
                 Err(error) => {
                     tracing::debug!(payload = %payload.id.short(), %error, "not scrubbed");
-                    cursor.pass(payload.id);
+                    self.pass(payload.id);
                     continue;
                 }
             };
             // Only what is durable: the rest has just been hashed, and is not on the disk yet.
             let position = {
                 let state = payload.state();
-                (cursor.position..state.synced.len()).find(|at| state.synced.get(*at) && !state.removed)
+                (self.position..state.synced.len()).find(|at| state.synced.get(*at) && !state.removed)
             };
             let Some((position, chunk)) = position.and_then(|at| Some((at, *body.chunk(at)?))) else {
-                cursor.pass(payload.id);
+                self.pass(payload.id);
                 continue;
             };
             if report.chunks > 0 && report.bytes + u64::from(chunk.len) > max_bytes {
                 break;
             }
-            cursor.position = position + 1;
-            files::forget_cached(&body.file, chunk.offset, u64::from(chunk.len));
+            self.position = position + 1;
+            os::forget_cached(&body.file, chunk.offset, u64::from(chunk.len));
             if !body.is_good(&chunk, &mut buffer) {
-                tracing::warn!(payload = %payload.id, position, "a chunk on disk has rotted; it counts as missing now");
-                self.disown(&payload, position)?;
+                store.disown(&payload, &[position])?;
                 report.bad.push((payload.id, position));
             }
             report.bytes += u64::from(chunk.len);
@@ -86,9 +91,7 @@ impl Store {
         }
         Ok(report)
     }
-}
 
-impl Cursor {
     /// Goes on behind a payload.
     fn pass(&mut self, done: PayloadId) {
         // The next name in order; behind the last of all there is nothing, which its position says.

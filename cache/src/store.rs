@@ -1,12 +1,13 @@
 //! The store: what it holds, reading and writing chunks, and making them durable.
 //!
 //! Threads share a [`Store`] through an `Arc`. Locks, in the order in which they may be taken together:
-//! `cursor`, `layout` (files come or go), `flushing`, `record_order` (records reach the index in the order of the states they
-//! describe), then for moments `shelf`, a payload's state, `queue` and the other small ones. Chunk bytes are read,
-//! written and synced without any but `flushing` and `cursor`, which no reader or writer takes.
+//! `layout` (files come or go), `flushing`, `record_order` (records reach the index in the order of the states they
+//! describe), then for moments `holdings`, a payload's state, `queue` and the other small ones. Chunk bytes are read,
+//! written and synced without any but `flushing`, which no reader or writer takes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,18 +18,19 @@ use upswarm_protocol::ids::{ChunkId, PayloadId};
 use upswarm_protocol::time::Wall;
 
 use crate::error::{StoreError, WriteError};
-use crate::files::{self, Files};
+use crate::files::Files;
 use crate::index::{Index, Record};
+use crate::os;
 use crate::payload::{Body, Payload, State, lock};
 use crate::recover;
-use crate::scrub::Cursor;
 
 /// The most bytes that [`Store::read`] gives at once.
 pub const MAX_READ: u64 = 2 * MAX_CHUNK as u64;
 
 /// Payloads whose chunk list and file stay open when nobody uses them, and the most chunks their lists hold together
-/// (48 bytes each). One payload alone may have more.
-const MAX_LOADED: usize = 32;
+/// (48 bytes each). One payload alone may have more. Of many small ones that come at once, each is read from disk again for
+/// every chunk beyond this; a process may have 1,024 files open, as systems are set up.
+const MAX_LOADED: usize = 256;
 const MAX_LOADED_CHUNKS: usize = 64 << 10;
 /// A last use is written down when the one on disk is so much older, in milliseconds.
 const USE_GRAIN: u64 = 600_000;
@@ -46,9 +48,9 @@ pub struct StoreConfig {
 }
 
 impl Default for StoreConfig {
-    /// 20 GiB, 1 GiB, 16 MiB.
+    /// 20 GiB, 1 GiB, 4 MiB.
     fn default() -> Self {
-        Self { quota: 20 << 30, reserve: 1 << 30, index_cache: 16 << 20 }
+        Self { quota: 20 << 30, reserve: 1 << 30, index_cache: 4 << 20 }
     }
 }
 
@@ -91,18 +93,27 @@ pub struct PayloadInfo {
     pub last_used: Wall,
 }
 
+/// What became of a payload that was there: see [`Store::take_lost`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Loss {
+    /// Chunks that were said to be there and are not, in order.
+    pub chunks: Vec<u32>,
+    /// Why nothing of it can be written before it is opened again.
+    pub failure: Option<String>,
+}
+
 /// The payload store of one directory.
 pub struct Store {
     pub(crate) files: Files,
     pub(crate) index: Index,
     pub(crate) config: StoreConfig,
     pub(crate) layout: Mutex<()>,
-    pub(crate) shelf: Mutex<Shelf>,
-    pub(crate) cursor: Mutex<Cursor>,
+    pub(crate) holdings: Mutex<Holdings>,
     pub(crate) evicted: Mutex<BTreeSet<PayloadId>>,
     record_order: Mutex<()>,
     flushing: Mutex<()>,
     queue: Mutex<BTreeSet<PayloadId>>,
+    lost: Mutex<BTreeMap<PayloadId, Loss>>,
     loaded: Mutex<Vec<Arc<Payload>>>,
     notices: Mutex<Vec<String>>,
     clock: AtomicU64,
@@ -112,7 +123,7 @@ pub struct Store {
 
 /// Every payload, and the bytes they take on disk.
 #[derive(Default)]
-pub(crate) struct Shelf {
+pub(crate) struct Holdings {
     pub(crate) payloads: BTreeMap<PayloadId, Arc<Payload>>,
     pub(crate) used: u64,
 }
@@ -124,12 +135,12 @@ impl Store {
         let files = Files::open(dir)?;
         let opened = Index::open(dir, config.index_cache)?;
         let mut notices = opened.notices;
-        let mut shelf = Shelf::default();
+        let mut holdings = Holdings::default();
         let mut clock = 0;
         for (id, record, on_disk) in recover::recover(&files, &opened.index, opened.records, &mut notices)? {
             clock = clock.max(record.last_used);
-            shelf.used = shelf.used.saturating_add(on_disk);
-            shelf.payloads.insert(id, Arc::new(Payload::new(id, record, on_disk)));
+            holdings.used = holdings.used.saturating_add(on_disk);
+            holdings.payloads.insert(id, Arc::new(Payload::new(id, record, on_disk)));
         }
         notices.truncate(MAX_NOTICES);
         Ok(Self {
@@ -137,12 +148,12 @@ impl Store {
             index: opened.index,
             config,
             layout: Mutex::default(),
-            shelf: Mutex::new(shelf),
-            cursor: Mutex::default(),
+            holdings: Mutex::new(holdings),
             evicted: Mutex::default(),
             record_order: Mutex::default(),
             flushing: Mutex::default(),
             queue: Mutex::default(),
+            lost: Mutex::default(),
             loaded: Mutex::default(),
             notices: Mutex::new(notices),
             clock: AtomicU64::new(clock),
@@ -169,11 +180,12 @@ impl Store {
     }
 
     /// The bytes of `count` chunks from `first` on, which must be there; at most [`MAX_READ`] bytes. The chunks were
-    /// verified when they came; whoever gets them from here verifies them again.
+    /// verified when they came, and are again when they are read for the first time in this run; one that has rotted counts as
+    /// missing from then on.
     pub fn read(&self, id: PayloadId, first: u32, count: u32) -> Result<Vec<u8>, StoreError> {
         let payload = self.payload(id).ok_or(StoreError::Unknown(id))?;
         // The body first: if the payload has not been removed after that, the body is of this stay.
-        let body = self.body(&payload)?;
+        let body = self.body(&payload).inspect_err(|error| self.lose(&payload, &[], Some(error)))?;
         let end = first.saturating_add(count);
         {
             let state = payload.state();
@@ -189,10 +201,44 @@ impl Store {
         if len > MAX_READ {
             return Err(StoreError::TooMuch(len));
         }
-        let bytes = files::read_new(&body.file, range.start, len as usize)
-            .map_err(|error| StoreError::io("reading", self.files.data_path(id), error))?;
+        let bytes = match os::read_new(&body.file, range.start, len as usize) {
+            Ok(bytes) if self.are_good(&payload, &body, first..end, &bytes) => bytes,
+            // Which of them is bad shows one by one.
+            _ => {
+                let mut buffer = Vec::new();
+                let is_bad = |at: &u32| body.chunk(*at).is_none_or(|chunk| !body.is_good(chunk, &mut buffer));
+                let bad: Vec<u32> = (first..end).filter(is_bad).collect();
+                let Some(position) = bad.first().copied() else {
+                    return os::read_new(&body.file, range.start, len as usize)
+                        .map_err(|error| StoreError::io("reading", self.files.data_path(id), error));
+                };
+                if let Err(error) = self.disown(&payload, &bad) {
+                    self.notice(format!("a chunk that has rotted is not noted as missing: {error}"));
+                }
+                return Err(StoreError::Rotten { payload: id, position });
+            }
+        };
         self.touch(&payload);
         Ok(bytes)
+    }
+
+    /// Whether bytes that were read have their hashes. Those of chunks that were hashed in this run are not hashed again.
+    fn are_good(&self, payload: &Payload, body: &Body, run: Range<u32>, bytes: &[u8]) -> bool {
+        let unseen: Vec<u32> = {
+            let state = payload.state();
+            run.clone().filter(|at| !state.verified.get(*at)).collect()
+        };
+        let base = body.list.byte_range(run).start;
+        let piece = |chunk: &Chunk| bytes.get((chunk.offset - base) as usize..)?.get(..chunk.len as usize);
+        let good = |at: &u32| body.chunk(*at).is_some_and(|chunk| piece(chunk).map(ChunkId::of) == Some(chunk.id));
+        let good = unseen.iter().all(good);
+        if good && !unseen.is_empty() {
+            let mut state = payload.state();
+            for at in &unseen {
+                state.verified.set(*at);
+            }
+        }
+        good
     }
 
     /// The chunks of a payload that are there; `None` when the store does not hold it.
@@ -227,13 +273,13 @@ impl Store {
     /// What the store holds, and the room there is.
     pub fn usage(&self) -> Result<Usage, StoreError> {
         let free = self.files.free()?;
-        let shelf = lock(&self.shelf);
-        Ok(Usage { payloads: shelf.payloads.len(), bytes: shelf.used, quota: self.config.quota, free })
+        let holdings = lock(&self.holdings);
+        Ok(Usage { payloads: holdings.payloads.len(), bytes: holdings.used, quota: self.config.quota, free })
     }
 
     /// Every payload, by name.
     pub fn list(&self) -> Vec<PayloadInfo> {
-        let payloads: Vec<Arc<Payload>> = lock(&self.shelf).payloads.values().cloned().collect();
+        let payloads: Vec<Arc<Payload>> = lock(&self.holdings).payloads.values().cloned().collect();
         let info = |payload: &Arc<Payload>| {
             let state = payload.state();
             PayloadInfo {
@@ -253,6 +299,12 @@ impl Store {
         std::mem::take(&mut *lock(&self.evicted)).into_iter().collect()
     }
 
+    /// What was there and is not any more, since the last call: chunks that were found to have rotted, and those that a failed
+    /// sync may have lost, whose payload is to be opened again. The swarm can bring them.
+    pub fn take_lost(&self) -> BTreeMap<PayloadId, Loss> {
+        std::mem::take(&mut *lock(&self.lost))
+    }
+
     /// What the log should say, since the last call: recovery, a rebuilt index, payloads that were lost.
     pub fn notices(&self) -> Vec<String> {
         std::mem::take(&mut *lock(&self.notices))
@@ -264,7 +316,8 @@ impl Store {
     /// When the index has failed, because the disk was full or it is damaged, this opens it anew; until that succeeds, it
     /// returns the error, chunks are read and written as before, and only what was flushed is durable.
     ///
-    /// When syncing data fails, the chunks it was for no longer count as there: what such a file holds is anyone's guess.
+    /// When syncing data fails, what was not durable no longer counts as there, [`Store::take_lost`] tells of it, and nothing
+    /// of that payload is written until [`Store::open_payload`] has hashed it and written it again.
     pub fn flush(&self) -> Result<(), StoreError> {
         let _one_at_a_time = lock(&self.flushing);
         if self.index.has_failed() {
@@ -300,11 +353,11 @@ impl Store {
         let notice = self.index.reopen()?;
         let empty = notice.is_some();
         notice.into_iter().for_each(|notice| self.notice(notice));
-        let payloads: Vec<Arc<Payload>> = lock(&self.shelf).payloads.values().cloned().collect();
+        let payloads: Vec<Arc<Payload>> = lock(&self.holdings).payloads.values().cloned().collect();
         for payload in payloads {
             if empty && let Ok(body) = self.body(&payload) {
-                let synced = payload.state().synced.clone();
-                self.index.add_chunks(payload.id, synced.iter().filter_map(|at| body.chunk(at)))?;
+                let have = payload.state().have.clone();
+                self.index.add_chunks(payload.id, have.iter().filter_map(|at| body.chunk(at)))?;
             }
             self.put_record(&payload)?;
         }
@@ -320,13 +373,11 @@ impl Store {
             difference(&state.have, &state.synced)
         };
         if !fresh.is_empty()
-            && let Err(error) = body.file.sync_data()
+            && let Err(error) = os::sync(&body.file)
         {
-            let mut state = payload.state();
-            for at in fresh {
-                state.have.clear(at);
-            }
-            return Err(StoreError::io("syncing", self.files.data_path(payload.id), error));
+            let error = StoreError::io("syncing", self.files.data_path(payload.id), error);
+            self.withdraw(payload, &error);
+            return Err(error);
         }
         {
             let mut state = payload.state();
@@ -334,20 +385,102 @@ impl Store {
                 state.synced.set(*at);
             }
         }
-        self.index_changed.store(true, Ordering::Relaxed);
-        self.index.add_chunks(payload.id, fresh.iter().filter_map(|at| body.chunk(*at)))?;
         self.put_record(payload)
     }
 
-    /// Notes durably that a chunk is not there after all, and that it may be written again.
-    pub(crate) fn disown(&self, payload: &Arc<Payload>, position: u32) -> Result<(), StoreError> {
-        // No flush may take the bit, which is still set, for one that needs to be written down.
+    /// After a failed sync: whatever is not known to be durable counts as missing, and nothing is written before
+    /// [`Store::mend`].
+    fn withdraw(&self, payload: &Payload, error: &StoreError) {
+        let lost = {
+            let mut state = payload.state();
+            // Also what was written while the call ran.
+            let lost = difference(&state.have, &state.synced);
+            for at in &lost {
+                state.have.clear(*at);
+            }
+            state.dubious.extend(&lost);
+            state.failures += 1;
+            state.writable = false;
+            lost
+        };
+        self.lose(payload, &lost, Some(error));
+    }
+
+    /// Looks which chunks of a failed sync are on disk, and makes them durable. They are written again first: the system may
+    /// have dropped their pages, and would report success for nothing.
+    pub(crate) fn mend(&self, payload: &Arc<Payload>, body: &Body) -> Result<(), StoreError> {
+        let dubious = payload.state().dubious.clone();
+        if dubious.is_empty() {
+            return Ok(());
+        }
+        let path = || self.files.data_path(payload.id);
+        let (mut kept, mut buffer) = (Vec::new(), Vec::new());
+        for at in dubious {
+            let Some(chunk) = body.chunk(at) else { continue };
+            os::forget_cached(&body.file, chunk.offset, u64::from(chunk.len));
+            if body.is_good(chunk, &mut buffer) {
+                os::write_at(&body.file, chunk.offset, &buffer).map_err(|e| StoreError::io("writing", path(), e))?;
+                kept.push(at);
+            }
+        }
+        os::sync(&body.file).map_err(|error| StoreError::io("syncing", path(), error))?;
+        {
+            let mut state = payload.state();
+            state.dubious.clear();
+            for at in &kept {
+                state.have.set(*at);
+                state.synced.set(*at);
+                state.verified.set(*at);
+            }
+        }
+        self.index.add_chunks(payload.id, kept.iter().filter_map(|at| body.chunk(*at)))
+    }
+
+    /// Tells of what is lost.
+    fn lose(&self, payload: &Payload, chunks: &[u32], failure: Option<&StoreError>) {
+        let mut lost = lock(&self.lost);
+        let loss = lost.entry(payload.id).or_default();
+        loss.chunks.extend(chunks);
+        loss.chunks.sort_unstable();
+        loss.chunks.dedup();
+        if let Some(failure) = failure {
+            loss.failure = Some(failure.to_string());
+        }
+    }
+
+    /// Notes durably that chunks are not there after all, and that they may be written again.
+    pub(crate) fn disown(&self, payload: &Arc<Payload>, positions: &[u32]) -> Result<(), StoreError> {
+        tracing::warn!(payload = %payload.id, ?positions, "chunks on disk have rotted; they count as missing now");
+        // No flush may take the bits, which are still set, for some that need to be written down.
         let _flushing = lock(&self.flushing);
-        payload.state().synced.clear(position);
+        {
+            let mut state = payload.state();
+            for at in positions {
+                state.synced.clear(*at);
+                state.verified.clear(*at);
+            }
+        }
         let noted = self.make_writable(payload);
-        // Only now may it be written: until then the durable bit would speak for bytes half written.
-        payload.state().have.clear(position);
+        {
+            let mut state = payload.state();
+            // Where that is not durable, the old bits would speak for bytes half written.
+            state.writable &= noted.is_ok();
+            // Only now may they be written.
+            for at in positions {
+                state.have.clear(*at);
+            }
+        }
+        self.lose(payload, positions, noted.as_ref().err());
         noted
+    }
+
+    /// Lets chunks of a new payload be written. Until its first record is durable it has none, or one of another stay, and
+    /// after an abrupt stop everything of it is hashed: so nothing need be noted durably before.
+    pub(crate) fn make_new_writable(&self, payload: &Payload) -> Result<(), StoreError> {
+        payload.state().marked = true;
+        self.put_record(payload)?;
+        payload.state().writable = true;
+        Ok(())
     }
 
     /// Notes durably that chunks may be written, and then lets them be.
@@ -368,6 +501,7 @@ impl Store {
         bytes: &[u8],
     ) -> Result<Vec<u32>, WriteError> {
         let mut positions = body.same_as(position);
+        let failures;
         {
             let mut state = payload.state();
             if state.removed || !state.writable {
@@ -375,10 +509,11 @@ impl Store {
             }
             positions.retain(|at| !state.have.get(*at));
             state.writers += 1;
+            failures = state.failures;
         }
         let write = |at: &u32| {
             let offset = body.chunk(*at).map_or(0, |chunk: &Chunk| chunk.offset);
-            files::write_at(&body.file, offset, bytes)
+            os::write_at(&body.file, offset, bytes)
         };
         let written: io::Result<()> = positions.iter().try_for_each(write);
         {
@@ -387,11 +522,19 @@ impl Store {
             if let Err(error) = written {
                 return Err(StoreError::io("writing", self.files.data_path(payload.id), error).into());
             }
-            if state.removed {
+            // A sync that failed meanwhile may have taken these bytes with it.
+            if state.removed || state.failures != failures {
                 return Err(WriteError::NotOpen(payload.id));
             }
             positions.retain(|at| state.have.set(*at));
+            for at in &positions {
+                state.verified.set(*at);
+            }
             self.enqueue(payload.id, &mut state);
+        }
+        // Where chunks are is a hint, of which durability is not asked: others may reuse these at once.
+        if let Err(error) = self.index.add_chunks(payload.id, positions.iter().filter_map(|at| body.chunk(*at))) {
+            self.notice(format!("chunks that came last may not be reused: {error}"));
         }
         self.touch(payload);
         Ok(positions)
@@ -399,7 +542,7 @@ impl Store {
 
     /// The payload of this name.
     pub(crate) fn payload(&self, id: PayloadId) -> Option<Arc<Payload>> {
-        lock(&self.shelf).payloads.get(&id).cloned()
+        lock(&self.holdings).payloads.get(&id).cloned()
     }
 
     /// Its list and file, from memory or from disk.
@@ -506,7 +649,7 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         let mut closed = self.flush();
-        let payloads: Vec<Arc<Payload>> = lock(&self.shelf).payloads.values().cloned().collect();
+        let payloads: Vec<Arc<Payload>> = lock(&self.holdings).payloads.values().cloned().collect();
         for payload in payloads {
             let outdated = {
                 let mut state = payload.state();

@@ -6,8 +6,9 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use support::{SIZES, Sample, Seeded, open};
-use upswarm_cache::{StoreError, WriteError};
+use upswarm_cache::{Scrub, Store, StoreError, WriteError};
 use upswarm_protocol::chunk::{ChunkList, ChunkSizes};
+use upswarm_protocol::ids::PayloadId;
 
 #[test]
 fn a_payload_is_written_in_any_order_and_becomes_the_file() {
@@ -167,6 +168,9 @@ fn scrubbing_finds_what_has_rotted_and_lets_it_be_healed() {
     bad.sort();
     assert_eq!(round(&store, 1), (all, bad));
     assert!(!store.is_complete(one.id) && store.path(one.id).is_none());
+    let lost = store.take_lost();
+    assert_eq!((lost[&one.id].chunks.as_slice(), lost[&two.id].chunks.as_slice()), (&[4][..], &[0][..]));
+    assert!(lost.values().all(|loss| loss.failure.is_none()) && store.take_lost().is_empty());
     assert!(matches!(store.read(one.id, 4, 1), Err(StoreError::Missing { position: 4, .. })));
     drop(store);
 
@@ -177,6 +181,48 @@ fn scrubbing_finds_what_has_rotted_and_lets_it_be_healed() {
     assert_eq!(one.check(&store), one.chunks());
     two.fill(&store, true);
     assert_eq!(round(&store, u64::MAX).1, vec![]);
+}
+
+#[test]
+fn what_has_rotted_is_found_when_it_is_read_and_never_given_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let sample = Sample::random(7, 300_000);
+    let store = open(dir.path());
+    sample.fill(&store, true);
+    drop(store);
+    let store = open(dir.path());
+    let path = store.path(sample.id).unwrap();
+    flip(&path, sample.list.chunks()[4].offset);
+    let read = store.read(sample.id, 3, 3);
+    assert!(matches!(read, Err(StoreError::Rotten { position: 4, .. })), "{read:?}");
+    assert_eq!(store.take_lost()[&sample.id].chunks, [4]);
+    assert_eq!(sample.check(&store), sample.chunks() - 1);
+    assert_eq!(store.write_chunk(sample.id, 4, sample.chunk(4)).unwrap(), [4]);
+
+    // What cannot be read has rotted too.
+    let len = std::fs::metadata(&path).unwrap().len();
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(len - 1).unwrap();
+    let last = sample.chunks() - 1;
+    assert!(matches!(store.read(sample.id, last, 1), Err(StoreError::Rotten { .. })));
+    assert_eq!(store.take_lost()[&sample.id].chunks, [last]);
+    sample.fill(&store, true);
+    assert_eq!(sample.check(&store), sample.chunks());
+}
+
+#[test]
+fn a_list_that_has_rotted_is_written_again_when_the_payload_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let sample = Sample::random(7, 300_000);
+    let store = open(dir.path());
+    sample.fill(&store, true);
+    drop(store);
+    let store = open(dir.path());
+    flip(&dir.path().join(format!("payloads/{}.list", sample.id)), 40);
+    assert!(store.read(sample.id, 0, 1).is_err());
+    assert!(store.take_lost()[&sample.id].failure.is_some(), "it is told, so that the payload is opened again");
+    assert!(store.open_payload(sample.id, &sample.list, true).unwrap().have.is_full());
+    drop(store);
+    assert_eq!(sample.check(&open(dir.path())), sample.chunks());
 }
 
 #[test]
@@ -226,9 +272,10 @@ fn many_threads_write_and_read_the_same_payloads() {
     let news = std::thread::scope(|scope| {
         let (store, samples, done) = (&store, &samples, &done);
         let reading = scope.spawn(move || {
+            let mut scrub = Scrub::starting_at(samples[1].id);
             while !done.load(Ordering::Relaxed) {
                 assert!(samples.iter().all(|sample| sample.check(store) <= sample.chunks()));
-                store.scrub_step(100_000).unwrap();
+                scrub.step(store, 100_000).unwrap();
             }
         });
         let flushing = scope.spawn(move || {
@@ -262,10 +309,11 @@ fn many_threads_write_and_read_the_same_payloads() {
 }
 
 /// Scrubs one round in steps; returns the bytes read and what was bad.
-fn round(store: &upswarm_cache::Store, step: u64) -> (u64, Vec<(upswarm_protocol::ids::PayloadId, u32)>) {
+fn round(store: &Store, step: u64) -> (u64, Vec<(PayloadId, u32)>) {
     let (mut bytes, mut bad) = (0, Vec::new());
+    let mut scrub = Scrub::starting_at(PayloadId([0; 32]));
     loop {
-        let report = store.scrub_step(step).unwrap();
+        let report = scrub.step(store, step).unwrap();
         assert!(report.chunks <= 1 || report.bytes <= step);
         bytes += report.bytes;
         bad.extend(report.bad);

@@ -2,20 +2,31 @@
 
 use std::fmt;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use upswarm_protocol::catalog::Window;
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::ids::DeviceId;
-use upswarm_protocol::node_state::MachineRules;
+use upswarm_protocol::node::MachineRules;
 use upswarm_protocol::schedule;
 
-use crate::cli::units;
 use crate::inventory;
 use crate::machine::{Metered, RestartConfig};
+use crate::web::ProxyConfig;
+use crate::{sys, units};
 
-/// Everything of `node.toml`. Sizes are bytes or carry a unit (`512KiB`, `20GiB`); rates carry one (`50mbit` per second).
+/// Where plain apt finds the update point.
+pub(crate) const UPDATE_POINT_PORT: u16 = 8530;
+/// Addresses that an update point listens on.
+const MAX_LISTEN: usize = 8;
+/// Entries of `[[limits.hours]]`.
+const MAX_HOURS: usize = 32;
+
+/// Everything of `node.toml`. Paths are relative to its directory. Sizes are bytes or carry a unit (`512KiB`, `20GiB`); rates carry one (`50mbit` per second).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
@@ -47,16 +58,25 @@ pub(crate) struct Config {
     /// has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) install_root: Option<PathBuf>,
-    /// Socket of an installer that runs apart, with rights that this process then does not need (`upswarm installer run`); empty
-    /// means that this process installs.
+    /// Socket of the privileged installer, which has the rights that this process then does not need (`upswarm installer run`);
+    /// empty means that this process installs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) installer_socket: Option<PathBuf>,
-    /// How the person at the machine is told of a restart, and how it is restarted. An installer apart has flags of its own.
+    /// How the person at the machine is told of a restart, and how it is restarted. The privileged installer has flags of its own.
     pub(crate) restart: RestartConfig,
     /// Where payloads are kept.
     pub(crate) store: StoreConfig,
     /// How much of the network may be used.
     pub(crate) limits: Limits,
+    /// Serves what is approved for this machine to plain apt and to scripts; without the section nobody is served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) update_point: Option<UpdatePointConfig>,
+    /// File with PEM certificates of authorities that are believed beside the system's, for origins behind `https://`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// How web servers are reached.
+    #[serde(skip_serializing_if = "ProxyConfig::is_default")]
+    pub(crate) proxy: ProxyConfig,
     /// The coordinator, as the join token named it.
     pub(crate) coordinator: Coordinator,
 }
@@ -69,6 +89,8 @@ pub(crate) struct StoreConfig {
     pub(crate) quota: Size,
     /// Bytes that are left free on the disk, whatever the quota says.
     pub(crate) reserve: Size,
+    /// Bytes per second of stored payloads that are read again in the background, to find what has rotted.
+    pub(crate) scrub: Rate,
 }
 
 /// Rates; nothing means unlimited.
@@ -83,6 +105,26 @@ pub(crate) struct Limits {
     pub(crate) lan_up: Option<Rate>,
     /// Payload bytes per second from neighbours.
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lan_down: Option<Rate>,
+    /// Other rates at some hours, at most 32 entries: the first that holds now counts, and what it does not name is as above.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) hours: Vec<HourLimits>,
+}
+
+/// Rates at some hours: `[[limits.hours]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HourLimits {
+    /// Days and hours in the machine's local time: `"mon-fri 08:00-18:00"`, `"daily 22:00-05:00"`.
+    pub(crate) when: Hours,
+    /// As in [`Limits`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) wan_down: Option<Rate>,
+    /// As in [`Limits`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lan_up: Option<Rate>,
+    /// As in [`Limits`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) lan_down: Option<Rate>,
 }
 
@@ -101,7 +143,14 @@ pub(crate) struct Coordinator {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: vec!["/ip4/0.0.0.0/tcp/4410".into(), "/ip4/0.0.0.0/udp/4410/quic-v1".into()],
+            listen: [
+                "/ip4/0.0.0.0/tcp/4410",
+                "/ip6/::/tcp/4410",
+                "/ip4/0.0.0.0/udp/4410/quic-v1",
+                "/ip6/::/udp/4410/quic-v1",
+            ]
+            .map(str::to_owned)
+            .into(),
             peers: Vec::new(),
             mdns: true,
             label: String::new(),
@@ -115,14 +164,65 @@ impl Default for Config {
             restart: RestartConfig::default(),
             store: StoreConfig::default(),
             limits: Limits::default(),
+            update_point: None,
+            ca_file: None,
+            proxy: ProxyConfig::default(),
             coordinator: Coordinator::default(),
         }
     }
 }
 
+/// The update point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct UpdatePointConfig {
+    /// Where it listens for HTTP.
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Networks that may come in beside this machine, for example `10.1.0.0/16`; needed where it listens beyond loopback.
+    pub(crate) allow: Vec<String>,
+    /// Names by which clients may ask for it, beside its addresses and `localhost`.
+    pub(crate) names: Vec<String>,
+    /// Bytes that are fetched in a day because a client asks for them and the site does not have them.
+    pub(crate) daily: Size,
+}
+
+impl Default for UpdatePointConfig {
+    fn default() -> Self {
+        let listen = vec![SocketAddr::from(([127, 0, 0, 1], UPDATE_POINT_PORT))];
+        Self { listen, allow: Vec::new(), names: Vec::new(), daily: Size(2 << 30) }
+    }
+}
+
+impl UpdatePointConfig {
+    /// Who may come in beside this machine.
+    pub(crate) fn networks(&self) -> Vec<IpNet> {
+        self.allow.iter().filter_map(|network| network.parse().ok()).collect()
+    }
+
+    fn validate(&self) -> anyhow::Result<()> {
+        if self.listen.is_empty() || self.listen.len() > MAX_LISTEN {
+            bail!(
+                "listen names {} addresses; name 1 to {MAX_LISTEN}, for example \"127.0.0.1:8530\"",
+                self.listen.len()
+            );
+        }
+        if let Some(bad) = self.allow.iter().find(|network| network.parse::<IpNet>().is_err()) {
+            bail!("{bad:?} in allow is not a network; write for example \"10.1.0.0/16\"");
+        }
+        if let Some(open) = self.listen.iter().find(|address| !address.ip().is_loopback())
+            && self.allow.is_empty()
+        {
+            bail!(
+                "it is to listen on {open}, beyond this machine; name the networks that may come in: allow = [\"10.1.0.0/16\"]"
+            );
+        }
+        Ok(())
+    }
+}
+
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { quota: Size(20 << 30), reserve: Size(2 << 30) }
+        Self { quota: Size(20 << 30), reserve: Size(2 << 30), scrub: Rate(1_000_000 / 8) }
     }
 }
 
@@ -130,9 +230,23 @@ impl Config {
     /// Reads and checks a `node.toml`.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let config: Self = toml::from_str(&text).with_context(|| format!("{} is not acceptable", path.display()))?;
+        let mut config: Self =
+            toml::from_str(&text).with_context(|| format!("{} is not acceptable", path.display()))?;
+        config.resolve(path)?;
         config.validate().with_context(|| format!("{} is not acceptable", path.display()))?;
         Ok(config)
+    }
+
+    /// Makes its paths absolute: those in a file are relative to the file's directory.
+    fn resolve(&mut self, file: &Path) -> anyhow::Result<()> {
+        let file = std::path::absolute(file).with_context(|| format!("cannot find {}", file.display()))?;
+        let base = file.parent().unwrap_or(Path::new("/"));
+        let given =
+            [&mut self.install_root, &mut self.installer_socket, &mut self.ca_file, &mut self.proxy.credentials_file];
+        for path in given.into_iter().flatten() {
+            *path = base.join(&path);
+        }
+        Ok(())
     }
 
     /// Writes a `node.toml` that explains itself.
@@ -140,7 +254,8 @@ impl Config {
         let head = "# upswarm node. Every field is described in the README, chapter Configuration.\n\
                     # Sizes take KiB, MiB, GiB; rates take kbit, mbit, gbit per second.\n\n";
         let text = format!("{head}{}", toml::to_string(self)?);
-        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+        sys::replace(path, text.as_bytes(), sys::Access::Everyone)
+            .with_context(|| format!("cannot write {}", path.display()))
     }
 
     fn validate(&self) -> anyhow::Result<()> {
@@ -150,7 +265,14 @@ impl Config {
         if self.battery_floor > 100 {
             bail!("battery_floor is {}; it is a percentage, 0 to 100", self.battery_floor);
         }
+        if self.limits.hours.len() > MAX_HOURS {
+            bail!("[[limits.hours]]: {} entries; at most {MAX_HOURS} are possible", self.limits.hours.len());
+        }
         self.restart.validate().context("[restart]")?;
+        self.proxy.validate().context("[proxy]")?;
+        if let Some(update_point) = &self.update_point {
+            update_point.validate().context("[update_point]")?;
+        }
         if self.listen.is_empty() {
             bail!("listen is empty; name at least one multiaddr, for example \"/ip4/0.0.0.0/tcp/4410\"");
         }
@@ -161,9 +283,6 @@ impl Config {
             if !text.starts_with('/') || Text::<512>::new(text.as_str()).is_err() {
                 bail!("{text:?} is not a multiaddr; they look like \"/ip4/192.0.2.7/tcp/4410\"");
             }
-        }
-        if self.installer_socket.as_ref().is_some_and(|path| !path.is_absolute()) {
-            bail!("installer_socket must be an absolute path, for example \"/run/upswarm/installer.sock\"");
         }
         Text::<64>::new(self.label.as_str()).context("label")?;
         Ok(())
@@ -208,7 +327,7 @@ impl NodeDir {
         self.0.join("install")
     }
 
-    /// Every root since enrolment, by version, for an installer that runs apart.
+    /// Every root since enrolment, by version, for the privileged installer.
     pub(crate) fn roots(&self) -> PathBuf {
         self.0.join("roots")
     }
@@ -291,6 +410,24 @@ impl<'de> Deserialize<'de> for WanWeight {
     }
 }
 
+/// Days and hours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hours(pub(crate) Window);
+
+impl std::str::FromStr for Hours {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        units::window(text).map(Self)
+    }
+}
+
+impl fmt::Display for Hours {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&units::window_words(&self.0))
+    }
+}
+
 /// A number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Size(pub(crate) u64);
@@ -347,6 +484,7 @@ macro_rules! as_text {
     };
 }
 
+as_text!(Hours);
 as_text!(Size);
 as_text!(Rate);
 
@@ -362,7 +500,7 @@ pub(crate) fn time_zone(name: &str) -> anyhow::Result<jiff::tz::TimeZone> {
 
 /// The host's name, or `unnamed`.
 pub(crate) fn host_name() -> String {
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let name = sys::host_name();
     if name.is_empty() { "unnamed".into() } else { name }
 }
 
@@ -377,6 +515,12 @@ mod tests {
         let mut config = Config::default();
         config.coordinator.addresses = vec!["/ip4/127.0.0.1/tcp/1".into()];
         config.limits.wan_down = Some(Rate(12_500_000));
+        config.limits.hours = vec![HourLimits {
+            when: "mon-fri 8:00-18:00".parse().unwrap(),
+            wan_down: Some(Rate(125_000)),
+            lan_up: None,
+            lan_down: None,
+        }];
         config.write(&path).unwrap();
         assert_eq!(Config::read(&path).unwrap(), config);
         config.wan_weight = WanWeight::Fixed(64);
@@ -394,6 +538,25 @@ mod tests {
         fs::write(&path, "quota = 3\n").unwrap();
         let error = format!("{:#}", Config::read(&path).unwrap_err());
         assert!(error.contains("quota"), "{error}");
+    }
+
+    #[test]
+    fn an_update_point_is_closed_to_the_network_unless_networks_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.toml");
+        let read = |section: &str| {
+            let text = format!("[coordinator]\naddresses = [\"/ip4/127.0.0.1/tcp/1\"]\n{section}");
+            fs::write(&path, text).unwrap();
+            Config::read(&path).map(|config| config.update_point).map_err(|error| format!("{error:#}"))
+        };
+        assert_eq!(read(""), Ok(None));
+        let point = read("[update_point]\n").unwrap().unwrap();
+        assert_eq!(point.listen, ["127.0.0.1:8530".parse().unwrap()]);
+        assert!(read("[update_point]\nlisten = [\"0.0.0.0:8530\"]\n").unwrap_err().contains("allow"));
+        assert!(read("[update_point]\nlisten = []\n").unwrap_err().contains("listen"));
+        assert!(read("[update_point]\nallow = [\"10.1.0.0/40\"]\n").unwrap_err().contains("10.1.0.0/40"));
+        let open = read("[update_point]\nlisten = [\"0.0.0.0:8530\"]\nallow = [\"10.1.0.0/16\"]\n").unwrap().unwrap();
+        assert_eq!(open.networks(), ["10.1.0.0/16".parse().unwrap()]);
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! The device's key on disk.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use ed25519_dalek::SigningKey;
 use zeroize::Zeroizing;
+
+use crate::sys;
 
 /// Reads the key that `create_device_key` wrote.
 pub(crate) fn read_device_key(path: &Path) -> anyhow::Result<SigningKey> {
@@ -26,13 +26,6 @@ pub(crate) fn create_device_key(path: &Path) -> anyhow::Result<SigningKey> {
     }
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(&mut *seed).map_err(|error| anyhow::anyhow!("the system gives no randomness: {error}"))?;
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path).with_context(|| format!("cannot create {}", path.display()))?;
-    file.write_all(&*seed)
-        .and_then(|()| file.sync_all())
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    sys::write_private(path, &*seed).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(SigningKey::from_bytes(&seed))
 }

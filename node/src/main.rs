@@ -1,24 +1,31 @@
 //! The `upswarm` program: office node, branch cache, coordinator and command line.
 
-mod apart;
-mod aside;
+mod agent;
+mod api;
+mod apt_setup;
+mod background;
+mod byte_range;
 mod cli;
 mod clock;
 mod config;
 mod coordinator;
-mod demo;
-mod driver;
-mod host;
+mod door;
+mod encrypt;
+mod error;
 mod installer;
 mod inventory;
-mod journal;
 mod keys;
 mod limiter;
-mod local;
+mod local_api;
 mod machine;
-mod origin;
+mod net;
+mod privileged;
 mod release_file;
-mod seal;
+mod sys;
+mod units;
+mod update_point;
+mod upstream;
+mod web;
 
 use std::process::ExitCode;
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use upswarm_protocol::catalog::PackageKind;
 use upswarm_protocol::codec::Text;
-use upswarm_protocol::inventory::{Conditions, Inventory, InventoryDelta, PackageKey, Shelf};
+use upswarm_protocol::inventory::{Conditions, Inventory, InventoryDelta, PackageKey, SharedEntries};
 
 const DEVICES: usize = 10_000;
 const PACKAGES: usize = 3_000;
@@ -18,7 +18,7 @@ const OWN: usize = 30;
 
 fn main() {
     let common = machine(0);
-    let mut shelf = Shelf::default();
+    let mut shared = SharedEntries::default();
     let before = resident_bytes();
     let begin = Instant::now();
     let mut shelved = Vec::with_capacity(DEVICES);
@@ -29,13 +29,13 @@ fn main() {
             inventory.insert(key, Text::lossy(&format!("1.{device}-1"))).expect("within bounds");
         }
         inventory.set_fact(Text::lossy("hostname"), Some(Text::lossy(&format!("pc{device}")))).expect("few facts");
-        shelved.push(shelf.put(&inventory));
+        shelved.push(shared.put(&inventory));
     }
     let (elapsed, after) = (begin.elapsed(), resident_bytes());
     let each = |bytes: u64| bytes / DEVICES as u64;
     println!(
         "{DEVICES} machines of {PACKAGES} packages: {} entries, made in {:.1} s",
-        shelf.len(),
+        shared.len(),
         elapsed.as_secs_f64()
     );
     if let Some((before, after)) = before.zip(after) {
@@ -55,8 +55,8 @@ fn main() {
         inventory.apply(&delta).expect("the right base");
         let stored = inventory.stored().expect("within bounds");
         assert!(!stored.is_empty());
-        let old = core::mem::replace(machine, shelf.put(&inventory));
-        shelf.take_off(old);
+        let old = core::mem::replace(machine, shared.put(&inventory));
+        shared.give_back(old);
         rounds += 1;
     }
     println!(

@@ -12,15 +12,16 @@ use serde::de::DeserializeOwned;
 
 use crate::codec::{self, CodecError};
 use crate::ids::{DocHash, PublicKey};
-use crate::verdicts::verify_strict;
+use crate::signature_cache::verify_strict;
 
 const MAGIC: [u8; 4] = *b"UPS1";
 const HEADER: usize = 12;
 const SIGNATURE: usize = 96;
 const CONTEXT: &[u8] = b"upswarm document v1";
 
-/// The most signatures that one envelope may carry.
-pub const MAX_SIGNATURES: usize = 16;
+/// The most signatures that one envelope may carry: a root that replaces all of its keys is signed by a threshold of the old
+/// and one of the new.
+pub const MAX_SIGNATURES: usize = 32;
 
 /// What a document is. The number is part of what is signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -36,34 +37,57 @@ pub enum Kind {
     Index = 4,
     /// Pointer to the index.
     Head = 5,
-    /// Device key, site, groups.
+    /// Device key, site, role.
     Certificate = 6,
-    /// A member's sign of life.
-    Beacon = 7,
+    /// Who a member of a site is, and where.
+    Presence = 7,
     /// A member's word about a WAN extent.
     Lease = 8,
-    /// A device's state, before it is sealed.
+    /// A device's state, before it is encrypted.
     Report = 9,
+    /// The groups of one device.
+    Assignment = 10,
+    /// Control frames that a device posts over HTTP.
+    FrameBatch = 20,
+    /// The coordinator's order that machines try a release again.
+    Retry = 21,
+    /// The coordinator's order how much of the WAN a site may use.
+    WanLimits = 22,
 }
 
 impl Kind {
     /// The most bytes that a whole envelope of this kind may have.
     pub const fn cap(self) -> usize {
         match self {
-            Kind::Head => 1 << 10,
-            Kind::Root => 16 << 10,
+            Kind::Head | Kind::Retry | Kind::WanLimits => 1 << 10,
+            Kind::Assignment => 2 << 10,
+            Kind::Root => 32 << 10,
             Kind::Approval => 64 << 10,
             Kind::Release => 256 << 10,
-            Kind::Index => 4 << 20,
-            Kind::Certificate | Kind::Beacon | Kind::Lease | Kind::Report => 4 << 10,
+            Kind::Index => 128 << 10,
+            Kind::FrameBatch => 256 << 10,
+            Kind::Certificate | Kind::Presence | Kind::Lease | Kind::Report => 4 << 10,
         }
     }
 
     fn from_byte(byte: u8) -> Option<Self> {
         use Kind::*;
-        [Root, Release, Approval, Index, Head, Certificate, Beacon, Lease, Report]
-            .into_iter()
-            .find(|k| *k as u8 == byte)
+        let all = [
+            Root,
+            Release,
+            Approval,
+            Index,
+            Head,
+            Certificate,
+            Presence,
+            Lease,
+            Report,
+            Assignment,
+            FrameBatch,
+            Retry,
+            WanLimits,
+        ];
+        all.into_iter().find(|k| *k as u8 == byte)
     }
 }
 
@@ -223,7 +247,7 @@ fn signed_message(kind: Kind, role: Role, body: &[u8]) -> Vec<u8> {
 }
 
 /// An envelope around `body` with one signature per key of `signers`.
-pub fn seal(kind: Kind, role: Role, body: &[u8], signers: &[&SigningKey]) -> Result<Vec<u8>, EnvelopeError> {
+pub fn sign_body(kind: Kind, role: Role, body: &[u8], signers: &[&SigningKey]) -> Result<Vec<u8>, EnvelopeError> {
     let len = HEADER + body.len() + 1 + signers.len() * SIGNATURE;
     if len > kind.cap() {
         return Err(EnvelopeError::TooLong { len, cap: kind.cap() });
@@ -245,6 +269,37 @@ pub fn seal(kind: Kind, role: Role, body: &[u8], signers: &[&SigningKey]) -> Res
     Ok(bytes)
 }
 
+/// An envelope with these signatures beside those that it has. A key that has signed already does not sign again.
+pub fn add_signatures(
+    envelope: &[u8],
+    kind: Kind,
+    role: Role,
+    signers: &[&SigningKey],
+) -> Result<Vec<u8>, EnvelopeError> {
+    let parsed = Envelope::parse(envelope, kind, role)?;
+    let known: Vec<PublicKey> = parsed.claimed_signers().collect();
+    let new: Vec<&SigningKey> =
+        signers.iter().filter(|key| !known.contains(&PublicKey(key.verifying_key().to_bytes()))).copied().collect();
+    let count = known.len() + new.len();
+    let len = envelope.len() + new.len() * SIGNATURE;
+    if count > MAX_SIGNATURES {
+        return Err(EnvelopeError::Malformed("too many signers"));
+    }
+    if len > kind.cap() {
+        return Err(EnvelopeError::TooLong { len, cap: kind.cap() });
+    }
+    let mut bytes = Vec::with_capacity(len);
+    bytes.extend_from_slice(&envelope[..HEADER + parsed.body.len()]);
+    bytes.push(count as u8);
+    bytes.extend_from_slice(parsed.signatures);
+    let message = signed_message(kind, role, parsed.body);
+    for key in new {
+        bytes.extend_from_slice(key.verifying_key().as_bytes());
+        bytes.extend_from_slice(&key.sign(&message).to_bytes());
+    }
+    Ok(bytes)
+}
+
 /// Encodes and signs a document. For a device's own documents and for the tools that hold the admin's keys.
 pub fn sign<T: serde::Serialize>(
     kind: Kind,
@@ -252,7 +307,7 @@ pub fn sign<T: serde::Serialize>(
     value: &T,
     signers: &[&SigningKey],
 ) -> Result<Vec<u8>, EnvelopeError> {
-    seal(kind, role, &codec::encode(value, kind.cap())?, signers)
+    sign_body(kind, role, &codec::encode(value, kind.cap())?, signers)
 }
 
 /// Parses, verifies and decodes in the one right order.

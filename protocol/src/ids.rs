@@ -116,6 +116,40 @@ macro_rules! id {
 }
 
 id! {
+    /// The first bytes of a payload's id: names it where a site tells who fetches and who holds it. Two payloads with one key
+    /// would cost a wait and no more, for nothing is believed of bytes that were not hashed.
+    PayloadKey, 8
+}
+
+impl From<&PayloadId> for PayloadKey {
+    fn from(payload: &PayloadId) -> Self {
+        let mut key = [0; 8];
+        key.copy_from_slice(&payload.0[..8]);
+        Self(key)
+    }
+}
+
+id! {
+    /// The first bytes of a device's key: names it where a site tells who is there. Nothing is believed of a device whose key
+    /// and certificate were not seen.
+    MemberKey, 6
+}
+
+impl From<&DeviceId> for MemberKey {
+    fn from(device: &DeviceId) -> Self {
+        let mut key = [0; 6];
+        key.copy_from_slice(&device.0[..6]);
+        Self(key)
+    }
+}
+
+id! {
+    /// The first bytes of the BLAKE3 of what is mentioned of a member ([`crate::wire::Mention`]), combined by exclusive or to a
+    /// digest of many.
+    MentionId, 6
+}
+
+id! {
     /// The BLAKE3 of a whole payload.
     PayloadId, 32
 }

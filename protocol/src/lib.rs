@@ -1,19 +1,21 @@
 //! The pure core of upswarm: wire and catalog types, signatures, and sans-IO state machines.
 //!
 //! Nothing here reads a clock, a random source, a disk or a socket: time and seeds are handed in, bytes come as inputs,
-//! wishes leave as outputs. So the code that ships is the code that is simulated.
+//! orders leave as outputs. So the code that ships is the code that is simulated.
 
 pub mod ids;
 pub mod time;
 
 pub mod codec;
 pub mod envelope;
-pub mod verdicts;
+pub mod signature_cache;
 
 pub mod catalog;
 pub mod chunk;
 pub mod report;
 pub mod wire;
+
+pub mod frame_batch;
 
 pub mod trust;
 
@@ -30,5 +32,5 @@ pub mod swarm;
 
 mod rng;
 
-pub mod coordinator_state;
-pub mod node_state;
+pub mod coordinator;
+pub mod node;

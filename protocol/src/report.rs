@@ -1,12 +1,15 @@
 //! What a device tells the coordinator: states with reasons and ages, bytes by source, its inventory, and what it is missing.
 //!
-//! All of it is signed by the device, sealed to the coordinator and passed on by neighbours. The acknowledgement proves that
-//! the coordinator has read it: it is keyed with a hash of what was sealed ([`receipt`]), which no bearer knows.
+//! All of it is signed by the device, encrypted to the coordinator and passed on by neighbours. The acknowledgement proves that
+//! the coordinator has read it: it is keyed with a hash of what was encrypted ([`receipt`]), which no bearer knows. Under the same
+//! key the acknowledgement carries what the coordinator has for the device alone ([`News`]).
 
+use chacha20poly1305::aead::Aead;
+use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Action, NodeRole};
-use crate::codec::{Bounded, Text};
+use crate::codec::{self, Bounded, Text};
 use crate::evaluate::ScanState;
 use crate::ids::{DeviceId, DocHash, GroupId, ReleaseId, SiteId};
 use crate::inventory::InventoryPart;
@@ -76,6 +79,16 @@ pub enum SubState {
     NoSource,
     /// On battery or a metered link.
     PowerOrLink,
+    /// The machine's package manager was told to keep the package as it is.
+    HeldByMachine,
+    /// Another program holds the package manager's lock.
+    Locked,
+    /// Another package on the machine is broken.
+    BrokenPackage,
+    /// What the package depends on is not there.
+    MissingDependency,
+    /// What must come over the network cannot be reached.
+    NoNetwork,
 }
 
 /// Payload bytes by where they came from. No byte is counted twice.
@@ -115,19 +128,21 @@ pub struct DeploymentReport {
     pub sub_state: SubState,
     /// Exit code of the recipe, when one ended.
     pub code: Option<i32>,
-    /// Why, in a sentence.
-    pub reason: Text<200>,
+    /// Why, in a sentence: the line of a package manager that says why, whole.
+    pub reason: Text<400>,
     /// When it came into this state.
     pub since: Wall,
     /// Payload bytes verified and on disk, of `total`.
     pub done: u64,
     /// Payload bytes in all.
     pub total: u64,
+    /// When it is tried again by itself, if nothing changes before.
+    pub next_try: Option<Wall>,
 }
 
-/// One message from a device to the coordinator, signed by its key as [`crate::envelope::Kind::Report`], then sealed.
+/// One message from a device to the coordinator, signed by its key as [`crate::envelope::Kind::Report`], then encrypted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Told {
+pub enum DeviceMessage {
     /// How it is.
     Status(Box<Report>),
     /// A piece of what is installed on it.
@@ -136,22 +151,22 @@ pub enum Told {
     Scan(Box<ScanReport>),
 }
 
-impl Told {
+impl DeviceMessage {
     /// Who speaks.
     pub fn device(&self) -> DeviceId {
         match self {
-            Told::Status(report) => report.device,
-            Told::Inventory(report) => report.device,
-            Told::Scan(report) => report.device,
+            DeviceMessage::Status(report) => report.device,
+            DeviceMessage::Inventory(report) => report.device,
+            DeviceMessage::Scan(report) => report.device,
         }
     }
 
     /// Grows with every message of a device, over restarts too.
     pub fn seq(&self) -> u64 {
         match self {
-            Told::Status(report) => report.seq,
-            Told::Inventory(report) => report.seq,
-            Told::Scan(report) => report.seq,
+            DeviceMessage::Status(report) => report.seq,
+            DeviceMessage::Inventory(report) => report.seq,
+            DeviceMessage::Scan(report) => report.seq,
         }
     }
 }
@@ -161,7 +176,7 @@ impl Told {
 pub struct InventoryReport {
     /// Who speaks.
     pub device: DeviceId,
-    /// As in [`Told::seq`].
+    /// As in [`DeviceMessage::seq`].
     pub seq: u64,
     /// When it was made.
     pub issued: Wall,
@@ -174,7 +189,7 @@ pub struct InventoryReport {
 pub struct ScanReport {
     /// Who speaks.
     pub device: DeviceId,
-    /// As in [`Told::seq`].
+    /// As in [`DeviceMessage::seq`].
     pub seq: u64,
     /// When the evaluation was made; the same in all parts of a set, and later in a later set.
     pub issued: Wall,
@@ -195,19 +210,109 @@ pub const MAX_SCAN_PARTS: u8 = 16;
 /// The most releases in one part.
 pub const MAX_SCAN_PART: usize = 80;
 
-/// What only the device and whoever opened the seal can know of a message: the key of its acknowledgement. `envelope` is the
-/// signed [`Told`]; the signature in it cannot be guessed.
+/// What only the device and whoever opened the encryption can know of a message: the key of its acknowledgement. `envelope` is the
+/// signed [`DeviceMessage`]; the signature in it cannot be guessed.
 pub fn receipt(envelope: &[u8]) -> [u8; 32] {
     blake3::derive_key("upswarm 2026-11 receipt of a report", envelope)
 }
 
-/// Proves to the device that the coordinator has stored message `seq`, and holds the inventory `held` of it
-/// ([`DocHash::default`]: none).
-pub fn acknowledgement(receipt: &[u8; 32], seq: u64, held: &DocHash) -> [u8; 32] {
+/// Proves to the device that the coordinator has stored message `seq`, holds the inventory `held` of it
+/// ([`DocHash::default`]: none), and sends it this (concealed) news.
+pub fn acknowledgement(receipt: &[u8; 32], seq: u64, held: &DocHash, news: &[u8]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_keyed(receipt);
-    hasher.update(&seq.to_le_bytes()).update(&held.0);
+    hasher.update(&seq.to_le_bytes()).update(&held.0).update(news);
     *hasher.finalize().as_bytes()
 }
+
+/// The most bytes of concealed [`News`].
+pub const MAX_NEWS: usize = 7 << 10;
+
+/// What a coordinator has for one device: envelopes, each empty for none.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct News {
+    /// Its newest assignment to groups.
+    pub assignment: Bounded<u8, 2048>,
+    /// Its newest certificate.
+    pub certificate: Bounded<u8, 4096>,
+}
+
+impl News {
+    /// Encrypts it (XChaCha20-Poly1305) under a key that the device and the coordinator share because of the report that is
+    /// acknowledged; nothing for nothing. The nonce is a keyed hash of what is encrypted: the answer to a report that came twice is
+    /// the same or has another nonce, and no random source is needed.
+    pub fn conceal(&self, receipt: &[u8; 32]) -> Bounded<u8, MAX_NEWS> {
+        if *self == Self::default() {
+            return Bounded::default();
+        }
+        let Ok(plain) = codec::encode(self, MAX_NEWS) else { return Bounded::default() };
+        let [key, of_nonce] = news_keys(receipt);
+        let hash = blake3::keyed_hash(&of_nonce, &plain);
+        let nonce = &hash.as_bytes()[..NONCE];
+        let cipher = XChaCha20Poly1305::new(&key.into());
+        // The only error of the cipher is a message beyond its limit of many gigabytes.
+        let encrypted = cipher.encrypt(XNonce::from_slice(nonce), &*plain).unwrap_or_default();
+        Bounded::truncated([nonce, &encrypted].concat())
+    }
+
+    /// What was concealed; `None` for bytes that were changed, or that answer another report.
+    pub fn reveal(receipt: &[u8; 32], concealed: &[u8]) -> Option<Self> {
+        if concealed.is_empty() {
+            return Some(Self::default());
+        }
+        let [key, _] = news_keys(receipt);
+        let (nonce, encrypted) = concealed.split_at_checked(NONCE)?;
+        let plain = XChaCha20Poly1305::new(&key.into()).decrypt(XNonce::from_slice(nonce), encrypted).ok()?;
+        codec::decode(&plain, MAX_NEWS).ok()
+    }
+}
+
+const NONCE: usize = 24;
+
+fn news_keys(receipt: &[u8; 32]) -> [[u8; 32]; 2] {
+    ["upswarm 2026-11 key of news", "upswarm 2026-11 nonce of news"].map(|context| blake3::derive_key(context, receipt))
+}
+
+/// When what a coordinator has signed for a device was signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub struct Papers {
+    /// Its certificate.
+    pub certificate: Wall,
+    /// Its assignment to groups.
+    pub assignment: Wall,
+}
+
+/// What an alarm of a device is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Trouble {
+    /// Its clock. The coordinator, which knows those of others too, judges clocks by itself.
+    Clock,
+    /// Contradicting documents, both well signed.
+    Fork,
+    /// A document that was refused.
+    Document,
+    /// An origin that gives wrong bytes.
+    Origin,
+    /// A machine of the site that misbehaves.
+    Peer,
+    /// Its disk: no room, rotten chunks, errors.
+    Disk,
+    /// A restart that does not happen.
+    Restart,
+    /// Anything else.
+    Other,
+}
+
+/// Something that an admin should look at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceAlarm {
+    /// What it is about.
+    pub kind: Trouble,
+    /// What was seen, in a sentence.
+    pub text: Text<200>,
+}
+
+/// The most deployments in one report: with the longest reasons they fit into its envelope.
+pub const MAX_DEPLOYMENTS: usize = 4;
 
 /// How a device is, and what has changed in its deployments.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -230,12 +335,94 @@ pub struct Report {
     pub os: Text<64>,
     /// Version of the index it acts on.
     pub index_version: u64,
+    /// When the certificate and the assignment to groups that it holds were signed; zero for none.
+    pub papers: Papers,
     /// Where it listens, for the hints that the coordinator gives to newcomers of its site.
     pub addresses: Bounded<Text<128>, 4>,
     /// Bytes since the node was set up.
     pub bytes: BytesBySource,
-    /// Something an admin should look at: tampered documents, a misbehaving peer, a damaged store.
-    pub alarms: Bounded<Text<200>, 4>,
+    /// Machines of its site that it knows to be here, without itself.
+    pub neighbours: u32,
+    /// What an admin should look at.
+    pub alarms: Bounded<DeviceAlarm, 4>,
     /// Deployments whose state changed since the last acknowledged report, or all of them part by part.
-    pub deployments: Bounded<DeploymentReport, 6>,
+    pub deployments: Bounded<DeploymentReport, MAX_DEPLOYMENTS>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::{self, Kind, Role};
+    use ed25519_dalek::SigningKey;
+
+    #[test]
+    fn news_are_for_the_maker_of_the_report_alone() {
+        let (ours, theirs) = (receipt(b"a signed report"), receipt(b"another"));
+        let news = News { assignment: Bounded::truncated(vec![1; 300]), ..News::default() };
+        let concealed = news.conceal(&ours);
+        assert_eq!(News::reveal(&ours, &concealed), Some(news.clone()));
+        assert_eq!(News::reveal(&theirs, &concealed), None);
+        assert!(concealed.windows(8).all(|bytes| bytes != [1; 8]));
+        for at in 0..concealed.len() {
+            let mut changed = concealed.to_vec();
+            changed[at] ^= 1;
+            assert_eq!(News::reveal(&ours, &changed), None, "byte {at}");
+        }
+        // The same report, acknowledged twice: what differs is not encrypted under the same nonce.
+        let later = News { assignment: Bounded::truncated(vec![2; 300]), ..News::default() };
+        assert_ne!(later.conceal(&ours)[..NONCE], concealed[..NONCE]);
+        assert_eq!(news.conceal(&ours), concealed);
+    }
+
+    #[test]
+    fn the_largest_report_fits_into_its_envelope() {
+        let long = |len: usize| "x".repeat(len);
+        let deployment = DeploymentReport {
+            release: ReleaseId([1; 32]),
+            group: GroupId([2; 16]),
+            approval_version: u64::MAX,
+            action: Action::Uninstall,
+            state: DeploymentState::Failed,
+            sub_state: SubState::NoNetwork,
+            code: Some(-1),
+            reason: Text::lossy(&long(400)),
+            since: Wall(1),
+            done: u64::MAX,
+            total: u64::MAX,
+            next_try: Some(Wall(2)),
+        };
+        let alarm = DeviceAlarm { kind: Trouble::Other, text: Text::lossy(&long(200)) };
+        let report = Report {
+            device: DeviceId([1; 32]),
+            seq: u64::MAX,
+            issued: Wall(1),
+            site: SiteId([1; 16]),
+            role: NodeRole::Cache,
+            label: Text::lossy(&long(64)),
+            agent: Text::lossy(&long(32)),
+            os: Text::lossy(&long(64)),
+            index_version: u64::MAX,
+            papers: Papers::default(),
+            addresses: Bounded::truncated(vec![Text::lossy(&long(128)); 4]),
+            bytes: BytesBySource::default(),
+            neighbours: u32::MAX,
+            alarms: Bounded::truncated(vec![alarm; 4]),
+            deployments: Bounded::truncated(vec![deployment; MAX_DEPLOYMENTS]),
+        };
+        let key = SigningKey::from_bytes(&[7; 32]);
+        let message = DeviceMessage::Status(Box::new(report));
+        let signed = envelope::sign(Kind::Report, Role::Device, &message, &[&key]).unwrap();
+        assert!(signed.len() <= Kind::Report.cap(), "{}", signed.len());
+    }
+
+    #[test]
+    fn no_news_takes_no_bytes_and_the_largest_fit() {
+        let receipt = receipt(b"a signed report");
+        assert!(News::default().conceal(&receipt).is_empty());
+        assert_eq!(News::reveal(&receipt, &[]), Some(News::default()));
+        assert_eq!(News::reveal(&receipt, &[1; 3]), None);
+        let largest =
+            News { assignment: Bounded::truncated(vec![1; 2048]), certificate: Bounded::truncated(vec![2; 4096]) };
+        assert_eq!(News::reveal(&receipt, &largest.conceal(&receipt)), Some(largest));
+    }
 }

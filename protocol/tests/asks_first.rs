@@ -8,7 +8,7 @@ use common::bench::*;
 use common::*;
 use upswarm_protocol::catalog::*;
 use upswarm_protocol::ids::*;
-use upswarm_protocol::node_state::*;
+use upswarm_protocol::node::*;
 use upswarm_protocol::report::{DeploymentState as S, SubState};
 use upswarm_protocol::wire::BlockWhat;
 

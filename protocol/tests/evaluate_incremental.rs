@@ -8,7 +8,7 @@ use upswarm_protocol::codec::{Bounded, Text};
 use upswarm_protocol::evaluate::{Evaluator, ScanState};
 use upswarm_protocol::ids::ReleaseId;
 use upswarm_protocol::inventory::{FACT_ARCH, FACT_OS, Inventory, InventoryDelta, PackageKey};
-use upswarm_protocol::node_state::Detection;
+use upswarm_protocol::node::Detection;
 use upswarm_protocol::time::Wall;
 use upswarm_protocol::version::compare;
 

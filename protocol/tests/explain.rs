@@ -8,7 +8,7 @@ use common::bench::*;
 use common::*;
 use upswarm_protocol::catalog::*;
 use upswarm_protocol::ids::*;
-use upswarm_protocol::node_state::*;
+use upswarm_protocol::node::*;
 
 #[test]
 fn a_release_that_is_not_known_or_not_approved_here() {
@@ -16,14 +16,24 @@ fn a_release_that_is_not_known_or_not_approved_here() {
     let release = world.publish(&tool());
     let approval = world.approve(&approval(GroupId([0x77; 16]), release.release, 1));
     let id = release.release;
-    let bench = Bench::new(&world.edition(7, vec![release, approval]), |_| ());
+    let undecided = world.publish(&Release { product: text("org.example.undecided"), ..tool() });
+    let open = undecided.release;
+    let bench = Bench::new(&world.edition(7, vec![release, approval, undecided]), |_| ());
+    contains(
+        &bench.told(open),
+        &[
+            "org.example.undecided 1.0 is not to be installed here",
+            "no approval names a group of this device",
+            "0 name other groups",
+            "11111111",
+            "index version 7",
+        ],
+    );
     contains(
         &bench.told(id),
         &[
-            "org.example.tool 1.0 is not to be installed here",
-            "no approval names a group of this device",
-            "1 name other groups",
-            "11111111",
+            "This device knows of no release",
+            "it holds what is approved for its own groups, and what nobody has decided about",
             "index version 7",
         ],
     );
@@ -151,7 +161,7 @@ fn failures_dependencies_and_the_queue() {
     contains(&bench.told(waiting), &["waits for its turn", "one install at a time"]);
     let outcome = InstallOutcome::Failed { code: Some(3), reason: "disk on fire\nlast line".into() };
     bench.input(Input::InstallEnded { release: running, action: Action::Install, outcome });
-    contains(&bench.told(running), &["failed with exit code 3", "disk on fire last line", "approve it anew"]);
+    contains(&bench.told(running), &["failed with exit code 3", "disk on fire last line", "unless upswarm retry asks"]);
     let all = bench.state.explain_all(bench.now);
     assert_eq!(all.iter().filter(|section| section.title.starts_with("org.example")).count(), 3);
 }
@@ -215,7 +225,10 @@ fn peers_that_are_used_and_peers_that_are_not() {
     let (mut here, mut there) =
         (Bench::new(&edition, |_| ()), Bench::of(&key(41), "pc-2", &edition, |c| c.wan_weight = 0));
     let (me, peer) = (here.device(), there.device());
-    contains(&told(&here.state.explain_peer(&peer, here.now)), &["not known as a machine of this site", "no beacon"]);
+    contains(
+        &told(&here.state.explain_peer(&peer, here.now)),
+        &["not known as a machine of this site", "no presence record"],
+    );
     there.fill();
     here.input(Input::PeerUp { peer, dialled: None });
     contains(&told(&here.state.explain_peer(&peer, here.now)), &["has not shown its certificate"]);
@@ -303,7 +316,7 @@ fn a_refused_document_is_named() {
     let trust = &mut world.trust();
     let edition = world.edition(7, vec![bad]);
     trust.offer_head(&edition.head, NOW).unwrap();
-    trust.offer_index(edition.index.clone(), NOW).unwrap();
+    edition.offer_index(trust);
     edition.offer_documents(trust);
     assert_eq!(trust.refusals().len(), 1);
     let bench = Bench::new(&edition, |_| ());

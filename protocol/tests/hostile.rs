@@ -13,7 +13,7 @@ fn is_believed(world: &World, release: &Release) -> bool {
     let mut trust = world.trust();
     let edition = world.edition(7, vec![document]);
     trust.offer_head(&edition.head, NOW).unwrap();
-    trust.offer_index(edition.index.clone(), NOW).unwrap();
+    edition.offer_index(&mut trust);
     edition.offer_documents(&mut trust);
     trust.catalog().releases().contains_key(&id)
 }

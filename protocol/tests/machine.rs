@@ -8,7 +8,7 @@ use common::bench::*;
 use common::*;
 use upswarm_protocol::catalog::*;
 use upswarm_protocol::ids::*;
-use upswarm_protocol::node_state::*;
+use upswarm_protocol::node::*;
 use upswarm_protocol::report::{DeploymentState as S, SubState};
 use upswarm_protocol::wire::{BlockStatus, BlockWhat};
 
@@ -176,7 +176,7 @@ fn an_installer_that_would_not_begin_costs_no_attempt() {
         bench.ended(id, InstallOutcome::NotNow { reason: "the installer waits for 22:00".into() });
         let (state, sub_state, reason) = bench.standing(id);
         assert_eq!((state, sub_state, &*reason), (S::Pending, SubState::Retrying, "the installer waits for 22:00"));
-        contains(&bench.told(id), &["the installer waits for 22:00. It is asked again in", "installer apart"]);
+        contains(&bench.told(id), &["the installer waits for 22:00. It is asked again in", "privileged installer"]);
         bench.pass(2 * MINUTE);
     }
     assert_eq!(bench.installs(), [id]);

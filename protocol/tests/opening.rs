@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::bench::*;
 use common::*;
 use upswarm_protocol::ids::*;
-use upswarm_protocol::node_state::*;
+use upswarm_protocol::node::*;
 use upswarm_protocol::wire::Message;
 
 /// The coordinator greets, and says so.
@@ -76,7 +76,8 @@ fn the_word_is_good_for_a_start_only() {
     let mut here = Bench::new(&edition, |_| ());
     let mut there = Bench::of(&key(41), "pc-2", &edition, |config| config.wan_weight = 255);
     meet(&mut here, &mut there);
-    here.pass(Duration::from_secs(3));
+    pass_together(&mut here, &mut there, Duration::from_secs(1));
+    here.pass(Duration::from_secs(2));
     assert!(!fetches_over_the_wan(&here), "it is the other's to fetch");
     is_told_it_is_the_first(&mut here, &edition);
     assert!(!fetches_over_the_wan(&here));

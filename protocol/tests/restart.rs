@@ -8,7 +8,7 @@ use common::bench::*;
 use common::*;
 use upswarm_protocol::catalog::*;
 use upswarm_protocol::ids::*;
-use upswarm_protocol::node_state::*;
+use upswarm_protocol::node::*;
 use upswarm_protocol::report::{DeploymentState as S, SubState};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -165,10 +165,14 @@ fn other_installs_wait_and_go_on_if_the_machine_stays_up() {
     bench.pass(11 * MINUTE);
     assert_eq!((restarts(&mut bench), bench.installs().len()), (1, 0));
     bench.input(Input::RestartEnded { release: one, outcome: RestartOutcome::Asked });
-    bench.pass(10 * MINUTE);
+    bench.pass(8 * MINUTE);
     assert!(bench.installs().is_empty());
-    bench.pass(10 * MINUTE);
+    bench.asked.clear();
+    bench.pass(3 * MINUTE);
     assert_eq!(bench.installs(), [two], "the machine stays up");
+    let alarm = |output: &Output| matches!(output, Output::Alarm(text) if text.contains("has not happened"));
+    assert_eq!(bench.asked.iter().filter(|output| alarm(output)).count(), 1);
+    assert!(bench.standing(one).2.contains("has not happened"), "{:?}", bench.standing(one));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use common::*;
 use upswarm_protocol::catalog::*;
 use upswarm_protocol::chunk::{Bitmap, ChunkList, ChunkSizes};
 use upswarm_protocol::ids::*;
-use upswarm_protocol::node_state::*;
+use upswarm_protocol::node::*;
 use upswarm_protocol::report::DeploymentState as S;
 use upswarm_protocol::time::{Mono, Now};
 
@@ -76,11 +76,12 @@ impl<'a> Bench<'a> {
         let edition = world.edition(7, documents);
         let mut trust = world.trust();
         edition.offer_to(&mut trust);
-        let mut documents: Vec<_> = edition.documents.iter().map(|document| document.bytes.clone()).collect();
+        let mut documents: Vec<_> = edition.stored().into_values().collect();
         documents.push(chunk_list().to_bytes());
         let restored = Restored {
             trust: trust.snapshot(),
             certificate: world.certificate_doc(&certificate(&key(40))),
+            assignment: world.assignment_doc(&assignment(&key(40))),
             documents,
             deployments: machine.journals.clone().into_iter().collect(),
             ..Restored::default()
@@ -138,6 +139,10 @@ impl<'a> Bench<'a> {
                         have.set(chunk);
                     }
                     answers.push(Input::Opened { payload, result: Ok((have, 0)) });
+                }
+                Output::FetchDoc { fetch, from: FetchFrom::Disk, .. } => {
+                    // Of all that is on disk, only the chunk list is read again.
+                    answers.push(Input::DocFetched { fetch, result: Ok(chunk_list().to_bytes()) });
                 }
                 Output::Install { release, action } => self.jobs.push((release, action)),
                 _ => {}

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use upswarm_protocol::catalog::{
-    Action, Approval, Certificate, Classification, Detect, FilePlacement, Keys, NodeRole, Payload, Platform,
-    PublisherRule, Recipe, Release, RestartPolicy, RingPlan, Root, Schedule, Severity,
+    Action, Approval, Assignment, Certificate, Classification, Detect, FilePlacement, Keys, NodeRole, Payload,
+    Platform, PublisherRule, Recipe, Release, RestartPolicy, RingPlan, Root, Schedule, Severity,
 };
 use upswarm_protocol::chunk::{ChunkList, ChunkSizes};
 use upswarm_protocol::codec::{self, Bounded, Text};
@@ -82,7 +82,7 @@ impl Published {
 
 /// What a release is to be like.
 #[derive(Debug, Clone)]
-pub struct Wish {
+pub struct ReleaseSpec {
     /// Name of the product.
     pub product: &'static str,
     /// Release counter.
@@ -97,7 +97,7 @@ pub struct Wish {
     pub supersedes: Vec<ReleaseId>,
 }
 
-impl Wish {
+impl ReleaseSpec {
     /// The first release of a product, of so many MiB.
     pub fn first(product: &'static str, mib: u64) -> Self {
         Self { product, counter: 1, len: mib << 20, chunk: 256 << 10, like: None, supersedes: Vec::new() }
@@ -142,6 +142,7 @@ impl Admin {
             }]),
             approvers: one(&approver),
             group_rules: Bounded::default(),
+            upstreams: Bounded::default(),
             online: one(&online),
             report_key: [9; 32],
         };
@@ -150,25 +151,25 @@ impl Admin {
     }
 
     /// A release with one payload, cut into chunks.
-    pub fn release(&self, wish: &Wish, now: Wall) -> Published {
-        let name = format!("{} {}", wish.product, wish.counter);
+    pub fn release(&self, spec: &ReleaseSpec, now: Wall) -> Published {
+        let name = format!("{} {}", spec.product, spec.counter);
         let seed = u64::from_le_bytes(std::array::from_fn(|at| blake3::hash(name.as_bytes()).as_bytes()[at]));
         let mut rng = fastrand::Rng::with_seed(seed);
         let (mut pieces, mut sum) = (Vec::new(), 0);
-        let old = wish.like.as_ref().map(|(list, share)| (list.chunks(), *share));
-        while sum < wish.len {
+        let old = spec.like.as_ref().map(|(list, share)| (list.chunks(), *share));
+        while sum < spec.len {
             let taken = old.and_then(|(old, share)| {
                 (rng.u64(..100) < share).then(|| old.get(pieces.len())).flatten().map(|chunk| (chunk.id, chunk.len))
             });
             let (id, len) = taken.unwrap_or_else(|| {
-                let quarter = wish.chunk / 4;
+                let quarter = spec.chunk / 4;
                 let len = if rng.bool() { rng.u32(quarter..3 * quarter) } else { rng.u32(3 * quarter..9 * quarter) };
                 (ChunkId::of(format!("{name} {}", pieces.len()).as_bytes()), len)
             });
             pieces.push((id, len));
             sum += u64::from(len);
         }
-        let sizes = ChunkSizes { min: wish.chunk / 4, average: wish.chunk, max: wish.chunk * 4 };
+        let sizes = ChunkSizes { min: spec.chunk / 4, average: spec.chunk, max: spec.chunk * 4 };
         let list = ChunkList::new(sizes, pieces).expect("chunks within bounds");
         let list_bytes = list.to_bytes();
         let payload = Payload {
@@ -181,11 +182,11 @@ impl Admin {
             urls: Bounded::default(),
             patches: Bounded::default(),
         };
-        let path = Text::lossy(&format!("/opt/{}", wish.product));
+        let path = Text::lossy(&format!("/opt/{}", spec.product));
         let release = Release {
-            product: Text::lossy(wish.product),
-            version: Text::lossy(&wish.counter.to_string()),
-            counter: wish.counter,
+            product: Text::lossy(spec.product),
+            version: Text::lossy(&spec.counter.to_string()),
+            counter: spec.counter,
             title: Text::lossy(&name),
             classification: Classification::Update,
             severity: Severity::Moderate,
@@ -202,10 +203,11 @@ impl Admin {
             uninstall: Some(Recipe::RemoveFiles { paths: Bounded::truncated(vec![path]) }),
             restart: RestartPolicy::Never,
             depends: Bounded::default(),
-            supersedes: Bounded::truncated(wish.supersedes.clone()),
+            supersedes: Bounded::truncated(spec.supersedes.clone()),
         };
         let body = codec::encode(&release, Kind::Release.cap()).expect("a small release");
-        let bytes = envelope::seal(Kind::Release, Role::Publisher, &body, &[&self.publisher]).expect("a small release");
+        let bytes =
+            envelope::sign_body(Kind::Release, Role::Publisher, &body, &[&self.publisher]).expect("a small release");
         Published { id: ReleaseId::of(&body), release: Arc::new(release), bytes, list: Arc::new(list) }
     }
 
@@ -220,16 +222,16 @@ impl Admin {
     }
 
     /// A certificate for a device.
-    pub fn certificate(&self, device: DeviceId, site: SiteId, group: GroupId, role: NodeRole) -> Vec<u8> {
-        let certificate = Certificate {
-            device,
-            site,
-            groups: Bounded::truncated(vec![group]),
-            role,
-            label: Text::default(),
-            issued: START - DAY,
-            expires: START + DAY * 89,
-        };
+    pub fn certificate(&self, device: DeviceId, site: SiteId, role: NodeRole) -> Vec<u8> {
+        let certificate =
+            Certificate { device, site, role, label: Text::default(), issued: START - DAY, expires: START + DAY * 89 };
         envelope::sign(Kind::Certificate, Role::Online, &certificate, &[&self.online]).expect("a small certificate")
+    }
+
+    /// An assignment of a device to one group.
+    pub fn assignment(&self, device: DeviceId, group: GroupId) -> Vec<u8> {
+        let groups = Bounded::truncated(vec![group]);
+        let assignment = Assignment { device, groups, issued: START - DAY, expires: START + DAY * 89 };
+        envelope::sign(Kind::Assignment, Role::Online, &assignment, &[&self.online]).expect("a small assignment")
     }
 }

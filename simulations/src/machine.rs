@@ -7,7 +7,7 @@ use upswarm_protocol::chunk::{Bitmap, ChunkList};
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::ids::{DocHash, PayloadId, ReleaseId};
 use upswarm_protocol::inventory::Inventory;
-use upswarm_protocol::node_state::{Record, Restored};
+use upswarm_protocol::node::{Record, Restored};
 
 /// One payload in the store.
 #[derive(Debug, Clone)]
@@ -33,15 +33,17 @@ pub struct Disk {
     pub installed: BTreeMap<Text<128>, u64>,
     trust: Vec<u8>,
     certificate: Vec<u8>,
+    assignment: Vec<u8>,
     deployments: BTreeMap<ReleaseId, Vec<u8>>,
     counters: Option<Vec<u8>>,
     inventory: Option<Vec<u8>>,
+    wan_limits: Option<Vec<u8>>,
 }
 
 impl Disk {
     /// The disk of a machine that has just been enrolled.
-    pub fn new(trust: Vec<u8>, certificate: Vec<u8>) -> Self {
-        Self { trust, certificate, ..Self::default() }
+    pub fn new(trust: Vec<u8>, certificate: Vec<u8>, assignment: Vec<u8>) -> Self {
+        Self { trust, certificate, assignment, ..Self::default() }
     }
 
     /// A record is on disk.
@@ -49,10 +51,12 @@ impl Disk {
         match record {
             Record::Trust(bytes) => self.trust = bytes,
             Record::Certificate(bytes) => self.certificate = bytes,
+            Record::Assignment(bytes) => self.assignment = bytes,
             Record::Deployment(release, bytes) if bytes.is_empty() => drop(self.deployments.remove(&release)),
             Record::Deployment(release, bytes) => drop(self.deployments.insert(release, bytes)),
             Record::Counters(bytes) => self.counters = Some(bytes),
             Record::Inventory(bytes) => self.inventory = Some(bytes),
+            Record::WanLimits(bytes) => self.wan_limits = Some(bytes),
         }
     }
 
@@ -61,10 +65,12 @@ impl Disk {
         Restored {
             trust: self.trust.clone(),
             certificate: self.certificate.clone(),
+            assignment: self.assignment.clone(),
             documents: self.documents.values().map(|bytes| bytes.to_vec()).collect(),
             deployments: self.deployments.iter().map(|(release, bytes)| (*release, bytes.clone())).collect(),
             counters: self.counters.clone(),
             inventory: self.inventory.clone(),
+            wan_limits: self.wan_limits.clone(),
             payloads: self.payloads.keys().copied().collect(),
         }
     }

@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use upswarm_simulations::idle;
 use upswarm_simulations::pause;
 use upswarm_simulations::rollout;
 use upswarm_simulations::scenario::{self, Figures};
-use upswarm_simulations::world::{Harm, Params};
+use upswarm_simulations::world::{Harm, KINDS, Params};
 
 /// Simulates offices on the state machines that ship.
 #[derive(Debug, Parser)]
@@ -30,10 +31,16 @@ struct Args {
     /// With a branch cache in each site.
     #[arg(long)]
     cache: bool,
-    /// What happens: running, cold, pause; or rollout of an update that works (rollout), that fails on 3 of 100 models
+    /// What happens: running, cold, idle, pause, hostile; or rollout of an update that works (rollout), that fails on 3 of 100 models
     /// (rollout-fails), or that takes their machines down (rollout-silences).
     #[arg(long, default_value = "running")]
     scenario: String,
+    /// For hostile: machines of a hundred that mean harm.
+    #[arg(long, default_value_t = 30)]
+    hostile: usize,
+    /// For hostile: what they do; every kind in turn without it.
+    #[arg(long)]
+    kind: Option<String>,
     /// For rollouts: the share of failed and silent devices at which the coordinator stops, in hundredths of a percent.
     #[arg(long, default_value_t = 200)]
     stop_above: u16,
@@ -63,10 +70,34 @@ fn main() -> Result<()> {
     let (mut world, download) = match args.scenario.as_str() {
         "running" => scenario::running(params(100), args.mib.unwrap_or(256))?,
         "cold" => scenario::cold(params(100), args.mib.unwrap_or(256))?,
+        "idle" => {
+            let figures = idle::run(params(100))?;
+            print_idle(&args, &figures, start.elapsed().as_secs_f64())?;
+            return figures.check();
+        }
         "pause" => {
             let figures = pause::run(params(10), args.mib.unwrap_or(32))?;
             print_pause(&args, &figures, start.elapsed().as_secs_f64())?;
             return figures.check();
+        }
+        "hostile" => {
+            let known = || KINDS.iter().map(|kind| (serde_json::to_value(kind).unwrap_or_default(), *kind));
+            let kinds: Vec<_> = match &args.kind {
+                Some(name) => known().filter(|(known, _)| known == name).map(|(_, kind)| kind).collect(),
+                None => KINDS.to_vec(),
+            };
+            if kinds.is_empty() {
+                bail!("no kind {:?}; there are {:?}", args.kind, known().map(|(name, _)| name).collect::<Vec<_>>());
+            }
+            let (world, figures) = scenario::hostile(params(100), args.mib.unwrap_or(16), args.hostile, &kinds);
+            println!("{}", serde_json::to_string(&figures)?);
+            if args.verbose {
+                println!("alarms: {:#?}\nframes: {:?}", world.counts.alarms, world.counts.kinds.values());
+            }
+            if !figures.completed {
+                bail!("not every honest machine has installed the release");
+            }
+            return Ok(());
         }
         "rollout" | "rollout-fails" | "rollout-silences" => {
             let harm = match args.scenario.as_str() {
@@ -131,6 +162,27 @@ fn print_pause(args: &Args, f: &pause::Figures, seconds: f64) -> Result<()> {
         ("events", events(f.events, seconds)),
     ];
     println!("pause, {} machines in {} sites, seed {}, {:.1} s simulated", f.machines, f.sites, f.seed, f.simulated);
+    table(&rows);
+    Ok(())
+}
+
+fn print_idle(args: &Args, f: &idle::Figures, seconds: f64) -> Result<()> {
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(f)?);
+        return Ok(());
+    }
+    let rows = [
+        ("all know each other after", format!("{:.1} s", f.known)),
+        (
+            "control and gossip a machine, mean / most",
+            format!("{:.0} / {:.0} bytes a second", f.bytes_per_second, f.most_bytes_per_second),
+        ),
+        ("timeouts / inputs a machine and second", format!("{:.2} / {:.2}", f.timeouts, f.inputs)),
+        ("a newcomer knows the site / is known", format!("{:.2} s / {:.2} s", f.newcomer_knows, f.newcomer_known)),
+        ("missed by all: killed / unplugged", format!("{:.1} s / {:.1} s", f.killed_missed, f.unplugged_missed)),
+        ("events", events(f.events, seconds)),
+    ];
+    println!("idle, {} machines, seed {}, {:.1} s simulated", f.nodes, f.seed, f.simulated);
     table(&rows);
     Ok(())
 }

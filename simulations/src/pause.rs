@@ -11,7 +11,7 @@ use upswarm_protocol::catalog::{Action, Hold, RingPlan, Schedule};
 use upswarm_protocol::ids::ReleaseId;
 use upswarm_protocol::report::{DeploymentState, SubState};
 
-use crate::admin::{Published, Wish};
+use crate::admin::{Published, ReleaseSpec};
 use crate::world::{Machine, Params, World};
 
 /// A pause, and a resume, has reached every machine within this.
@@ -82,7 +82,7 @@ pub fn run(params: Params, mib: u64) -> Result<Figures> {
     let ids = [fetched.id, later.id];
     let third = Duration::from_secs_f64(fetched.len() as f64 * 8.0 / world.params.wan as f64 / 3.0);
     world.run_for(third);
-    let (before, uplinks) = (states(&world, &ids), world.hub.state.connected());
+    let (before, uplinks) = (states(&world, &ids), world.hub.state.connected().count());
     ensure!(world.counts.installs == 0, "something was installed before the pause: the payload is too small");
 
     let paused = world.now();
@@ -149,8 +149,8 @@ pub fn run(params: Params, mib: u64) -> Result<Figures> {
 
 /// A release that may be installed as soon as it is there, and a small one whose time comes later.
 fn begin(world: &mut World, mib: u64) -> [Published; 2] {
-    let fetched = world.publish(&Wish { chunk: 1 << 20, ..Wish::first("org.example.app", mib) });
-    let later = world.publish(&Wish { chunk: 1 << 20, ..Wish::first("org.example.later", 1) });
+    let fetched = world.publish(&ReleaseSpec { chunk: 1 << 20, ..ReleaseSpec::first("org.example.app", mib) });
+    let later = world.publish(&ReleaseSpec { chunk: 1 << 20, ..ReleaseSpec::first("org.example.later", 1) });
     let from = world.clock().wall + WAITS_FOR;
     let schedule = Schedule { available_from: Some(from), ..Schedule::default() };
     world.approve_for(later.id, Action::Install, schedule, RingPlan::default());

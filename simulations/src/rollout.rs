@@ -15,7 +15,7 @@ use upswarm_protocol::ids::ReleaseId;
 use upswarm_protocol::report::DeploymentState;
 use upswarm_protocol::schedule::ring_of;
 
-use crate::admin::Wish;
+use crate::admin::ReleaseSpec;
 use crate::world::{GROUP, Harm, Params, World};
 
 /// Devices that are touched before it stops, at most, in hundredths of a percent of all.
@@ -144,7 +144,7 @@ pub fn run(params: Params, harm: Option<Harm>, stop_above: u16) -> Result<Figure
         }
     }
     world.run_for(Duration::from_secs(60));
-    let release = world.publish(&Wish::first("org.example.app", 1)).id;
+    let release = world.publish(&ReleaseSpec::first("org.example.app", 1)).id;
     let affected: Vec<usize> = (0..machines).filter(|node| model[*node] < BAD_MODELS).collect();
     let harms = affected.iter().filter_map(|node| Some((*node, harm?))).collect();
     world.harms.insert(release, harms);

@@ -8,8 +8,8 @@ use upswarm_protocol::catalog::Action;
 use upswarm_protocol::ids::ReleaseId;
 use upswarm_protocol::report::DeploymentState;
 
-use crate::admin::{Published, Wish};
-use crate::world::{Params, World};
+use crate::admin::{Published, ReleaseSpec};
+use crate::world::{Hostile, Params, World};
 
 /// What a run measured.
 #[derive(Debug, Clone, Serialize)]
@@ -64,12 +64,12 @@ impl Download {
     pub fn begin(world: &mut World, mib: u64) -> Self {
         // In a large site chunks are larger here: fewer events, the same bytes.
         let chunk = if world.machines.len() > 50 { 1 << 20 } else { 256 << 10 };
-        Self::of(world, &Wish { chunk, ..Wish::first("org.example.app", mib) })
+        Self::of(world, &ReleaseSpec { chunk, ..ReleaseSpec::first("org.example.app", mib) })
     }
 
     /// Publishes and approves this release.
-    pub fn of(world: &mut World, wish: &Wish) -> Self {
-        let published = world.publish(wish);
+    pub fn of(world: &mut World, spec: &ReleaseSpec) -> Self {
+        let published = world.publish(spec);
         let wan_before = world.counts.wan;
         let approved = world.now();
         world.approve(published.id, Action::Install);
@@ -84,8 +84,8 @@ impl Download {
     /// Runs until every machine that runs has installed it, at most for so many times the ideal and a minute.
     pub fn finish(&self, world: &mut World, times: f64) -> Result<()> {
         let span = Duration::from_secs_f64(self.ideal(world) * times + 60.0);
-        let (id, nodes) = (self.published.id, world.machines.len());
-        if !world.run_until(span, |world| world.all_done(id, 0..nodes)) {
+        let (id, honest) = (self.published.id, world.honest());
+        if !world.run_until(span, |world| world.all_done(id, honest.iter().copied())) {
             bail!("not everyone has installed it after {span:?}:\n{}", describe(world, id));
         }
         Ok(())
@@ -192,4 +192,48 @@ pub fn reported(world: &mut World, release: ReleaseId) -> Result<()> {
         bail!("the reports of {silent:?} have not reached the coordinator: {:#?}", world.status(silent[0]));
     }
     Ok(())
+}
+
+/// What a run with hostile machines measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct HostileFigures {
+    /// Seed.
+    pub seed: u64,
+    /// Whether every honest machine has installed the release.
+    pub completed: bool,
+    /// Honest machines, and how many of them have.
+    pub honest: (usize, usize),
+    /// Payload bytes that honest machines took over the WAN, per payload byte.
+    pub amplification: f64,
+    /// Time from the approval to the last install of an honest machine, over the time that the WAN needs for the bytes.
+    pub makespan_over_limit: f64,
+    /// Machines that honest ones shut out, summed over them.
+    pub bans: usize,
+}
+
+/// Everyone runs, some mean harm, and a release is approved. Ends when the honest ones have it, at the latest after thirty times
+/// the time that the WAN needs, and a minute.
+pub fn hostile(params: Params, mib: u64, percent: usize, kinds: &[Hostile]) -> (World, HostileFigures) {
+    let mut world = World::new(params);
+    world.corrupt(percent, kinds);
+    world.start_all(Duration::from_secs(5));
+    world.run_for(Duration::from_secs(30));
+    let before: u64 = world.honest().iter().map(|node| world.machines[*node].wan).sum();
+    let download = Download::begin(&mut world, mib);
+    let completed = download.finish(&mut world, 30.0).is_ok();
+    let honest = world.honest();
+    let done = |node: &&usize| world.machines[**node].done.contains_key(&download.published.id);
+    let last = honest.iter().filter_map(|node| world.machines[*node].done.get(&download.published.id)).max();
+    let last = last.map_or(world.now(), |at| if completed { *at } else { world.now() });
+    let wan: u64 = honest.iter().map(|node| world.machines[*node].wan).sum();
+    let bans = honest.iter().filter_map(|node| world.machines[*node].state.as_ref()).map(|state| state.bans()).sum();
+    let figures = HostileFigures {
+        seed: world.params.seed,
+        completed,
+        honest: (honest.len(), honest.iter().filter(done).count()),
+        amplification: (wan - before) as f64 / download.published.len() as f64,
+        makespan_over_limit: last.saturating_sub(download.approved) as f64 / 1e6 / download.ideal(&world),
+        bans,
+    };
+    (world, figures)
 }

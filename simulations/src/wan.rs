@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use upswarm_protocol::ids::PayloadId;
-use upswarm_protocol::node_state::FetchId;
+use upswarm_protocol::node::FetchId;
 
 /// One transfer of a run of chunks.
 #[derive(Debug, Clone)]

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use upswarm_protocol::catalog::{Action, Hold, RingPlan, Schedule};
-use upswarm_protocol::coordinator_state::Command;
+use upswarm_protocol::codec::Bounded;
+use upswarm_protocol::coordinator::Command;
 use upswarm_protocol::envelope::{self, Kind, Role};
+use upswarm_protocol::ids::GroupId;
 use upswarm_protocol::report::{DeploymentState, SubState};
 use upswarm_protocol::trust::Trust;
-use upswarm_simulations::admin::{self, Wish, key};
+use upswarm_simulations::admin::{self, ReleaseSpec, key};
 use upswarm_simulations::scenario::{self, Download, describe};
 use upswarm_simulations::world::{Discovery, GROUP, Params, World};
 
@@ -69,7 +71,7 @@ fn a_neighbour_that_serves_bad_bytes_is_shut_out() {
 #[test]
 fn an_unsigned_approval_is_refused() {
     let mut world = site(4, 1);
-    let published = world.publish(&Wish::first("org.example.app", 4));
+    let published = world.publish(&ReleaseSpec::first("org.example.app", 4));
     let when = (Schedule::default(), RingPlan::default());
     let approval = admin::approval(GROUP, published.id, 1, Action::Install, world.clock().wall, when);
     let forged = world.admin.forged(&approval);
@@ -87,14 +89,14 @@ fn a_forged_head_goes_nowhere() {
     let mut head = *state.trust().head().unwrap();
     head.index_version += 1;
     let forged = envelope::sign(Kind::Head, Role::Online, &head, &[&key("nobody", 0)]).unwrap();
-    let rumours = world.counts.rumours;
+    let gossip = world.counts.gossip_made;
     world.forge_head(0, forged);
     world.run_for(2 * SECOND);
     let version = |trust: &Trust| trust.head().unwrap().index_version;
     for machine in &world.machines {
         assert!(version(machine.state.as_ref().unwrap().trust()) < head.index_version);
     }
-    assert!(world.counts.rumours > rumours);
+    assert!(world.counts.gossip_made > gossip);
     assert!(world.counts.alarms.iter().any(|alarm| alarm.contains("does not verify")), "{:?}", world.counts.alarms);
 }
 
@@ -128,8 +130,13 @@ fn a_new_version_costs_the_wan_only_what_is_new() {
     let first = Download::begin(&mut world, 64);
     first.finish(&mut world, 3.0).unwrap();
     let like = Some((first.published.list.clone(), 70));
-    let wish = Wish { counter: 2, like, supersedes: vec![first.published.id], ..Wish::first("org.example.app", 64) };
-    let second = Download::of(&mut world, &wish);
+    let spec = ReleaseSpec {
+        counter: 2,
+        like,
+        supersedes: vec![first.published.id],
+        ..ReleaseSpec::first("org.example.app", 64)
+    };
+    let second = Download::of(&mut world, &spec);
     second.finish(&mut world, 3.0).unwrap();
     let old: std::collections::BTreeSet<_> = first.published.list.chunks().iter().map(|chunk| chunk.id).collect();
     let new: u64 =
@@ -168,8 +175,8 @@ fn a_pause_stops_every_byte_and_a_resume_completes() {
 #[test]
 fn two_releases_at_once_and_one_taken_away_again() {
     let mut world = site(8, 1);
-    let one = Download::of(&mut world, &Wish::first("org.example.one", 32));
-    let two = Download::of(&mut world, &Wish::first("org.example.two", 32));
+    let one = Download::of(&mut world, &ReleaseSpec::first("org.example.one", 32));
+    let two = Download::of(&mut world, &ReleaseSpec::first("org.example.two", 32));
     one.finish(&mut world, 4.0).unwrap();
     two.finish(&mut world, 4.0).unwrap();
     assert_eq!(world.counts.wan, one.published.len() + two.published.len());
@@ -190,4 +197,27 @@ fn two_sites_exchange_no_payload() {
     download.finish(&mut world, 4.0).unwrap();
     assert_eq!(world.counts.between_sites, 0);
     assert_eq!(world.counts.wan, 2 * download.published.len(), "once per site");
+}
+
+#[test]
+fn a_machine_behind_a_neighbour_hears_of_its_new_group_at_once() {
+    let mut world = site(12, 3);
+    let is_here = |world: &World, node: usize| {
+        let device = world.machines[node].device;
+        world.hub.state.connected().any(|peer| peer == device)
+    };
+    let behind: Vec<usize> = (0..12).filter(|node| !is_here(&world, *node)).collect();
+    assert!(behind.len() >= 4, "most machines of a site reach the coordinator through others");
+    let pilots = GroupId([7; 16]);
+    let groups = |world: &World, node: usize| world.machines[node].state.as_ref().unwrap().groups().to_vec();
+    for node in &behind {
+        let (device, now) = (world.machines[*node].device, world.clock().wall);
+        world.command(Command::Assign { device, groups: Bounded::new(vec![pilots]).unwrap() }).unwrap();
+        let heard = world.run_until(3 * SECOND, |world| groups(world, *node) == [pilots]);
+        assert!(heard, "machine {node}: {:?}", groups(&world, *node));
+        assert!(!is_here(&world, *node));
+        println!("machine {node}: {:?}", world.clock().wall.since(now));
+    }
+    let others = (0..12).filter(|node| !behind.contains(node));
+    assert!(others.into_iter().all(|node| groups(&world, node) == [GROUP]));
 }

@@ -6,7 +6,7 @@ use upswarm_protocol::catalog::PackageKind;
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::ids::DocHash;
 use upswarm_protocol::inventory::{Inventory, PackageKey};
-use upswarm_simulations::admin::Wish;
+use upswarm_simulations::admin::ReleaseSpec;
 use upswarm_simulations::world::{Params, World};
 
 const PACKAGES: u64 = 3_000;
@@ -39,7 +39,7 @@ fn agree(world: &mut World, within: Duration, what: &str) {
 fn the_inventories_of_a_site_become_known_and_a_change_costs_little() {
     let nodes = 40;
     let mut world = World::new(Params { nodes, seed: 5, ..Params::default() });
-    world.publish(&Wish::first("org.example.app", 1));
+    world.publish(&ReleaseSpec::first("org.example.app", 1));
     for node in 0..nodes {
         world.set_system(node, system(node, 0));
     }
@@ -77,7 +77,7 @@ fn power_cuts_and_an_absent_coordinator_lose_nothing() {
     for seed in [1, 2, 3] {
         let nodes = 12;
         let mut world = World::new(Params { nodes, seed, ..Params::default() });
-        world.publish(&Wish::first("org.example.app", 1));
+        world.publish(&ReleaseSpec::first("org.example.app", 1));
         for node in 0..nodes {
             world.set_system(node, system(node, 0));
         }

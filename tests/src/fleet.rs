@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use upswarm_protocol::chunk::ChunkList;
 
+use crate::clock::FakeClock;
 use crate::lab::{Host, Lab, WAN_ADDRESS};
 use crate::process::{Process, Usage};
 use crate::program::{self, Verb};
@@ -116,6 +117,10 @@ pub struct Coordinator<'lab> {
     pub dir: PathBuf,
     /// Base URLs of origins; empty for its own.
     pub origins: Vec<String>,
+    /// Its wall clock, if it is not the right one.
+    pub clock: Option<FakeClock>,
+    /// More arguments of `coordinator run`.
+    pub args: Vec<String>,
     process: Option<Process>,
 }
 
@@ -124,7 +129,7 @@ impl<'lab> Coordinator<'lab> {
     pub fn init(lab: &'lab Lab) -> Self {
         let dir = lab.dir().join("coordinator");
         program::verb(&lab.wan, &["coordinator", "init", "--demo-keys", "--data-dir", text(&dir)]).done();
-        Self { lab, dir, origins: Vec::new(), process: None }
+        Self { lab, dir, origins: Vec::new(), clock: None, args: Vec::new(), process: None }
     }
 
     /// Sets one up and runs it.
@@ -141,8 +146,11 @@ impl<'lab> Coordinator<'lab> {
         for origin in &self.origins {
             args.extend(["--origin-url", origin]);
         }
+        args.extend(self.args.iter().map(String::as_str));
         let log = self.lab.dir().join("coordinator.log");
-        let mut process = Process::start(&self.lab.wan, "coordinator", &mut program::command(&args), &log);
+        let mut command = program::command(&args);
+        self.clock.iter().for_each(|clock| clock.show(&mut command));
+        let mut process = Process::start(&self.lab.wan, "coordinator", &mut command, &log);
         wait::until("the coordinator", READY_WITHIN, || {
             process.must_run();
             let verb = self.verb(&["status"]);
@@ -172,12 +180,30 @@ impl<'lab> Coordinator<'lab> {
 
     /// Publishes a payload as a release that puts it in place.
     pub fn publish(&self, version: &str, payload: &Path) -> Published {
+        self.publish_release(version, &[("payload".to_owned(), payload, PLACE.to_owned())])
+    }
+
+    /// Publishes many payloads as one release that puts them side by side.
+    pub fn publish_many(&self, version: &str, payloads: &[PathBuf]) -> Published {
+        let many = payloads.iter().enumerate();
+        let many: Vec<_> =
+            many.map(|(at, path)| (format!("part-{at}"), path.as_path(), format!("{PLACE}-{at}"))).collect();
+        self.publish_release(version, &many)
+    }
+
+    /// Publishes payloads by name, file and place; that the first is there tells that the release is installed.
+    fn publish_release(&self, version: &str, payloads: &[(String, &Path, String)]) -> Published {
         let release = self.lab.dir().join(format!("release-{version}.toml"));
+        let (first, _, place) = &payloads[0];
+        let tables: String =
+            payloads.iter().map(|(name, path, _)| format!("[[payload]]\npath = {path:?}\nname = {name:?}\n")).collect();
+        let file =
+            |(name, _, place): &(String, &Path, String)| format!("{{ payload = {name:?}, path = \"/{place}\" }}");
+        let files: Vec<_> = payloads.iter().map(file).collect();
         let content = format!(
             "product = \"org.example.lab\"\nversion = \"{version}\"\ntitle = \"Lab {version}\"\nclassification = \"update\"\n\
-             [[payload]]\npath = {payload:?}\nname = \"payload\"\n\
-             [[detect]]\nfile = \"/{PLACE}\"\npayload = \"payload\"\n\
-             [install]\nfiles = [{{ payload = \"payload\", path = \"/{PLACE}\" }}]\n"
+             {tables}[[detect]]\nfile = \"/{place}\"\npayload = {first:?}\n[install]\nfiles = [{}]\n",
+            files.join(", ")
         );
         fs::write(&release, content).expect("a release file");
         serde_json::from_value(self.verb(&["publish", text(&release)]).done()).expect("what publish prints")
@@ -271,6 +297,8 @@ pub struct Node<'lab> {
     pub label: String,
     /// Its data directory.
     pub dir: PathBuf,
+    /// Its wall clock, if it is not the right one.
+    pub clock: Option<FakeClock>,
     process: Option<Process>,
 }
 
@@ -289,7 +317,7 @@ impl<'lab> Node<'lab> {
         }
         program::verb(&host.namespace, &args).done();
         let root = dir.join("root").display().to_string();
-        let node = Self { lab, host, label, dir, process: None };
+        let node = Self { lab, host, label, dir, clock: None, process: None };
         node.configure(|config| {
             config.insert("install_root".into(), root.into());
         });
@@ -309,6 +337,7 @@ impl<'lab> Node<'lab> {
     pub fn start(&mut self) {
         let log = self.lab.dir().join(format!("{}.log", self.label));
         let mut command = program::command(&["node", "run", "--data-dir", text(&self.dir)]);
+        self.clock.iter().for_each(|clock| clock.show(&mut command));
         self.process = Some(Process::start(&self.host.namespace, &self.label, &mut command, &log));
     }
 

@@ -11,6 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context as _, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::watch::Flow;
+
 /// Every namespace of a lab begins with this, its process id and its number in the process.
 const PREFIX: &str = "upswarm-";
 /// One lab at a time: they share the cores, and figures are read from them.
@@ -65,9 +67,7 @@ pub struct Namespace {
 
 impl Namespace {
     fn new(name: String) -> anyhow::Result<Self> {
-        ip(&["netns", "add", &name])?;
-        let namespace = Self { name };
-        ip(&["-n", &namespace.name, "link", "set", "lo", "up"])?;
+        let namespace = Self::with_ipv6(name)?;
         // Addresses that nobody planned would only blur the counters.
         namespace
             .run(|| fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1"))
@@ -75,31 +75,27 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// One whose interfaces get link-local IPv6 addresses by themselves, as everywhere.
+    pub(crate) fn with_ipv6(name: String) -> anyhow::Result<Self> {
+        ip(&["netns", "add", &name])?;
+        let namespace = Self { name };
+        ip(&["-n", &namespace.name, "link", "set", "lo", "up"])?;
+        Ok(namespace)
+    }
+
+    /// Its name, for `ip -n`.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Does `work` on a thread that lives in this namespace. Sockets that it opens and processes that it starts stay there.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let path = Path::new("/run/netns").join(&self.name);
-        std::thread::scope(|scope| {
-            let inside = scope.spawn(move || {
-                let link = File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-                move_into_link_name_space(link.as_fd(), Some(LinkNameSpaceType::Network))
-                    .unwrap_or_else(|error| panic!("cannot enter {}: {error}", path.display()));
-                work()
-            });
-            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        run_in(&self.name, work)
     }
 
     /// What an interface of this namespace has counted.
     pub fn counted(&self, interface: &str) -> Counted {
-        let text =
-            self.run(|| fs::read_to_string("/proc/thread-self/net/dev")).expect("the kernel's interface counters");
-        let line = text.lines().find_map(|line| line.trim().strip_prefix(interface)?.strip_prefix(':'));
-        let numbers: Vec<u64> = line
-            .unwrap_or_else(|| panic!("{} has no interface {interface}", self.name))
-            .split_whitespace()
-            .filter_map(|number| number.parse().ok())
-            .collect();
-        Counted { rx: numbers[0], tx: numbers[8] }
+        counted(&self.name, interface)
     }
 
     fn forward(&self) -> anyhow::Result<()> {
@@ -127,6 +123,22 @@ impl Site {
     /// What the site's end of the WAN link has counted: `rx` came over the WAN.
     pub fn wan(&self) -> Counted {
         self.router.counted("wan")
+    }
+
+    /// Looks from now on at how the bytes come over the WAN.
+    pub fn watch_wan(&self) -> Flow {
+        let name = self.router.name.clone();
+        Flow::watch(move || counted(&name, "wan").rx)
+    }
+
+    /// From now on the router swallows what goes to the WAN, as when the line is broken behind it: nobody is told.
+    pub fn cut_wan(&self) -> anyhow::Result<()> {
+        ip(&["-n", &self.router.name, "route", "replace", "blackhole", "default", "metric", "0"])
+    }
+
+    /// Pulls the cable of a machine, counted from 0: nobody is told.
+    pub fn unplug(&self, host: usize) -> anyhow::Result<()> {
+        ip(&["-n", &self.router.name, "link", "set", &format!("port{}", host + 1), "down"])
     }
 }
 
@@ -163,19 +175,12 @@ impl Lab {
     /// Builds a lab with so many hosts at each site. `None` where labs cannot be built, after saying so; in continuous
     /// integration (`CI` is set) that is a failure.
     pub fn new(hosts: &[u8], rates: Rates) -> Option<Self> {
-        if let Err(reason) = can_build() {
-            assert!(std::env::var_os("CI").is_none(), "the lab cannot be built: {reason}");
-            eprintln!("\n*** SKIPPED: the lab cannot be built: {reason} ***\n");
-            return None;
-        }
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        remove_stale();
+        let turn = turn()?;
         Some(Self::build(hosts, rates, turn).unwrap_or_else(|error| panic!("cannot build the lab: {error:#}")))
     }
 
     fn build(hosts: &[u8], rates: Rates, turn: MutexGuard<'static, ()>) -> anyhow::Result<Self> {
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = |what: &str| format!("{PREFIX}{}-{number}-{what}", std::process::id());
+        let name = names();
         let wan = Namespace::new(name("wan"))?;
         ip(&["-n", &wan.name, "address", "add", &format!("{WAN_ADDRESS}/32"), "dev", "lo"])?;
         // Sites can reach each other: that they do not is for upswarm to see to.
@@ -215,7 +220,7 @@ impl Lab {
         Ok(Self { wan, sites, rates, dir: Some(dir), _turn: turn })
     }
 
-    /// A directory that is kept only if the test fails, or by wish ([`KEEP`]).
+    /// A directory that is kept only if the test fails, or on request ([`KEEP`]).
     pub fn dir(&self) -> &Path {
         self.dir.as_ref().expect("only dropping takes it").path()
     }
@@ -235,6 +240,51 @@ impl Drop for Lab {
             eprintln!("lab: logs and directories are kept in {}", kept.display());
         }
     }
+}
+
+/// This lab's turn. `None` where labs cannot be built, after saying so; in continuous integration (`CI` is set) that is a
+/// failure.
+pub(crate) fn turn() -> Option<MutexGuard<'static, ()>> {
+    if let Err(reason) = can_build() {
+        assert!(std::env::var_os("CI").is_none(), "the lab cannot be built: {reason}");
+        eprintln!("\n*** SKIPPED: the lab cannot be built: {reason} ***\n");
+        return None;
+    }
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    remove_stale();
+    Some(turn)
+}
+
+/// Names for the namespaces of one lab.
+pub(crate) fn names() -> impl Fn(&str) -> String {
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    move |what| format!("{PREFIX}{}-{number}-{what}", std::process::id())
+}
+
+/// Does `work` on a thread that lives in the namespace of this name.
+fn run_in<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
+    let path = Path::new("/run/netns").join(name);
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(move || {
+            let link = File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            move_into_link_name_space(link.as_fd(), Some(LinkNameSpaceType::Network))
+                .unwrap_or_else(|error| panic!("cannot enter {}: {error}", path.display()));
+            work()
+        });
+        inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn counted(namespace: &str, interface: &str) -> Counted {
+    let read = || fs::read_to_string("/proc/thread-self/net/dev");
+    let text = run_in(namespace, read).expect("the kernel's interface counters");
+    let line = text.lines().find_map(|line| line.trim().strip_prefix(interface)?.strip_prefix(':'));
+    let numbers: Vec<u64> = line
+        .unwrap_or_else(|| panic!("{namespace} has no interface {interface}"))
+        .split_whitespace()
+        .filter_map(|number| number.parse().ok())
+        .collect();
+    Counted { rx: numbers[0], tx: numbers[8] }
 }
 
 fn can_build() -> Result<(), String> {
@@ -269,7 +319,7 @@ fn remove_stale() {
     }
 }
 
-fn ip(args: &[&str]) -> anyhow::Result<()> {
+pub(crate) fn ip(args: &[&str]) -> anyhow::Result<()> {
     command("ip", args)
 }
 
@@ -281,7 +331,7 @@ fn command(program: &str, args: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn link(one: &Namespace, interface: &str, other: &Namespace, peer: &str) -> anyhow::Result<()> {
+pub(crate) fn link(one: &Namespace, interface: &str, other: &Namespace, peer: &str) -> anyhow::Result<()> {
     let add =
         ["link", "add", interface, "netns", &one.name, "type", "veth", "peer", "name", peer, "netns", &other.name];
     ip(&add)

@@ -11,10 +11,17 @@
 //! Nothing here touches the machine's own network: links are made between namespaces. Whatever a lab has made goes away with
 //! it; what a killed run has left behind, the next one removes. Labs of one machine take turns.
 
+pub mod clock;
 pub mod fleet;
 pub mod lab;
+pub mod mirror;
+pub mod office;
+pub mod openpgp;
 pub mod origin;
 pub mod packages;
 pub mod process;
 pub mod program;
+pub mod repository;
+pub mod vendor;
 pub mod wait;
+pub mod watch;

@@ -31,6 +31,8 @@ pub struct Package<'a> {
     pub after: &'a str,
     /// What it does before (preinst, %pre).
     pub before: &'a str,
+    /// What it depends on; empty for nothing.
+    pub depends: &'a str,
 }
 
 impl Package<'_> {
@@ -79,8 +81,10 @@ impl Package<'_> {
         let tree = self.tree(dir);
         let control = tree.join("DEBIAN");
         fs::create_dir(&control).expect("a control directory");
+        let depends = if self.depends.is_empty() { String::new() } else { format!("Depends: {}\n", self.depends) };
         let fields = format!(
-            "Package: {}\nVersion: {}\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\nDescription: a test\n",
+            "Package: {}\nVersion: {}\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\n{depends}\
+             Description: a test\n",
             self.name,
             self.full_version()
         );
@@ -98,8 +102,9 @@ impl Package<'_> {
 
     fn build_rpm(&self, dir: &Path) -> PathBuf {
         let tree = self.tree(dir);
+        let depends = if self.depends.is_empty() { String::new() } else { format!("Requires: {}\n", self.depends) };
         let spec = format!(
-            "Name: {name}\nVersion: {version}.0\nRelease: 1\nSummary: a test\nLicense: none\nBuildArch: noarch\n\
+            "Name: {name}\nVersion: {version}.0\nRelease: 1\nSummary: a test\nLicense: none\nBuildArch: noarch\n{depends}\
              %description\nA test.\n%install\ncp -a {tree}/. %{{buildroot}}/\n%pre\nset -e\n{before}\n%post\nset -e\n{after}\n\
              %files\n/opt/{name}/program\n%config(noreplace) /etc/{name}.conf\n",
             name = self.name,
@@ -114,20 +119,20 @@ impl Package<'_> {
 
     /// Publishes a built package as a release of `org.example.NAME` that is detected by its name and version.
     pub fn publish(&self, coordinator: &Coordinator<'_>, file: &Path) -> Published {
-        self.publish_detected_as(coordinator, file, &self.full_version())
+        self.publish_detected_also_by(coordinator, file, "")
     }
 
-    /// The same, detected by another version.
-    pub fn publish_detected_as(&self, coordinator: &Coordinator<'_>, file: &Path, version: &str) -> Published {
+    /// The same, with another rule that must hold.
+    pub fn publish_detected_also_by(&self, coordinator: &Coordinator<'_>, file: &Path, rule: &str) -> Published {
         let kind = match self.kind {
             Kind::Deb => "deb",
             Kind::Rpm => "rpm",
         };
-        let (name, major) = (self.name, self.version);
+        let (name, major, version) = (self.name, self.version, self.full_version());
         let description = format!(
             "product = \"org.example.{name}\"\nversion = \"{major}\"\ntitle = \"{name} {major}\"\nclassification = \"update\"\n\
              [[payload]]\npath = {file:?}\n\
-             [[detect]]\npackage = {{ kind = \"{kind}\", name = \"{name}\", version = \"{version}\" }}\n\
+             [[detect]]\npackage = {{ kind = \"{kind}\", name = \"{name}\", version = \"{version}\" }}\n{rule}\
              [install]\n{kind} = true\ntimeout = \"2m\"\n[uninstall]\n{kind} = [\"{name}\"]\n"
         );
         let path = file.with_extension("toml");

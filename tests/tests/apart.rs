@@ -1,4 +1,4 @@
-//! A real package on its whole way: published, approved, fetched by a node without rights, installed by the installer apart with
+//! A real package on its whole way: published, approved, fetched by a node without rights, installed by the privileged installer with
 //! the real tools into a root of its own, confirmed, and taken away again.
 
 use std::fs;

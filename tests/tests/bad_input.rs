@@ -295,7 +295,7 @@ fn a_broken_package_database_is_told_and_mended() {
     for (kind, name, database) in
         [(Kind::Deb, "lab-deb", "var/lib/dpkg/status"), (Kind::Rpm, "lab-rpm", "var/lib/rpm/rpmdb.sqlite")]
     {
-        let package = Package { kind, name, version: 1, len: 1 << 16, after: "", before: "" };
+        let package = Package { kind, name, version: 1, len: 1 << 16, after: "", before: "", depends: "" };
         let release = package.publish(&coordinator, &package.build(&lab.dir().join("packages"))).release;
         let good = fs::read(root.join(database)).unwrap();
         fs::write(root.join(database), "rubbish\n".repeat(1000)).unwrap();

@@ -98,7 +98,9 @@ fn advisories_that_are_passed_over_are_about_what_we_still_use() {
     let about = BTreeMap::from([
         ("RUSTSEC-2025-0141", "bincode v1.3.3"),
         ("RUSTSEC-2024-0384", "instant v"),
+        ("RUSTSEC-2024-0436", "paste v"),
         ("RUSTSEC-2025-0057", "fxhash v"),
+        ("RUSTSEC-2023-0071", "rsa v0.9"),
     ]);
     let packages = tree(&["--workspace", "-e", "normal"]);
     let rules = rules();

@@ -12,7 +12,7 @@ use upswarm_tests::{program, wait};
 
 const WITHIN: Duration = Duration::from_secs(60);
 const APP: Package<'static> =
-    Package { kind: Kind::Deb, name: "lab-app", version: 1, len: 1 << 20, after: "", before: "" };
+    Package { kind: Kind::Deb, name: "lab-app", version: 1, len: 1 << 20, after: "", before: "", depends: "" };
 
 fn root(node: &Node<'_>) -> PathBuf {
     node.dir.join("root")

@@ -13,7 +13,7 @@ const PAYLOAD: u64 = 64 << 20;
 /// The promise: so long after the admin's command every machine that is online stands still, and the coordinator knows it.
 const PROMISED: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(150);
-/// Heads, beacons and reports of a site on hold are less than this in two seconds.
+/// Heads, presence and reports of a site on hold are less than this in two seconds.
 const QUIET: u64 = 256 << 10;
 /// What may come over the WAN again: chunks that were on their way when it stopped, two extents of each of four machines.
 const IN_FLIGHT: u64 = 8 << 20;

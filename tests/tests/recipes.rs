@@ -13,7 +13,7 @@ use upswarm_tests::{program, wait};
 
 const WITHIN: Duration = Duration::from_secs(60);
 const APP: Package<'static> =
-    Package { kind: Kind::Deb, name: "lab-app", version: 1, len: 3 << 20, after: "", before: "" };
+    Package { kind: Kind::Deb, name: "lab-app", version: 1, len: 3 << 20, after: "", before: "", depends: "" };
 
 fn lab(hosts: u8) -> Option<Lab> {
     if let Some(missing) = missing_tools() {
@@ -192,7 +192,8 @@ fn a_package_that_fails_says_why_and_leaves_a_sane_database() {
 
     // What a tool calls done counts only when the scan finds it.
     let package = Package { name: "lab-wrong", ..APP };
-    let wrong = package.publish_detected_as(&coordinator, &package.build(&dir), "9.0").release;
+    let nowhere = "[[detect]]\nfile = \"/opt/lab-wrong/nowhere\"\nexists = true\n";
+    let wrong = package.publish_detected_also_by(&coordinator, &package.build(&dir), nowhere).release;
     coordinator.approve(&wrong);
     let said = wait_for(&coordinator, &nodes, &wrong, "Failed");
     assert!(said.reason.contains("detection does not find its result"), "{said:?}");

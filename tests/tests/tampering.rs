@@ -3,8 +3,9 @@
 //! Expiry of heads needs another clock than the machine's; the trust tests of `upswarm-protocol` move it.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -105,9 +106,13 @@ fn an_approval_without_the_approvers_key_is_refused() {
     assert!(reason.contains("signature") || reason.contains("key"), "{reason}");
     // And without any verb: no credential, and a credential with rubbish.
     let token = fs::read_to_string(coordinator.dir.join("admin.token")).unwrap();
-    assert_eq!(post(&lab, "/admin/v1/approval", "", b"rubbish"), 401);
-    assert_eq!(post(&lab, "/admin/v1/approval", "guess", b"rubbish"), 401);
-    assert_eq!(post(&lab, "/admin/v1/approval", token.trim(), b"rubbish"), 422);
+    let door = || UnixStream::connect(coordinator.dir.join("admin.sock")).unwrap();
+    assert_eq!(post(door(), "/admin/v1/approval", "", b"rubbish"), 401);
+    assert_eq!(post(door(), "/admin/v1/approval", "guess", b"rubbish"), 401);
+    assert_eq!(post(door(), "/admin/v1/approval", token.trim(), b"rubbish"), 422);
+    // The origin's door leads nowhere near it.
+    let origin = lab.wan.run(|| TcpStream::connect((WAN_ADDRESS, 4702))).unwrap();
+    assert_eq!(post(origin, "/admin/v1/approval", token.trim(), b"rubbish"), 404);
 
     coordinator.approve(&wanted.0.release);
     let status = coordinator.wait_for_installs(&nodes, &wanted.0.release, PATIENCE);
@@ -116,8 +121,7 @@ fn an_approval_without_the_approvers_key_is_refused() {
 }
 
 /// The status of the coordinator's answer to a POST.
-fn post(lab: &Lab, path: &str, token: &str, body: &[u8]) -> u16 {
-    let mut stream = lab.wan.run(|| TcpStream::connect((WAN_ADDRESS, 4702))).unwrap();
+fn post(mut stream: impl Read + Write, path: &str, token: &str, body: &[u8]) -> u16 {
     let head = format!(
         "POST {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n",
         body.len()

@@ -1,19 +1,26 @@
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde_json::json;
 use upswarm_protocol::codec::Text;
-use upswarm_protocol::coordinator_state::{Command, CoordinatorState, Input, Output};
+use upswarm_protocol::coordinator::{Command, CoordinatorState, Input, Output};
 
-use super::{CliError, Common, units};
+use super::{CliError, Common};
+use crate::api::invites::{InviteRequest, Invited};
 use crate::clock::Clock;
 use crate::coordinator::client::Client;
 use crate::coordinator::directory::{Change, Directory, Lock};
-use crate::coordinator::driver;
-use crate::coordinator::keys::Passphrase;
-use crate::coordinator::requests::{InviteRequest, Invited};
-use crate::coordinator::{run, setup};
+use crate::coordinator::keys::{self, KeyUse, Passphrase};
+use crate::coordinator::token::JoinToken;
+use crate::coordinator::{admin, run, setup};
+use crate::net;
+use crate::units;
+
+/// Where machines connect, and where the origin listens, unless the admin says otherwise.
+const PORT: u16 = 4701;
+const HTTP_PORT: u16 = 4702;
+const EVERY_INTERFACE: [&str; 2] = ["/ip4/0.0.0.0", "/ip6/::"];
 
 const INIT_EXAMPLE: &str = "\
 EXAMPLE:
@@ -22,18 +29,26 @@ EXAMPLE:
 
 const RUN_EXAMPLE: &str = "\
 EXAMPLE:
-  upswarm coordinator run --data-dir /var/lib/upswarm-coordinator \\
-      --listen /ip4/0.0.0.0/tcp/4701 --http 0.0.0.0:4702 --origin-url http://updates.example.org:4702/
+  upswarm coordinator run --data-dir /var/lib/upswarm-coordinator
+  upswarm coordinator run --data-dir /var/lib/upswarm-coordinator --origin-url http://updates.example.org:4702/
 
-The HTTP server is the origin of payloads and, under /admin, the admin API, which asks for the token in DATA-DIR/admin.token.
-It speaks plain HTTP: everything that machines fetch is verified by signature and hash. Run admin verbs on this machine, or
-put a TLS proxy in front.";
+The origin speaks plain HTTP: everything that machines fetch is verified by signature and hash. The admin API has doors of its
+own: a socket in the data directory for verbs on this machine, and with --admin IP:PORT one with TLS for others, which log in with
+upswarm login.";
 
 const INVITE_EXAMPLE: &str = "\
 EXAMPLE:
+  upswarm coordinator invite --data-dir /var/lib/upswarm-coordinator --uses 20
   upswarm coordinator invite --data-dir /var/lib/upswarm-coordinator --group office --site berlin --ttl 2h --uses 20
 
 Each machine then runs: upswarm node join TOKEN --data-dir DIR";
+
+const STANDBY_EXAMPLE: &str = "\
+EXAMPLE:
+  upswarm coordinator standby-keys --data-dir /var/lib/upswarm-coordinator
+  upswarm root rotate online
+
+The key counts for nothing until a root names it. Online keys that an earlier root named, and today's does not, are taken away.";
 
 /// Set up and run the admin's coordinator, and invite machines.
 #[derive(Debug, clap::Args)]
@@ -50,6 +65,8 @@ enum Verb {
     Run(RunArgs),
     /// Print a token with which machines join.
     Invite(InviteArgs),
+    /// Make an online key that can take the place of the one in use, and print it.
+    StandbyKeys(StandbyArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -75,18 +92,38 @@ struct RunArgs {
     /// The coordinator's data directory.
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
-    /// Where machines connect, for example /ip4/0.0.0.0/tcp/4701; may be repeated.
-    #[arg(long, value_name = "MULTIADDR", required = true)]
+    /// Where machines connect, for example 192.0.2.7:4701 or /ip4/192.0.2.7/tcp/4701; may be repeated. Without it, port 4701
+    /// on every interface.
+    #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
-    /// Where the origin and the admin API listen, for example 0.0.0.0:4702.
-    #[arg(long, value_name = "ADDR")]
-    http: SocketAddr,
-    /// Base URL at which machines reach an origin, best first; without it, the --http address.
+    /// Where the origin listens, for example 192.0.2.7:4702. Without it, port 4702 on every interface.
+    #[arg(long, value_name = "IP:PORT")]
+    http: Option<SocketAddr>,
+    /// Base URL at which machines reach an origin, best first. Without it, the --http address, or this machine's addresses as
+    /// they are at the start.
     #[arg(long, value_name = "URL")]
     origin_url: Vec<String>,
+    /// Network that may fetch from the origin, for example 10.0.0.0/8; may be repeated. Without it, everyone.
+    #[arg(long, value_name = "CIDR")]
+    origin_allow: Vec<ipnet::IpNet>,
+    /// Where the admin API listens for admins on other machines, by TLS, for example 192.0.2.7:4703. Without it, verbs run on
+    /// this machine only.
+    #[arg(long, value_name = "IP:PORT")]
+    admin: Option<SocketAddr>,
     /// Hold the origin's payload bytes to this rate, for example 100mbit; without it, no limit.
     #[arg(long, value_name = "RATE", value_parser = units::rate)]
     origin_rate: Option<u64>,
+    /// The clock is right, although it differs from the last signature or was set far while the coordinator ran.
+    #[arg(long)]
+    accept_clock: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = STANDBY_EXAMPLE)]
+struct StandbyArgs {
+    /// The coordinator's data directory; it may be running.
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]
@@ -95,11 +132,11 @@ struct InviteArgs {
     /// The coordinator's data directory.
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
-    /// Group that the machines join; made up at its first mention.
-    #[arg(long)]
+    /// Group that the machines join. The first one is made by inviting for it, others by `upswarm group add`.
+    #[arg(long, default_value = "everyone")]
     group: String,
     /// Site of the machines: who shares a LAN and one WAN link; made up at its first mention.
-    #[arg(long)]
+    #[arg(long, default_value = "main")]
     site: String,
     /// How long the token is good, for example 30m, 2h or 7d.
     #[arg(long, default_value = "1h", value_parser = units::duration)]
@@ -107,8 +144,9 @@ struct InviteArgs {
     /// How many machines it lets in.
     #[arg(long, default_value_t = 1)]
     uses: u32,
-    /// Address at which the machines reach the coordinator, if it is not the one it listens on; may be repeated.
-    #[arg(long, value_name = "MULTIADDR")]
+    /// Address at which the machines reach the coordinator, if it is not one on which it listens, for example
+    /// updates.example.org:4701; may be repeated.
+    #[arg(long, value_name = "HOST:PORT")]
     address: Vec<String>,
 }
 
@@ -117,6 +155,7 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
         Verb::Init(args) => init(args, common),
         Verb::Run(args) => serve(args),
         Verb::Invite(args) => invite(args, common),
+        Verb::StandbyKeys(args) => standby_keys(&args, common),
     }
 }
 
@@ -153,22 +192,46 @@ fn init(args: InitArgs, common: Common) -> Result<(), CliError> {
     Ok(())
 }
 
+fn standby_keys(args: &StandbyArgs, common: Common) -> Result<(), CliError> {
+    let refused = |error: anyhow::Error| CliError::Refused(format!("{error:#}"));
+    let directory = Directory::existing(&args.data_dir).map_err(refused)?;
+    let removed = directory.drop_removed_keys().map_err(refused)?;
+    let (path, key) = keys::make(&directory.keys(), KeyUse::Online, None).map_err(refused)?;
+    let json = json!({ "key": key, "file": path, "removed": removed });
+    common.print(
+        &json,
+        &format!("{key}\nstands by in {}; let the root name it: upswarm root rotate online", path.display()),
+    );
+    Ok(())
+}
+
 fn serve(args: RunArgs) -> Result<(), CliError> {
     let directory = Directory::existing(&args.data_dir).map_err(|error| CliError::Refused(format!("{error:#}")))?;
-    let options =
-        run::Options { listen: args.listen, http: args.http, origins: args.origin_url, origin_rate: args.origin_rate };
+    let listen = args.listen.iter().map(|address| net::multiaddr(address)).collect::<Result<Vec<_>, _>>();
+    let mut listen = listen.map_err(|error| CliError::Refused(format!("--listen: {error:#}")))?;
+    if listen.is_empty() {
+        listen = EVERY_INTERFACE.map(|ip| format!("{ip}/tcp/{PORT}")).into();
+    }
+    let every = if net::has_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { IpAddr::from(Ipv4Addr::UNSPECIFIED) };
+    let http = args.http.unwrap_or_else(|| SocketAddr::new(every, HTTP_PORT));
+    let options = run::Options {
+        listen,
+        http,
+        origin_allow: args.origin_allow,
+        admin: args.admin,
+        origins: args.origin_url,
+        origin_rate: args.origin_rate,
+        accept_clock: args.accept_clock,
+    };
     super::runtime()?.block_on(run::run(directory, options))
 }
 
 fn invite(args: InviteArgs, common: Common) -> Result<(), CliError> {
     let directory = Directory::existing(&args.data_dir).map_err(|error| CliError::Refused(format!("{error:#}")))?;
-    let request = InviteRequest {
-        group: args.group,
-        site: args.site,
-        ttl_s: args.ttl.as_secs(),
-        uses: args.uses,
-        addresses: args.address,
-    };
+    let addresses = args.address.iter().map(|address| net::dialled(address)).collect::<Result<Vec<_>, _>>();
+    let addresses = addresses.map_err(|error| CliError::Refused(format!("--address: {error:#}")))?;
+    let request =
+        InviteRequest { group: args.group, site: args.site, ttl_s: args.ttl.as_secs(), uses: args.uses, addresses };
     let invited = match directory.lock()? {
         Some(lock) => invite_offline(&directory, &request, &lock)?,
         None => {
@@ -176,7 +239,14 @@ fn invite(args: InviteArgs, common: Common) -> Result<(), CliError> {
             super::runtime()?.block_on(client.invite(&request))?
         }
     };
-    common.print(&json!({ "token": invited.token, "expires": invited.expires }), &invited.token);
+    let token = JoinToken::parse(&invited.token).context("reading the token")?;
+    let addresses: Vec<String> = token.addresses.iter().map(|address| address.to_string()).collect();
+    let warnings = of_use_here_only(&addresses, &directory.origins()?);
+    warnings.iter().for_each(|warning| eprintln!("WARNING: {warning}"));
+    let json = json!({
+        "token": invited.token, "expires": invited.expires, "addresses": addresses, "warnings": warnings,
+    });
+    common.print(&json, &invited.token);
     Ok(())
 }
 
@@ -187,13 +257,15 @@ fn invite_offline(directory: &Directory, request: &InviteRequest, _lock: &Lock) 
     let addresses = if request.addresses.is_empty() { &known } else { &request.addresses };
     let identity = (loaded.setup.device, loaded.setup.root_hash);
     let clock = Clock::start();
-    let refused = |refusal: upswarm_protocol::coordinator_state::Refusal| CliError::Refused(refusal.to_string());
-    let (invite, invited) = driver::invite(&mut loaded.names, request, addresses, identity, clock).map_err(refused)?;
+    let refused = |refusal: upswarm_protocol::coordinator::Refusal| CliError::Refused(refusal.to_string());
+    let (invite, invited) =
+        admin::invite::invite(&mut loaded.names, request, addresses, directory.origins()?, identity, clock.now().wall)
+            .map_err(refused)?;
     directory.apply(&[Change::Put(directory.names(), loaded.names.to_bytes())])?;
     let mut state = CoordinatorState::new(loaded.setup, clock.now()).context("starting from the data directory")?;
-    directory.settle(&mut state, &mut loaded.fleet, clock.now())?;
+    directory.settle(&mut state, clock.now())?;
     state.handle_input(Input::Admin { request: 0, command: Command::Invite(invite) }, clock.now());
-    for answer in directory.settle(&mut state, &mut loaded.fleet, clock.now())? {
+    for answer in directory.settle(&mut state, clock.now())? {
         if let Output::Answer { result, .. } = answer {
             result.map_err(refused)?;
         }
@@ -201,10 +273,32 @@ fn invite_offline(directory: &Directory, request: &InviteRequest, _lock: &Lock) 
     Ok(invited)
 }
 
-/// An origin's base URL, checked.
-pub(crate) fn origin_url(url: &str) -> Result<Text<512>, CliError> {
-    if !(url.starts_with("http://") || url.starts_with("https://")) {
-        return Err(CliError::Refused(format!("the origin URL {url:?} is neither http:// nor https://")));
+/// What keeps a token from being of use on another machine, in words for the admin.
+fn of_use_here_only(addresses: &[String], origins: &[Text<512>]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if addresses.iter().all(|address| net::is_loopback(address)) {
+        warnings.push(
+            "this token can be used on this machine only: the coordinator listens on loopback alone. Run it with --listen \
+             0.0.0.0:4701, or name the address at which machines reach it: --address HOST:PORT"
+                .to_owned(),
+        );
+    } else if addresses.iter().all(|address| net::is_link_local(address)) {
+        warnings.push(
+            "this token can be used on this LAN only: the coordinator has nothing but link-local IPv6 addresses. Machines elsewhere \
+             need an address with a wider reach: --address HOST:PORT"
+                .to_owned(),
+        );
     }
-    Text::new(url.trim_end_matches('/')).map_err(|error| CliError::Refused(format!("the origin URL: {error}")))
+    let here = |url: &Text<512>| {
+        let host = url.split("://").nth(1).unwrap_or_default();
+        ["127.", "[::1]", "localhost"].iter().any(|loopback| host.starts_with(loopback))
+    };
+    if !origins.is_empty() && origins.iter().all(here) {
+        warnings.push(format!(
+            "machines elsewhere can join and fetch nothing: {} leads back to themselves. Run the coordinator with --http \
+             0.0.0.0:4702, or name the URL at which they reach it: --origin-url http://HOST:4702",
+            origins.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        ));
+    }
+    warnings
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{CliError, Common, units};
-use crate::local::{Client, Request};
+use super::{CliError, Common};
+use crate::local_api::{Client, Request};
+use crate::units;
 
 const EXAMPLE: &str = "\
 EXAMPLE:

@@ -1,9 +1,12 @@
 //! `upswarm demo`: a whole site on this machine.
 
+mod processes;
+mod site;
+
 use std::path::PathBuf;
 
-use super::{CliError, Common, runtime, units};
-use crate::demo;
+use super::{CliError, Common, runtime};
+use crate::units;
 
 /// Start a coordinator, a branch cache and office nodes as separate processes on loopback, and let an update reach them all.
 #[derive(Debug, clap::Args)]
@@ -33,8 +36,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
-    let plan = demo::Plan { nodes: args.nodes, payload: args.payload, wan: args.wan, kill: args.kill, keep: args.keep };
-    let outcome = runtime()?.block_on(demo::run(&plan, common))?;
+    let plan = site::Plan { nodes: args.nodes, payload: args.payload, wan: args.wan, kill: args.kill, keep: args.keep };
+    let outcome = runtime()?.block_on(site::run(&plan, common))?;
     common.print(&outcome.json(), &outcome.text());
     if outcome.installed == u64::from(args.nodes) {
         return Ok(());

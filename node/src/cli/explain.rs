@@ -1,16 +1,23 @@
 //! `upswarm explain`: sentences, each with the rule or fact it rests on.
 
+use std::io;
 use std::path::PathBuf;
 
-use serde_json::Value;
+use anyhow::anyhow;
+use serde_json::{Value, json};
+use upswarm_protocol::ids::ReleaseId;
 
+use super::installer::INSTALLER_DIR;
 use super::{CliError, Common};
-use crate::local::{Client, Request};
+use crate::config::{Config, NodeDir};
+use crate::installer::newest_logs;
+use crate::local_api::{Client, Request};
 
 const EXAMPLE: &str = "\
 EXAMPLE:
   upswarm explain --data-dir /var/lib/upswarm                       everything that is not as it should be
   upswarm explain --data-dir /var/lib/upswarm org.example.tool@2.1  why this update is not installing here
+  upswarm explain --data-dir /var/lib/upswarm org.example.tool --log  what its package manager printed here
   upswarm explain --data-dir /var/lib/upswarm 3fa9c2d1              why this peer is not used (first digits of its id)";
 
 /// Columns of the text.
@@ -26,12 +33,50 @@ pub(crate) struct Args {
     /// A product, product@version, a device's name, or the first digits of an id; without it, everything.
     #[arg(value_name = "RELEASE|PEER")]
     subject: Option<String>,
+    /// Show what programs printed when this release was last tried here, whole; the latest last.
+    #[arg(long, requires = "subject")]
+    log: bool,
+    /// Where the privileged installer keeps its logs, which only root may read.
+    #[arg(long, value_name = "DIR", default_value = INSTALLER_DIR)]
+    installer_dir: PathBuf,
 }
 
 pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
-    let told = Client::connect(&args.data_dir)?.ask(&Request::Explain { subject: args.subject })?;
+    let told = Client::connect(&args.data_dir)?.ask(&Request::Explain { subject: args.subject.clone() })?;
+    if args.log {
+        return log(&args, &told, common);
+    }
     common.print(&told, &text(&told));
     Ok(())
+}
+
+/// The log lies with whoever installs, and only who may read it there may see it.
+fn log(args: &Args, told: &Value, common: Common) -> Result<(), CliError> {
+    let name = args.subject.as_deref().unwrap_or_default();
+    let release: ReleaseId = serde_json::from_value(told["subject"]["release"].clone())
+        .map_err(|_| CliError::Refused(format!("{name} is a peer; releases have logs")))?;
+    let node = NodeDir::new(&args.data_dir);
+    let config = Config::read(&node.config()).map_err(|error| CliError::Refused(format!("{error:#}")))?;
+    let dir = if config.installer_socket.is_some() { args.installer_dir.clone() } else { node.install() };
+    let logs = dir.join("logs");
+    match newest_logs(&dir, release) {
+        Ok(kept) if kept.is_empty() => Err(CliError::Refused(format!(
+            "there is no log of {name} in {}: nothing of it was begun here, or its log was one of those that made room for \
+             newer ones",
+            logs.display()
+        ))),
+        Ok(kept) => {
+            let texts: Vec<String> =
+                kept.iter().map(|log| format!("{}\n{}", log.path.display(), log.text.trim_end())).collect();
+            common.print(&json!({ "release": release, "logs": kept }), &texts.join("\n\n"));
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(CliError::Refused(format!(
+            "permission denied: {}; run it as root, or as the user that installs",
+            logs.display()
+        ))),
+        Err(error) => Err(CliError::Failed(anyhow!("cannot read the logs in {}: {error}", logs.display()))),
+    }
 }
 
 fn text(told: &Value) -> String {

@@ -2,13 +2,14 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::admin::AdminArgs;
 use super::{CliError, Common, progress};
 use crate::coordinator::directory::Directory;
 use crate::coordinator::export;
 
 const EXAMPLE: &str = "\
 EXAMPLE:
-  upswarm export --data-dir /var/lib/upswarm-coordinator /srv/www/updates
+  upswarm export /srv/www/updates
 
 Serve TARGET with any web server and name its URL with `upswarm coordinator run --origin-url URL`. Export again after each
 publication, and at least daily: the exported head is good for 72 hours.";
@@ -17,15 +18,15 @@ publication, and at least daily: the exported head is good for 72 hours.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(crate) struct Args {
-    /// The coordinator's data directory; the coordinator may be running.
-    #[arg(long, value_name = "DIR")]
-    data_dir: PathBuf,
     /// Directory to write; what it holds already is kept and completed.
     target: PathBuf,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
-    let directory = Directory::existing(&args.data_dir).map_err(|error| CliError::Refused(format!("{error:#}")))?;
+    let directory =
+        Directory::existing(&args.admin.data_dir()?).map_err(|error| CliError::Refused(format!("{error:#}")))?;
     let bar = progress::bytes(common, "copying payloads", export::payload_bytes(&directory)?);
     let exported = export::export(&directory, &args.target, |moved| bar.inc(moved))?;
     bar.finish_and_clear();

@@ -6,11 +6,14 @@ use std::time::Duration;
 use serde_json::json;
 use upswarm_protocol::ids::{DeviceId, DocHash};
 
-use super::{CliError, Common, asked_to_stop, quiet_runtime, units};
-use crate::apart::{self, Pin, ServerConfig, user_id};
+use super::{CliError, Common, quiet_runtime};
 use crate::config::time_zone;
 use crate::machine::RestartConfig;
+use crate::privileged::{self, Pin, ServerConfig};
+use crate::{sys, units};
 
+/// Where the packaged installer keeps its logs and what it believes.
+pub(crate) const INSTALLER_DIR: &str = "/var/lib/upswarm-installer";
 /// Where the packaged installer listens.
 pub(crate) const INSTALLER_SOCKET: &str = "/run/upswarm/installer.sock";
 
@@ -78,7 +81,7 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
     match args.verb {
         Verb::Run(args) => {
             let node_uid =
-                user_id(&args.node_uid).map_err(|error| CliError::Refused(format!("--node-uid: {error:#}")))?;
+                sys::user_id(&args.node_uid).map_err(|error| CliError::Refused(format!("--node-uid: {error:#}")))?;
             let or = |given: Vec<String>, default| if given.is_empty() { default } else { given };
             let default = RestartConfig::default();
             let restart = RestartConfig {
@@ -95,7 +98,7 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
                 zone: time_zone(&args.time_zone).map_err(|error| CliError::Refused(format!("{error:#}")))?,
                 restart,
             };
-            Ok(quiet_runtime()?.block_on(async { apart::run(config, asked_to_stop()?).await })?)
+            Ok(quiet_runtime()?.block_on(async { privileged::run(config, sys::asked_to_stop()?).await })?)
         }
         Verb::Pin(args) => {
             let pin = Pin { root: args.root_hash, device: args.device };

@@ -1,20 +1,16 @@
-use std::path::PathBuf;
+//! `inventory`: what is installed on the machines.
 
-use serde_json::Value;
-use upswarm_protocol::ids::DeviceId;
-
-use super::group::{find_device, id_of};
-use super::status::{age, list, table, word};
+use super::admin::AdminArgs;
+use super::output::{Table, age, word};
 use super::{CliError, Common};
-use crate::coordinator::client::Client;
-use crate::coordinator::inventories::InventoryQuery;
+use crate::api::inventory::{DeviceInventory, Inventories, PackageHolders};
 
 const EXAMPLE: &str = "\
 EXAMPLE:
-  upswarm inventory --data-dir /var/lib/upswarm-coordinator
-  upswarm inventory pc7 --data-dir D
-  upswarm inventory --package openssl --data-dir D
-  upswarm inventory pc7 --cyclonedx --data-dir D > pc7.cdx.json
+  upswarm inventory
+  upswarm inventory pc7
+  upswarm inventory --package openssl --output csv
+  upswarm inventory pc7 --cyclonedx > pc7.cdx.json
 
 Machines tell what has changed within a minute or two; a machine that is off shows what it had when it was last connected.";
 
@@ -28,116 +24,153 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", conflicts_with = "device")]
     package: Option<String>,
     /// Print the machine's CycloneDX 1.6 bill of materials as JSON.
-    #[arg(long, requires = "device", conflicts_with = "json")]
+    #[arg(long, requires = "device", conflicts_with_all = ["json", "output"])]
     cyclonedx: bool,
-    /// The coordinator's data directory; the coordinator must be running.
-    #[arg(long, value_name = "DIR")]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
-    let client = Client::of(&args.data_dir)?;
-    let runtime = super::runtime()?;
-    let device: Option<DeviceId> = match &args.device {
-        Some(name) => Some(id_of(find_device(&runtime.block_on(client.status())?, name)?)?),
-        None => None,
-    };
-    let query = InventoryQuery { device, package: args.package.clone(), cyclonedx: args.cyclonedx };
-    let answer = runtime.block_on(client.inventory(&query))?;
-    if args.cyclonedx {
-        Common { json: true }.print(&answer, "");
-        return Ok(());
+    let (client, runtime) = (args.admin.client()?, super::runtime()?);
+    match (args.device, args.package) {
+        (Some(device), _) if args.cyclonedx => {
+            common.print_json(&runtime.block_on(client.bill(device))?);
+            Ok(())
+        }
+        (Some(device), _) => one(&runtime.block_on(client.inventory(device))?, common),
+        (None, Some(package)) => with_package(&runtime.block_on(client.holders(package))?, common),
+        (None, None) => summary(&runtime.block_on(client.inventories())?, common),
     }
-    let text = match (&device, &args.package) {
-        (Some(_), _) => one(&answer),
-        (None, Some(_)) => with_package(&answer),
-        (None, None) => summary(&answer),
-    };
-    common.print(&answer, &text);
-    Ok(())
 }
 
-fn summary(answer: &Value) -> String {
-    let head = ["DEVICE", "SITE", "SEEN", "OS", "KERNEL", "MACHINE", "MEMORY", "PACKAGES", "RESTART", "CHANGED"];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    for device in list(&answer["devices"]) {
-        let mut row = vec![word(&device["name"]), word(&device["site"]), age(&device["last_seen_s"], "never")];
-        if device["told"] == true {
-            let machine: Vec<String> =
-                [&device["vendor"], &device["product"]].into_iter().map(word).filter(|word| !word.is_empty()).collect();
-            let memory = device["memory_mib"].as_u64().map_or("-".to_owned(), |mib| format!("{mib} MiB"));
-            let restart = if device["pending_restart"] == true { "pending" } else { "no" };
-            row.extend([or_dash(&device["os"]), or_dash(&device["kernel"])]);
-            row.push(if machine.is_empty() { "-".to_owned() } else { machine.join(" ") });
-            row.extend([memory, device["packages"].to_string(), restart.to_owned(), age(&device["changed_s"], "-")]);
+fn summary(answer: &Inventories, common: Common) -> Result<(), CliError> {
+    let table = summary_table(answer);
+    common.list(answer, &table, || table.text())
+}
+
+fn summary_table(answer: &Inventories) -> Table {
+    let mut table = Table::new(&[
+        "ID", "DEVICE", "SITE", "SEEN", "OS", "KERNEL", "MACHINE", "MEMORY", "PACKAGES", "RESTART", "CHANGED",
+    ]);
+    let or_dash = |text: Option<&String>| text.filter(|text| !text.is_empty()).map_or("-".to_owned(), Clone::clone);
+    for device in &answer.devices {
+        let head = &device.head;
+        let mut row = vec![head.device.short(), head.name.clone(), head.site.clone(), super::status::seen_of(head)];
+        if let Some(machine) = &device.machine {
+            let made: Vec<&str> = [&machine.vendor, &machine.product]
+                .into_iter()
+                .flatten()
+                .map(String::as_str)
+                .filter(|w| !w.is_empty())
+                .collect();
+            row.extend([or_dash(machine.os.as_ref()), or_dash(machine.kernel.as_ref())]);
+            row.push(if made.is_empty() { "-".to_owned() } else { made.join(" ") });
+            row.push(machine.memory_mib.map_or("-".to_owned(), |mib| format!("{mib} MiB")));
+            row.push(machine.packages.to_string());
+            row.push(if machine.pending_restart { "pending" } else { "no" }.to_owned());
+            row.push(age(Some(machine.changed_s), "-"));
         } else {
             row.extend(["not told yet", "-", "-", "-", "-", "-", "-"].map(str::to_owned));
         }
-        rows.push(row);
+        table.row(row);
     }
-    table(&rows).trim_end().to_owned()
+    table
 }
 
-fn one(answer: &Value) -> String {
-    let mut rows = vec![["KIND", "NAME", "VERSION", "ARCH", "PURL"].map(str::to_owned).to_vec()];
-    for package in list(&answer["packages"]) {
-        rows.push(["kind", "name", "version", "arch", "purl"].map(|field| word(&package[field])).to_vec());
+fn one(answer: &DeviceInventory, common: Common) -> Result<(), CliError> {
+    let mut table = Table::new(&["KIND", "NAME", "VERSION", "ARCH", "PURL"]);
+    for package in &answer.packages {
+        let (name, version) = (package.name.clone(), package.version.clone());
+        table.row([word(&package.kind), name, version, package.arch.clone(), package.purl.clone()]);
     }
-    let mut facts: Vec<Vec<String>> = answer["facts"]
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(name, value)| vec![name.clone(), word(value)])
-        .collect();
-    let restart = if answer["pending_restart"] == true { "yes" } else { "no" };
-    facts.push(vec!["restart pending".into(), restart.into()]);
-    format!(
-        "{}\n{}\n{} of site {}: {} packages, last changed {} ago, last heard of {} ago",
-        table(&rows),
-        table(&facts),
-        word(&answer["name"]),
-        word(&answer["site"]),
-        rows.len() - 1,
-        age(&answer["changed_s"], "?"),
-        age(&answer["last_seen_s"], "?"),
-    )
+    let mut facts = Table::new(&["FACT", "VALUE"]);
+    for (name, value) in &answer.facts {
+        facts.row([name.clone(), value.clone()]);
+    }
+    facts.row(["restart pending".to_owned(), if answer.pending_restart { "yes" } else { "no" }.to_owned()]);
+    common.list(answer, &table, || {
+        format!(
+            "{}\n\n{}\n\n{} of site {}: {} packages, last changed {} ago, last heard of {} ago",
+            table.text(),
+            facts.text(),
+            answer.head.name,
+            answer.head.site,
+            answer.packages.len(),
+            age(Some(answer.changed_s), "?"),
+            age(answer.head.last_seen_s, "?"),
+        )
+    })
 }
 
-fn with_package(answer: &Value) -> String {
-    let mut rows = vec![["DEVICE", "SITE", "SEEN", "KIND", "VERSION", "ARCH"].map(str::to_owned).to_vec()];
-    for device in list(&answer["devices"]) {
-        let [kind, version, arch] = ["kind", "version", "arch"].map(|field| word(&device[field]));
-        let seen = age(&device["last_seen_s"], "never");
-        rows.push(vec![word(&device["name"]), word(&device["site"]), seen, kind, version, arch]);
+fn with_package(answer: &PackageHolders, common: Common) -> Result<(), CliError> {
+    let mut table = Table::new(&["ID", "DEVICE", "SITE", "SEEN", "KIND", "VERSION", "ARCH"]);
+    for device in &answer.devices {
+        let head = &device.head;
+        table.row([
+            head.device.short(),
+            head.name.clone(),
+            head.site.clone(),
+            super::status::seen_of(head),
+            word(&device.kind),
+            device.version.clone(),
+            device.arch.clone(),
+        ]);
     }
-    let mut text = if rows.len() > 1 { table(&rows) + "\n" } else { String::new() };
-    for version in list(&answer["versions"]) {
-        text.push_str(&format!("{} {}: {}\n", word(&version["kind"]), word(&version["version"]), version["devices"]));
-    }
-    let who = if rows.len() > 1 { "installed" } else { "not installed on any" };
-    text + &format!("{}: {who}, of {} machines that have told", word(&answer["package"]), answer["told"])
+    common.list(answer, &table, || holders_text(answer, &table))
 }
 
-fn or_dash(value: &Value) -> String {
-    Some(word(value)).filter(|word| !word.is_empty()).unwrap_or_else(|| "-".to_owned())
+fn holders_text(answer: &PackageHolders, table: &Table) -> String {
+    let mut text = if table.is_empty() { String::new() } else { table.text() + "\n\n" };
+    for version in &answer.versions {
+        text.push_str(&format!("{} {}: {}\n", word(&version.kind), version.version, version.devices));
+    }
+    let who = if table.is_empty() { "not installed on any" } else { "installed" };
+    text + &format!("{}: {who}, of {} machines that have told", answer.package, answer.told)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::devices::DeviceHead;
+    use crate::api::inventory::{InventoryLine, Machine};
+    use upswarm_protocol::ids::DeviceId;
 
     #[test]
     fn tables_show_what_is_told_and_what_is_not() {
-        let answer = serde_json::json!({ "devices": [
-            { "name": "pc1", "site": "berlin", "last_seen_s": 5, "told": true, "os": "Debian GNU/Linux 12", "kernel": "6.1",
-              "vendor": "ACME", "product": "T1", "memory_mib": 16000, "packages": 3000, "pending_restart": true, "changed_s": 70 },
-            { "name": "pc2", "site": "berlin", "last_seen_s": null, "told": false },
-        ]});
-        let text = summary(&answer);
+        let head = |name: &str, last_seen_s| DeviceHead {
+            device: DeviceId([1; 32]),
+            name: name.to_owned(),
+            site: "berlin".to_owned(),
+            last_seen_s,
+            connected: false,
+        };
+        let machine = Machine {
+            os: Some("Debian GNU/Linux 12".to_owned()),
+            kernel: Some("6.1".to_owned()),
+            vendor: Some("ACME".to_owned()),
+            product: Some("T1".to_owned()),
+            cpu: None,
+            cores: None,
+            memory_mib: Some(16000),
+            packages: 3000,
+            pending_restart: true,
+            restart_reason: None,
+            changed_s: 70,
+        };
+        let answer = Inventories {
+            devices: vec![
+                InventoryLine { head: head("pc1", Some(5)), told: true, machine: Some(machine) },
+                InventoryLine { head: head("pc2", None), told: false, machine: None },
+            ],
+        };
+        let json = serde_json::to_value(&answer).unwrap();
+        assert_eq!(serde_json::from_value::<Inventories>(json.clone()).unwrap(), answer);
+        assert_eq!((&json["devices"][0]["memory_mib"], &json["devices"][0]["name"]), (&16000.into(), &"pc1".into()));
+        let text = summary_table(&answer).text();
         for wanted in ["ACME T1  16000 MiB  3000      pending", "pc2", "never", "not told yet"] {
             assert!(text.contains(wanted), "{wanted} is missing in\n{text}");
         }
-        let none = serde_json::json!({ "package": "x", "versions": [], "devices": [], "told": 2 });
-        assert_eq!(with_package(&none), "x: not installed on any, of 2 machines that have told");
+        let none = PackageHolders { package: "x".to_owned(), versions: Vec::new(), devices: Vec::new(), told: 2 };
+        assert_eq!(holders_text(&none, &Table::new(&[])), "x: not installed on any, of 2 machines that have told");
     }
 }

@@ -1,21 +1,20 @@
-use std::path::PathBuf;
+//! `missing`: releases that machines need and do not have.
 
-use serde_json::Value;
-
-use super::group::{find_device, id_of};
-use super::status::{list, table, word};
+use super::admin::AdminArgs;
+use super::output::{Table, count, word};
 use super::{CliError, Common};
-use crate::coordinator::client::Client;
-use crate::coordinator::inventories::MissingQuery;
+use crate::api::missing::{Missing, MissingQuery};
 
 const EXAMPLE: &str = "\
 EXAMPLE:
-  upswarm missing --data-dir /var/lib/upswarm-coordinator
-  upswarm missing --device pc7 --data-dir D
-  upswarm missing --all --data-dir D --json
+  upswarm missing
+  upswarm missing --device pc7
+  upswarm missing --release editor@2.1
+  upswarm missing --all --output csv
 
 Every machine judges every published release, approved or not. NOT TOLD counts machines that have not looked at it yet. Rules
-that run a command are judged only where the release is approved; elsewhere they are UNKNOWN.";
+that run a command are judged only where the release is approved; elsewhere they are UNKNOWN. DECLINED counts machines that would
+need a release which is declined for every group of theirs that decides.";
 
 /// Show releases that machines need and do not have, the most severe first.
 #[derive(Debug, clap::Args)]
@@ -24,33 +23,26 @@ pub(crate) struct Args {
     /// Only what this machine is missing: its label, or its key or at least eight first digits of it.
     #[arg(long)]
     device: Option<String>,
+    /// How each machine stands with this release.
+    #[arg(long)]
+    release: Option<String>,
     /// Show releases that nobody is missing too.
     #[arg(long)]
     all: bool,
-    /// The coordinator's data directory; the coordinator must be running.
-    #[arg(long, value_name = "DIR")]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
-    let client = Client::of(&args.data_dir)?;
-    let runtime = super::runtime()?;
-    let device = match &args.device {
-        Some(name) => Some(id_of(find_device(&runtime.block_on(client.status())?, name)?)?),
-        None => None,
-    };
-    let mut answer = runtime.block_on(client.missing(&MissingQuery { device, release: None }))?;
-    if !args.all
-        && let Some(releases) = answer["releases"].as_array_mut()
-    {
-        releases.retain(|release| release["required"].as_u64() > Some(0));
-    }
-    common.print(&answer, &text(&answer));
-    Ok(())
+    let query = MissingQuery { device: args.device, release: args.release, all: args.all };
+    let missing = super::runtime()?.block_on(args.admin.client()?.missing(&query))?;
+    let (releases, devices) = (releases(&missing), devices(&missing));
+    let table = if query.release.is_some() { &devices } else { &releases };
+    common.list(&missing, table, || text(&missing, &releases, &devices))
 }
 
-fn text(answer: &Value) -> String {
-    let head = [
+fn releases(missing: &Missing) -> Table {
+    let mut table = Table::new(&[
         "RELEASE",
         "PRODUCT",
         "VERSION",
@@ -61,41 +53,77 @@ fn text(answer: &Value) -> String {
         "NOT APPLICABLE",
         "UNKNOWN",
         "NOT TOLD",
-    ];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    for release in list(&answer["releases"]) {
-        let groups: Vec<String> = list(&release["approved"]).iter().map(word).collect();
-        let groups = if groups.is_empty() { "-".to_owned() } else { groups.join(",") };
-        let id: String = word(&release["release"]).chars().take(8).collect();
-        let [product, version, severity] = ["product", "version", "severity"].map(|field| word(&release[field]));
-        let mut row = vec![id, product, version, severity, groups];
-        let count = |field: &str| release[field].to_string();
-        row.extend(["required", "installed", "not_applicable", "unknown", "not_told"].map(count));
-        rows.push(row);
+        "DECLINED",
+    ]);
+    for release in &missing.releases {
+        let groups = if release.approved.is_empty() { "-".to_owned() } else { release.approved.join(",") };
+        let (product, version) = (release.product.clone(), release.version.clone());
+        let counts = [
+            release.required,
+            release.installed,
+            release.not_applicable,
+            release.unknown,
+            release.not_told,
+            release.declined,
+        ];
+        let first = [release.release.short(), product, version, word(&release.severity), groups];
+        table.row(first.into_iter().chain(counts.map(|count| count.to_string())));
     }
-    let devices = answer["devices"].as_u64().unwrap_or(0);
-    let machines = if devices == 1 { "1 machine".to_owned() } else { format!("{devices} machines") };
-    if rows.len() == 1 {
+    table
+}
+
+fn devices(missing: &Missing) -> Table {
+    let mut table = Table::new(&["ID", "DEVICE", "SITE", "SEEN", "STATE"]);
+    for device in missing.releases.iter().flat_map(|release| &release.devices) {
+        let head = &device.head;
+        let seen = super::status::seen_of(head);
+        table.row([head.device.short(), head.name.clone(), head.site.clone(), seen, device.state.word().to_owned()]);
+    }
+    table
+}
+
+fn text(missing: &Missing, releases: &Table, devices: &Table) -> String {
+    let machines = count(missing.devices, "machine", "machines");
+    if releases.is_empty() {
         return format!("nothing is missing on {machines}, by what they have told; see: upswarm missing --all");
     }
-    format!("{}\n{machines}", table(&rows))
+    let devices = if devices.is_empty() { String::new() } else { format!("\n\n{}", devices.text()) };
+    format!("{}{devices}\n\n{machines}", releases.text())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::missing::MissingRelease;
+    use upswarm_protocol::catalog::{Classification, Severity};
+    use upswarm_protocol::ids::ReleaseId;
 
     #[test]
     fn the_table_counts_machines_and_names_groups() {
-        let answer = serde_json::json!({ "devices": 4, "releases": [
-            { "release": "ab".repeat(32), "product": "org.example.tool", "version": "2", "severity": "critical",
-              "approved": ["office", "lab"], "required": 2, "installed": 1, "not_applicable": 0, "unknown": 0, "not_told": 1 },
-        ]});
-        let text = text(&answer);
+        let release = MissingRelease {
+            release: ReleaseId([0xab; 32]),
+            product: "org.example.tool".to_owned(),
+            version: "2".to_owned(),
+            title: String::new(),
+            classification: Classification::Update,
+            severity: Severity::Critical,
+            approved: vec!["office".to_owned(), "lab".to_owned()],
+            declined_in: Vec::new(),
+            required: 2,
+            installed: 1,
+            not_applicable: 0,
+            unknown: 0,
+            not_told: 1,
+            declined: 0,
+            devices: Vec::new(),
+        };
+        let missing = Missing { devices: 4, releases: vec![release] };
+        let shown = text(&missing, &releases(&missing), &devices(&missing));
         for wanted in ["abababab  org.example.tool  2        critical  office,lab", "4 machines"] {
-            assert!(text.contains(wanted), "{wanted} is missing in\n{text}");
+            assert!(shown.contains(wanted), "{wanted} is missing in\n{shown}");
         }
-        let none = serde_json::json!({ "devices": 1, "releases": [] });
-        assert!(super::text(&none).starts_with("nothing is missing on 1 machine,"));
+        let none = Missing { devices: 1, releases: Vec::new() };
+        let shown = text(&none, &releases(&none), &devices(&none));
+        assert!(shown.starts_with("nothing is missing on 1 machine,"));
     }
 }

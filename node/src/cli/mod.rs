@@ -1,75 +1,99 @@
 //! The command line: a verb is a file with its `Args`.
 
+mod admin;
+mod alarms;
 mod approve;
 pub(crate) mod coordinator;
-mod decide;
 mod defer;
 mod demo;
+mod device;
 mod explain;
 mod export;
 mod group;
 mod hold;
 mod installer;
 mod inventory;
+mod limit;
+mod login;
+mod manual;
 mod missing;
 mod node;
 mod node_status;
+mod output;
+mod paths;
 mod preview;
+mod profile;
 mod progress;
 mod publish;
+mod release;
+mod retry;
+mod root;
 mod rule;
 mod scan;
-pub(crate) mod schedule;
+mod sign;
+mod snapshot;
 mod status;
-pub(crate) mod token;
+mod sync;
+mod token;
 mod top;
-pub(crate) mod units;
+mod updates;
 
-use std::io::{IsTerminal, Write};
+use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use self::output::Format;
+use crate::error::CliError;
 
 /// What is logged unless UPSWARM_LOG says otherwise. Gossip warns of everyday things, but not where it gives up a stream.
 const LOG: &str = "warn,upswarm=info,libp2p_gossipsub=error,libp2p_gossipsub::handler=warn";
 
-/// How a verb can end without having done what it was asked for. Each has its exit code, so that scripts can tell them apart
-/// (2 is a wrong call, as clap has it).
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CliError {
-    /// The request is understood and not allowed, or its input is not acceptable: exit code 3.
-    #[error("{0}")]
-    Refused(String),
-    /// Something that should have worked did not: exit code 1.
-    #[error("{0:#}")]
-    Failed(anyhow::Error),
-}
-
-impl From<anyhow::Error> for CliError {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
 /// What every verb takes.
-#[derive(Debug, Clone, Copy, clap::Args)]
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub(crate) struct Common {
-    /// Print one JSON object last on standard output instead of text.
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
+    /// Print one JSON object last on standard output instead of text; short for --output json.
+    #[arg(long, global = true, conflicts_with = "output")]
+    json: bool,
+    /// How the result is printed; csv is for verbs that list something.
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    output: Option<Format>,
 }
 
 impl Common {
+    fn format(self) -> Format {
+        if self.json { Format::Json } else { self.output.unwrap_or_default() }
+    }
+
+    /// Whether a program reads what is printed.
+    pub(crate) fn is_json(self) -> bool {
+        self.format() == Format::Json
+    }
+
     /// Prints a result: the JSON object with `--json`, else the text.
-    pub(crate) fn print(self, json: &serde_json::Value, text: &str) {
-        let mut out = std::io::stdout().lock();
-        // A closed pipe is the reader's choice, not a failure of the verb.
-        let _ = if self.json { writeln!(out, "{json}") } else { writeln!(out, "{text}") };
+    pub(crate) fn print(self, value: &impl serde::Serialize, text: &str) {
+        output::print(self.format(), value, text);
+    }
+
+    /// Prints a value that is JSON by itself.
+    pub(crate) fn print_json(self, value: &impl serde::Serialize) {
+        output::print(Format::Json, value, "");
+    }
+
+    /// Prints a list: text, JSON, or the table as CSV.
+    fn list(
+        self,
+        value: &impl serde::Serialize,
+        table: &output::Table,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), CliError> {
+        output::list(self.format(), value, table, text)
     }
 
     /// Whether progress bars make sense: a person watches.
     pub(crate) fn shows_progress(self) -> bool {
-        !self.json && std::io::stderr().is_terminal()
+        !self.is_json() && std::io::stderr().is_terminal()
     }
 }
 
@@ -96,23 +120,47 @@ enum Verb {
     /// Sign the decision to install or uninstall a release in a group.
     Approve(Box<approve::Args>),
     /// Decline a release in a group, and retire an earlier approval of it.
-    Decline(decide::DeclineArgs),
+    Decline(approve::DeclineArgs),
     /// Let an approved release begin now, whatever its schedule says.
-    Expedite(decide::ExpediteArgs),
+    Expedite(approve::ExpediteArgs),
     /// Hold everything, a group, a release, or a release in a group.
     Pause(hold::Args),
     /// Let go on what was paused, or has stopped by itself.
     Resume(hold::ResumeArgs),
+    /// Have machines try again what failed there, or waits.
+    Retry(retry::Args),
+    /// Set how much of the WAN a site may use.
+    Limit(limit::Args),
     /// Approve releases of some kind as soon as they are published.
     Rule(rule::Args),
     /// List groups, make them, and put machines into them.
     Group(group::Args),
-    /// Show every device with its deployments.
+    /// List releases, show one, take one back.
+    Release(release::Args),
+    /// Show the root of trust, renew it, and change who signs what.
+    Root(Box<root::Args>),
+    /// Sign a request that was exported, away from the coordinator.
+    Sign(sign::verb::SignArgs),
+    /// Hand in what was signed elsewhere.
+    Submit(sign::verb::SubmitArgs),
+    /// List the machines that were let in, let go of one, and shut one out.
+    Device(device::Args),
+    /// List the join tokens that are about, and take one back.
+    Token(token::Args),
+    /// Remember a coordinator on another machine.
+    Login(login::Args),
+    /// Show how the fleet stands: by release, devices on demand.
     Status(status::Args),
+    /// List what an admin should look at, and say that somebody has.
+    Alarms(alarms::Args),
     /// Show what is installed on the machines.
     Inventory(inventory::Args),
     /// Show releases that machines need and do not have.
     Missing(missing::Args),
+    /// Show what machines miss of their repositories, by source package.
+    Updates(updates::Args),
+    /// Add repositories of distributions and vendors, and bring them up to date.
+    Sync(sync::Args),
     /// Say why an update is not installed here, why a peer is not used, and where each byte came from.
     Explain(explain::Args),
     /// Put an install or a pending restart on this machine off for a while.
@@ -125,11 +173,16 @@ enum Verb {
     Export(export::Args),
     /// Run a whole site on this machine and watch an update reach it.
     Demo(demo::Args),
+    /// Print what makes a shell complete upswarm's command line.
+    Completions(manual::CompletionsArgs),
+    /// Write a manual page for every verb.
+    #[command(hide = true)]
+    Man(manual::ManArgs),
 }
 
 /// Parses the command line and runs the verb.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
     // One provider for every TLS connection of the process; a second install would be the only error.
     let _ = rustls::crypto::ring::default_provider().install_default();
     tracing_subscriber::fmt()
@@ -148,12 +201,18 @@ pub(crate) fn main() -> ExitCode {
         Err(CliError::Failed(_)) => (1, "failed"),
     };
     if let Err(error) = result {
-        eprintln!("upswarm: {error}");
-        if common.json {
+        eprintln!("upswarm: {}", output::clean(&error.to_string()));
+        if common.is_json() {
             println!("{}", serde_json::json!({ "error": kind, "reason": error.to_string() }));
         }
     }
     ExitCode::from(code)
+}
+
+fn parse(line: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let mut command = paths::absolute(Cli::command());
+    let mut matches = command.try_get_matches_from_mut(line)?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
 }
 
 fn execute(cli: Cli) -> Result<(), CliError> {
@@ -164,28 +223,46 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Installer(args) => installer::run(args, common),
         Verb::Publish(args) => publish::run(args, common),
         Verb::Approve(args) => approve::run(*args, common),
-        Verb::Decline(args) => decide::decline(args, common),
-        Verb::Expedite(args) => decide::expedite(args, common),
+        Verb::Decline(args) => approve::decline(args, common),
+        Verb::Expedite(args) => approve::expedite(args, common),
         Verb::Pause(args) => hold::pause(args, common),
         Verb::Resume(args) => hold::resume(args, common),
+        Verb::Retry(args) => retry::run(args, common),
+        Verb::Limit(args) => limit::run(args, common),
         Verb::Rule(args) => rule::run(args, common),
         Verb::Group(args) => group::run(args, common),
+        Verb::Release(args) => release::run(args, common),
+        Verb::Root(args) => root::run(*args, common),
+        Verb::Sign(args) => sign::verb::sign(args, common),
+        Verb::Submit(args) => sign::verb::submit(args, common),
+        Verb::Device(args) => device::run(args, common),
+        Verb::Token(args) => token::run(args, common),
+        Verb::Login(args) => login::run(args, common),
         Verb::Status(args) => status::run(args, common),
+        Verb::Alarms(args) => alarms::run(args, common),
         Verb::Inventory(args) => inventory::run(args, common),
         Verb::Missing(args) => missing::run(args, common),
+        Verb::Updates(args) => updates::run(args, common),
+        Verb::Sync(args) => sync::run(args, common),
         Verb::Explain(args) => explain::run(args, common),
         Verb::Defer(args) => defer::run(args, common),
         Verb::Top(args) => top::run(args, common),
         Verb::Scan(args) => scan::run(args, common),
         Verb::Export(args) => export::run(args, common),
         Verb::Demo(args) => demo::run(args, common),
+        Verb::Completions(args) => {
+            manual::completions(&args, Cli::command());
+            Ok(())
+        }
+        Verb::Man(args) => manual::man(&args, Cli::command(), common),
     }
 }
 
 /// Runs a command line inside a test; the program's name is left out.
 #[cfg(test)]
 pub(crate) fn try_run(args: &[&str]) -> Result<(), CliError> {
-    execute(Cli::parse_from(std::iter::once("upswarm").chain(args.iter().copied())))
+    let line = std::iter::once("upswarm").chain(args.iter().copied()).map(OsString::from);
+    execute(parse(line).unwrap_or_else(|error| panic!("{error}")))
 }
 
 /// A runtime for a verb that talks to the network.
@@ -198,16 +275,4 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 pub(crate) fn quiet_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     Ok(builder.enable_all().max_blocking_threads(4).build()?)
-}
-
-/// Completes when the user or the system asks the program to stop.
-pub(crate) fn asked_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    })
 }

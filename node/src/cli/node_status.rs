@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::top::view::{bytes, count, deployment_rows, list, name_of, percent, text};
 use super::{CliError, Common};
-use crate::local::{Client, Request};
+use crate::local_api::{Client, Request};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  upswarm node status --data-dir /var/lib/upswarm")]
@@ -59,6 +59,13 @@ fn short(status: &Value) -> String {
     let restart = status["restart"]["reason"].as_str().map(|reason| format!("restart: {reason}"));
     let system = status["system_restart"].as_str();
     lines.extend(restart.or_else(|| Some(format!("restart: the operating system waits for one, {}", system?))));
+    let disk = &status["disk"];
+    lines.extend(disk["trouble"].as_str().map(|trouble| format!("disk: {trouble}")));
+    if count(&disk["scrubbed"]) > 0 {
+        let rotten = count(&disk["rotten"]);
+        let found = if rotten == 0 { "nothing has rotted".to_owned() } else { format!("{rotten} chunks had rotted") };
+        lines.push(format!("disk: {} of payloads read again, {found}", bytes(count(&disk["scrubbed"]))));
+    }
     lines.extend(list(&status["alarms"]).iter().map(|alarm| format!("ALARM: {}", text(alarm))));
     lines.join("\n")
 }

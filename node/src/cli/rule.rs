@@ -1,24 +1,22 @@
-use std::path::{Path, PathBuf};
+//! `rule`: standing approvals, which `publish` applies.
 
 use serde::de::DeserializeOwned;
-use serde_json::json;
 use upswarm_protocol::catalog::{Action, Classification, Severity};
 use upswarm_protocol::ids::{GroupId, ReleaseId};
 
-use super::approve::find_group;
-use super::schedule::ScheduleArgs;
-use super::status::table;
+use super::admin::AdminArgs;
+use super::output::{Table, word as name};
 use super::{CliError, Common};
+use crate::api::rules::{NewRule, Rule};
+use crate::api::schedule::ScheduleArgs;
 use crate::clock::wall;
-use crate::coordinator::client::Client;
-use crate::coordinator::rules::{NewRule, Rule};
 
 const EXAMPLE: &str = "\
 EXAMPLE:
-  upswarm rule add --data-dir D --group office --classification security,critical --min-severity important \\
+  upswarm rule add --group office --classification security,critical --min-severity important \\
       --product org.mozilla --window \"mon-fri 22:00-05:00\" --ring 10% --ring 100%+1d
-  upswarm rule list --data-dir D
-  upswarm rule remove 3 --data-dir D
+  upswarm rule list
+  upswarm rule remove 3
 
 A rule is applied by `upswarm publish`, which signs the approval with the approver's key: no such key is ever online.";
 
@@ -36,25 +34,20 @@ enum Verb {
     Add(Box<AddArgs>),
     /// Show every rule.
     List {
-        /// The coordinator's data directory; the coordinator must be running.
-        #[arg(long, value_name = "DIR")]
-        data_dir: PathBuf,
+        #[command(flatten)]
+        admin: AdminArgs,
     },
     /// Remove a rule. What it has approved stays approved.
     Remove {
         /// Its number.
         id: u32,
-        /// The coordinator's data directory; the coordinator must be running.
-        #[arg(long, value_name = "DIR")]
-        data_dir: PathBuf,
+        #[command(flatten)]
+        admin: AdminArgs,
     },
 }
 
 #[derive(Debug, clap::Args)]
 struct AddArgs {
-    /// The coordinator's data directory; the coordinator must be running.
-    #[arg(long, value_name = "DIR")]
-    data_dir: PathBuf,
     /// The group to approve for.
     #[arg(long)]
     group: String,
@@ -69,13 +62,15 @@ struct AddArgs {
     product: String,
     #[command(flatten)]
     schedule: ScheduleArgs,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
     match args.verb {
         Verb::Add(args) => add(*args, common),
-        Verb::List { data_dir } => list(&data_dir, common),
-        Verb::Remove { id, data_dir } => remove(id, &data_dir, common),
+        Verb::List { admin } => list(&admin, common),
+        Verb::Remove { id, admin } => remove(id, &admin, common),
     }
 }
 
@@ -83,9 +78,6 @@ fn add(args: AddArgs, common: Common) -> Result<(), CliError> {
     args.schedule.must_be_relative()?;
     // Contradictions are told now, not on the day of the next release.
     args.schedule.approval((GroupId::default(), ReleaseId::default()), 1, Action::Install, wall())?;
-    let client = Client::of(&args.data_dir)?;
-    let runtime = super::runtime()?;
-    find_group(&runtime.block_on(client.catalog())?, &args.group)?;
     let rule = NewRule {
         group: args.group,
         classification: args.classification,
@@ -93,23 +85,23 @@ fn add(args: AddArgs, common: Common) -> Result<(), CliError> {
         product: args.product,
         schedule: args.schedule,
     };
-    let added = runtime.block_on(client.add_rule(&rule))?;
-    common.print(&json!(added), &format!("rule {}: {}", added.id, words(&added)));
+    let added = super::runtime()?.block_on(args.admin.client()?.add_rule(&rule))?;
+    common.print(&added, &format!("rule {}: {}", added.id, words(&added)));
     Ok(())
 }
 
-fn list(data_dir: &Path, common: Common) -> Result<(), CliError> {
-    let rules = super::runtime()?.block_on(Client::of(data_dir)?.rules())?;
-    let mut rows = vec![["RULE", "APPROVES"].map(str::to_owned).to_vec()];
-    rows.extend(rules.iter().map(|rule| vec![rule.id.to_string(), words(rule)]));
-    let text = if rules.is_empty() { "no rules".to_owned() } else { table(&rows) };
-    common.print(&json!({ "rules": rules }), text.trim_end());
-    Ok(())
+fn list(admin: &AdminArgs, common: Common) -> Result<(), CliError> {
+    let rules = super::runtime()?.block_on(admin.client()?.rules())?;
+    let mut table = Table::new(&["RULE", "GROUP", "APPROVES"]);
+    for rule in &rules.rules {
+        table.row([rule.id.to_string(), rule.rule.group.clone(), words(rule)]);
+    }
+    common.list(&rules, &table, || if table.is_empty() { "no rules".to_owned() } else { table.text() })
 }
 
-fn remove(id: u32, data_dir: &Path, common: Common) -> Result<(), CliError> {
-    let removed = super::runtime()?.block_on(Client::of(data_dir)?.remove_rule(id))?;
-    common.print(&json!(removed), &format!("removed rule {id}: {}", words(&removed)));
+fn remove(id: u32, admin: &AdminArgs, common: Common) -> Result<(), CliError> {
+    let removed = super::runtime()?.block_on(admin.client()?.remove_rule(id))?;
+    common.print(&removed, &format!("removed rule {id}: {}", words(&removed)));
     Ok(())
 }
 
@@ -124,11 +116,6 @@ fn words(rule: &Rule) -> String {
     format!("{kinds}{of}{least}, for group {group}{when}")
 }
 
-/// The name that a value has in text formats.
-fn name(value: &impl serde::Serialize) -> String {
-    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
-fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+pub(super) fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(text.into()).map_err(|error| error.to_string())
 }

@@ -1,3 +1,5 @@
+//! `scan`: what is installed on this machine, without node or coordinator.
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -6,9 +8,10 @@ use serde_json::json;
 use upswarm_protocol::catalog::PackageKind;
 use upswarm_protocol::time::Wall;
 
+use super::output::Table;
 use super::{CliError, Common};
 use crate::inventory::{KINDS, Scan, cyclonedx, scan, uptime_s};
-use crate::local::{Client, Request};
+use crate::local_api::{Client, Request};
 
 const EXAMPLE: &str = "\
 EXAMPLE:
@@ -25,7 +28,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
     /// Print a CycloneDX 1.6 bill of materials as JSON.
-    #[arg(long, conflicts_with = "json")]
+    #[arg(long, conflicts_with_all = ["json", "output"])]
     cyclonedx: bool,
     /// Ask the node that runs on this machine to look at once, not within a minute; prints nothing of what it finds.
     #[arg(long, requires = "data_dir", conflicts_with_all = ["root", "cyclonedx", "kind"])]
@@ -65,13 +68,11 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
         let made = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let made = Wall(u64::try_from(made.as_millis()).unwrap_or(u64::MAX));
         let bom = cyclonedx::bom(scan, cyclonedx::serial(scan), made);
-        let bom = serde_json::to_value(&bom).map_err(|error| CliError::Failed(error.into()))?;
-        Common { json: true }.print(&bom, "");
+        common.print_json(&bom);
         return Ok(());
     }
     let uptime = if live { uptime_s() } else { None };
-    common.print(&to_json(scan, uptime), &text(scan, uptime));
-    Ok(())
+    common.list(&to_json(scan, uptime), &packages(scan), || text(scan, uptime))
 }
 
 impl Kind {
@@ -111,48 +112,40 @@ fn to_json(scan: &Scan, uptime: Option<u64>) -> serde_json::Value {
     })
 }
 
-/// A table of the packages, then the facts, then what could not be read.
-fn text(scan: &Scan, uptime: Option<u64>) -> String {
+fn packages(scan: &Scan) -> Table {
     let inventory = &scan.inventory;
-    let head = ["KIND", "NAME", "VERSION", "ARCH", "PURL"].map(str::to_owned);
-    let rows = inventory.packages().iter().flat_map(|(key, versions)| {
-        versions.iter().map(|version| {
-            [
+    let mut table = Table::new(&["KIND", "NAME", "VERSION", "ARCH", "PURL"]);
+    for (key, versions) in inventory.packages() {
+        for version in versions {
+            table.row([
                 word(key.kind).to_owned(),
                 key.name.to_string(),
                 version.to_string(),
                 key.arch.to_string(),
                 inventory.purl(key, version),
-            ]
-        })
-    });
-    let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
-    let mut facts: Vec<[String; 2]> =
-        inventory.facts().iter().map(|(name, value)| [name.to_string(), value.to_string()]).collect();
-    let restart = if inventory.pending_restart { "yes" } else { "no" };
-    facts.push(["restart pending".into(), restart.into()]);
-    facts.extend(uptime.map(|seconds| ["uptime".into(), format!("{seconds} s")]));
-    let mut text = table(&rows);
-    text.push('\n');
-    text.push_str(&table(&facts));
-    let count = rows.len() - 1;
-    text.push_str(&format!("\npackages: {count}\n"));
+            ]);
+        }
+    }
+    table
+}
+
+/// A table of the packages, then the facts, then what could not be read.
+fn text(scan: &Scan, uptime: Option<u64>) -> String {
+    let inventory = &scan.inventory;
+    let mut facts = Table::new(&["FACT", "VALUE"]);
+    for (name, value) in inventory.facts() {
+        facts.row([name.to_string(), value.to_string()]);
+    }
+    facts.row(["restart pending".into(), if inventory.pending_restart { "yes" } else { "no" }.into()]);
+    if let Some(seconds) = uptime {
+        facts.row(["uptime".into(), format!("{seconds} s")]);
+    }
+    let count: usize = inventory.packages().values().map(Vec::len).sum();
+    let mut text = format!("{}\n\n{}\n\npackages: {count}\n", packages(scan).text(), facts.text());
     for notice in &scan.notices {
         text.push_str(&format!("NOTICE: {notice}\n"));
     }
     text.trim_end().to_owned()
-}
-
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let widths: Vec<usize> =
-        (0..N).map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in rows {
-        let line: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        text.push_str(line.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
 }
 
 fn word(kind: PackageKind) -> &'static str {
@@ -174,7 +167,7 @@ mod tests {
     #[test]
     fn the_verb_is_understood() {
         let parsed = Cli::try_parse_from(["upswarm", "scan", "--kind", "deb,snap", "--json"]).expect("a good call");
-        assert!(parsed.common.json);
+        assert!(parsed.common.is_json());
         let Verb::Scan(args) = parsed.verb else { panic!("another verb") };
         assert!(matches!(*args.kind, [Kind::Deb, Kind::Snap]));
         for bad in [&["--now"][..], &["--data-dir", "d"], &["--cyclonedx", "--json"], &["--kind", "msi"], &["--root"]] {

@@ -1,230 +1,338 @@
-use std::path::PathBuf;
+//! `status`: how the fleet stands, by release first; devices on demand. Renders what the use-case counted.
 
-use serde_json::Value;
-
+use super::admin::AdminArgs;
+use super::output::{Table, age, count, one_line, word};
 use super::{CliError, Common};
-use crate::coordinator::client::Client;
+use crate::api::devices::DeviceHead;
+use crate::api::status::{DeploymentStatus, DeviceStatus, Double, ReleaseStatus, RolloutView, Status, StatusQuery};
 
 const EXAMPLE: &str = "\
 EXAMPLE:
-  upswarm status --data-dir /var/lib/upswarm-coordinator
-  upswarm status --data-dir /var/lib/upswarm-coordinator --json";
+  upswarm status
+  upswarm status --state failed
+  upswarm status --release editor@2.1
+  upswarm status --device pc7
+  upswarm status --devices --output csv > fleet.csv";
 
-/// Show every device with its deployments: state, reason, age, progress, bytes by source.
+/// Lines of the summary for releases, reasons of one release and of all, alarms, rollouts: together they fit a screen. What was
+/// asked for by name is shown whole.
+const RELEASES: usize = 4;
+const REASONS: usize = 6;
+const ALL_REASONS: usize = 8;
+const ALARMS: usize = 3;
+const ROLLOUTS: usize = 3;
+/// Characters of a reason or an alarm in the summary.
+const SHORT: usize = 55;
+
+/// Show how the fleet stands: a summary by release, devices on demand.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(crate) struct Args {
-    /// The coordinator's data directory.
-    #[arg(long, value_name = "DIR")]
-    data_dir: PathBuf,
+    /// List every device with its deployments.
+    #[arg(long)]
+    devices: bool,
+    /// Only this device: its label, or its key or at least eight first digits of it.
+    #[arg(long)]
+    device: Option<String>,
+    /// Only this release: PRODUCT@VERSION, its id, or at least eight first digits of it.
+    #[arg(long)]
+    release: Option<String>,
+    /// Only deployments in this state, for example failed, stalled or downloading.
+    #[arg(long)]
+    state: Option<String>,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
-    let client = Client::of(&args.data_dir)?;
-    let status = super::runtime()?.block_on(client.status())?;
-    common.print(&status, &text(&status));
-    Ok(())
+    let filtered = args.device.is_some() || args.release.is_some() || args.state.is_some();
+    let by_device = args.devices || args.device.is_some() || args.state.is_some();
+    let query = StatusQuery {
+        devices: by_device || common.is_json(),
+        device: args.device,
+        release: args.release,
+        state: args.state,
+    };
+    let status = super::runtime()?.block_on(args.admin.client()?.status(&query))?;
+    let table = if by_device { devices(&status) } else { states(&status) };
+    common.list(&status, &table, || text(&status, by_device, filtered))
 }
 
-/// The status as one table: a line per deployment, and one for a device without any.
-fn text(status: &Value) -> String {
-    let mut rows = vec![
-        [
-            "DEVICE", "SITE", "ROLE", "GROUPS", "SEEN", "MISSING", "RESTART", "RELEASE", "STATE", "AGE", "DONE",
-            "ORIGIN", "CACHE", "LAN", "REUSE",
-        ]
-        .map(str::to_owned)
-        .to_vec(),
-    ];
-    let mut notes = Vec::new();
-    for device in list(&status["devices"]) {
-        let name = Some(word(&device["label"])).filter(|label| !label.is_empty());
-        let name = name.unwrap_or_else(|| word(&device["device"]).chars().take(8).collect());
-        let groups: Vec<String> = list(&device["groups"]).iter().map(word).collect();
-        let seen = if device["revoked"] == true { "revoked".to_owned() } else { age(&device["last_seen_s"], "never") };
-        let missing = device["scan"]["required"].as_u64().map_or_else(|| "-".to_owned(), |count| count.to_string());
-        let restart = match device["pending_restart"].as_bool() {
+/// When a device was last heard of.
+pub(super) fn seen(device: &DeviceStatus) -> String {
+    if device.revoked { "revoked".to_owned() } else { when(device.connected, device.last_seen_s) }
+}
+
+/// The same, for what begins a line about a device.
+pub(super) fn seen_of(head: &DeviceHead) -> String {
+    when(head.connected, head.last_seen_s)
+}
+
+/// A line about a name that several devices bear.
+pub(super) fn double_line(double: &Double) -> String {
+    let ids: Vec<String> = double.devices.iter().map(|device| device.short()).collect();
+    let (last, older) = ids.split_first().map_or(("", &[][..]), |(last, older)| (last.as_str(), older));
+    format!(
+        "\n{} are {}: {last} was heard of last. Gone for good? upswarm device retire {}",
+        count(ids.len(), "device", "devices"),
+        one_line(&double.name),
+        older.join(" or "),
+    )
+}
+
+fn when(connected: bool, last_seen_s: Option<u64>) -> String {
+    if connected { "now".to_owned() } else { age(last_seen_s, "never") }
+}
+
+/// A row for each state of each release.
+fn states(status: &Status) -> Table {
+    let mut table = Table::new(&["RELEASE", "PRODUCT", "VERSION", "TITLE", "GROUPS", "STATE", "DEVICES"]);
+    for release in &status.releases {
+        let word = |text: &Option<String>| text.clone().unwrap_or_default();
+        for (state, devices) in &release.states {
+            table.row([
+                release.release.short(),
+                word(&release.product),
+                word(&release.version),
+                word(&release.title),
+                release.groups.join(","),
+                state.clone(),
+                devices.to_string(),
+            ]);
+        }
+    }
+    table
+}
+
+/// A row for each deployment, and one for a device without any.
+fn devices(status: &Status) -> Table {
+    let mut table = Table::new(&[
+        "ID", "DEVICE", "SITE", "ROLE", "GROUPS", "SEEN", "MISSING", "RESTART", "RELEASE", "NAME", "STATE", "AGE",
+        "DONE", "ORIGIN", "CACHE", "LAN", "REUSE", "REASON",
+    ]);
+    for device in &status.devices {
+        let restart = match device.pending_restart {
             Some(true) => "pending",
             Some(false) => "no",
             None => "-",
         };
         let of_device = [
-            name.clone(),
-            word(&device["site"]),
-            word(&device["role"]),
-            groups.join(","),
-            seen,
-            missing,
+            device.device.short(),
+            device.name(),
+            device.site.clone(),
+            word(&device.role),
+            groups(device),
+            seen(device),
+            device.scan.map_or_else(|| "-".to_owned(), |scan| scan.required.to_string()),
             restart.to_owned(),
         ];
-        let sources = ["origin", "cache", "lan_peer", "local_reuse"].map(|source| bytes(&device["bytes"][source]));
-        let none = Value::Null;
-        let deployments = list(&device["deployments"]);
-        let deployments = if deployments.is_empty() { std::slice::from_ref(&none) } else { deployments };
-        for deployment in deployments {
-            rows.push([&of_device[..], &about(deployment), &sources].concat());
-            let reason = word(&deployment["reason"]);
-            if !reason.is_empty() {
-                notes.push(format!("{name}: {} {}: {reason}", word(&deployment["title"]), word(&deployment["state"])));
-            }
+        let bytes = device.bytes;
+        let sources = [bytes.origin, bytes.cache, bytes.lan_peer, bytes.local_reuse]
+            .map(|bytes| indicatif::HumanBytes(bytes).to_string());
+        let mut row = |about: [String; 5], reason: &str| {
+            let cells = of_device.iter().cloned().chain(about).chain(sources.iter().cloned());
+            table.row(cells.chain([reason.to_owned()]));
+        };
+        if device.deployments.is_empty() {
+            row(["-", "-", "-", "-", "-"].map(str::to_owned), "");
         }
-        notes.extend(list(&device["alarms"]).iter().map(|alarm| format!("{name}: ALARM: {}", word(alarm))));
+        for deployment in &device.deployments {
+            row(about(deployment), &deployment.reason);
+        }
     }
-    notes.extend(list(&status["alarms"]).iter().map(|alarm| format!("coordinator: ALARM: {}", word(alarm))));
-    for hold in list(&status["holds"]) {
-        notes.push(format!("on hold: {}", super::hold::words(hold)));
-    }
-    let head = &status["head"];
-    let first = format!(
-        "index {}, head signed {} ago, origin has served {} of payloads, {} connected",
-        head["index_version"],
-        age(&head["age_s"], "?"),
-        bytes(&status["origin"]["payload_bytes"]),
-        status["connected"],
-    );
-    let mut text = format!("{first}\n\n{}", table(&rows));
-    let rollouts = rollouts(list(&status["rollouts"]));
-    if rollouts.len() > 1 {
-        text.push('\n');
-        text.push_str(&table(&rollouts));
-    }
-    if !notes.is_empty() {
-        text.push('\n');
-        text.push_str(&notes.join("\n"));
-    }
-    text.trim_end().to_owned()
+    table
 }
 
-/// A line per ring, with the head of the table.
-fn rollouts(rollouts: &[Value]) -> Vec<Vec<String>> {
-    let mut rows = vec![
-        ["ROLLOUT", "GROUP", "RING", "UP TO", "BEGINS", "DEVICES", "BEGUN", "INSTALLED", "FAILED", "SILENT", "STOPS"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
-    for rollout in rollouts {
-        let title = Some(word(&rollout["title"])).filter(|title| !title.is_empty());
-        let title = title.map_or_else(
-            || word(&rollout["release"]).chars().take(8).collect(),
-            |title| format!("{title} ({})", word(&rollout["version"])),
-        );
-        let stops = match (rollout["held"] == true, rollout["stop_above_percent"].as_f64().unwrap_or(0.0)) {
+/// Its groups, and whether they are news to it.
+fn groups(device: &DeviceStatus) -> String {
+    let unheard = if device.groups_heard == Some(false) { " (not heard yet)" } else { "" };
+    format!("{}{unheard}", device.groups.join(","))
+}
+
+fn about(deployment: &DeploymentStatus) -> [String; 5] {
+    let mut state = format!("{:?}", deployment.state);
+    if deployment.sub_state != upswarm_protocol::report::SubState::None {
+        state = format!("{state} ({:?})", deployment.sub_state);
+    }
+    if let Some(code) = deployment.code {
+        state = format!("{state} code {code}");
+    }
+    let percent = (u128::from(deployment.done) * 100).checked_div(u128::from(deployment.total));
+    [
+        deployment.release.short(),
+        titled(&deployment.title, &deployment.version),
+        state,
+        age(Some(deployment.since_s), "-"),
+        percent.map_or("-".to_owned(), |percent| format!("{percent} %")),
+    ]
+}
+
+fn titled(title: &Option<String>, version: &Option<String>) -> String {
+    match (title.as_deref().filter(|title| !title.is_empty()), version) {
+        (Some(title), Some(version)) => format!("{title} ({version})"),
+        _ => "withdrawn".to_owned(),
+    }
+}
+
+/// The summary, and the devices where they were asked for.
+fn text(status: &Status, by_device: bool, whole: bool) -> String {
+    let mut lines = vec![first_line(status)];
+    if by_device {
+        lines.extend(["".to_owned(), devices(status).text()]);
+    } else {
+        lines.extend(releases(status, whole));
+    }
+    let rollouts = rollouts(&status.rollouts, whole || by_device);
+    lines.extend(rollouts.into_iter().flat_map(|table| ["".to_owned(), table]));
+    let mut notes = Vec::new();
+    if !status.holds.is_empty() {
+        let words: Vec<String> = status.holds.iter().map(|hold| hold.words()).collect();
+        notes.push(format!("on hold: {}", words.join(", ")));
+    }
+    notes.extend(status.alarms.iter().map(|alarm| {
+        let about = one_line(&super::alarms::about(alarm));
+        let over = if alarm.over { " (over)" } else { "" };
+        format!("ALARM {} on {about}, until acknowledged{over}: {}", alarm.id, one_line(&alarm.text))
+    }));
+    notes.extend(status.doubles.iter().map(|double| double_line(double).trim_start().to_owned()));
+    let more = notes.len().saturating_sub(ALARMS + 1);
+    if !whole && !by_device && more > 0 {
+        notes.truncate(ALARMS + 1);
+        notes.iter_mut().for_each(|note| *note = cut(note, SHORT * 2));
+        notes.push(format!("and {more} more: upswarm status --devices"));
+    }
+    if !notes.is_empty() {
+        lines.push(String::new());
+        lines.extend(notes);
+    }
+    lines.join("\n")
+}
+
+fn first_line(status: &Status) -> String {
+    let head = status.head.as_ref().map_or("no head yet".to_owned(), |head| {
+        format!("index {} ({} old)", head.index_version, age(Some(head.age_s), "?"))
+    });
+    let alarms = match status.open_alarms {
+        0 => String::new(),
+        open => format!("; {}", count(open, "alarm", "alarms")),
+    };
+    format!(
+        "{head}; {}, {} seen in a day, {} connected; origin has served {}{alarms}",
+        count(status.fleet, "machine", "machines"),
+        status.seen_lately,
+        status.connected,
+        indicatif::HumanBytes(status.origin.payload_bytes),
+    )
+}
+
+/// A line for each release, those in trouble first, and why.
+fn releases(status: &Status, whole: bool) -> Vec<String> {
+    let shown = if whole { status.releases.len() } else { RELEASES };
+    let mut table = Table::new(&["RELEASE", "NAME", "GROUPS", "DEVICES", "OLDEST"]);
+    for release in status.releases.iter().take(shown) {
+        let mut states: Vec<(&String, &usize)> = release.states.iter().collect();
+        states.sort_by_key(|(state, devices)| (std::cmp::Reverse(**devices), *state));
+        let states: Vec<String> = states.iter().map(|(state, devices)| format!("{devices} {state}")).collect();
+        let oldest = release.oldest_s.map_or("-".to_owned(), |oldest| age(Some(oldest), "-"));
+        let name = titled(&release.title, &release.version);
+        table.row([release.release.short(), name, release.groups.join(","), states.join(", "), oldest]);
+    }
+    if table.is_empty() {
+        return vec![String::new(), "no machine has reported about a release yet".to_owned()];
+    }
+    let mut lines = vec![String::new(), table.text()];
+    if status.releases.len() > shown {
+        lines.push(format!("and {} more: upswarm status --output json", status.releases.len() - shown));
+    }
+    let mut room = if whole { usize::MAX } else { ALL_REASONS };
+    for release in status.releases.iter().take(shown).filter(|release| !release.reasons.is_empty()) {
+        if room == 0 {
+            break;
+        }
+        lines.extend(reasons(release, whole, &mut room));
+    }
+    lines
+}
+
+fn reasons(release: &ReleaseStatus, whole: bool, room: &mut usize) -> Vec<String> {
+    let mut lines = vec![format!("\n{} {}:", release.release.short(), titled(&release.title, &release.version))];
+    let shown = if whole { release.reasons.len() } else { REASONS.min(*room) };
+    *room -= shown.min(release.reasons.len());
+    for reason in release.reasons.iter().take(shown) {
+        let text = one_line(&reason.reason);
+        let text = if whole { text } else { cut(&text, SHORT) };
+        let others = if reason.devices > 1 { format!(" and {} more", reason.devices - 1) } else { String::new() };
+        lines.push(format!(
+            "  {} {} for up to {}: {text} [{}{others}]",
+            reason.devices,
+            reason.state,
+            age(Some(reason.oldest_s), "?"),
+            one_line(&reason.example),
+        ));
+    }
+    let more = release.reasons.len().saturating_sub(shown);
+    if more > 0 {
+        lines.push(format!("  {more} more: upswarm status --release {}", release.release.short()));
+    }
+    lines
+}
+
+/// A line per ring of the rollouts that are not over.
+fn rollouts(rollouts: &[RolloutView], whole: bool) -> Option<String> {
+    let over = |rollout: &RolloutView| {
+        !rollout.held && rollout.rings.iter().all(|ring| ring.has_begun && ring.installed == ring.devices)
+    };
+    let mut open: Vec<&RolloutView> = rollouts.iter().filter(|rollout| whole || !over(rollout)).collect();
+    open.sort_by_key(|rollout| !rollout.held);
+    let more = if whole { 0 } else { open.len().saturating_sub(ROLLOUTS) };
+    open.truncate(open.len() - more);
+    let mut table = Table::new(&[
+        "ROLLOUT",
+        "GROUP",
+        "RING",
+        "UP TO",
+        "BEGINS",
+        "DEVICES",
+        "BEGUN",
+        "INSTALLED",
+        "FAILED",
+        "SILENT",
+        "STOPS",
+    ]);
+    for rollout in open {
+        let stops = match (rollout.held, rollout.stop_above_percent) {
             (true, _) => "on hold".to_owned(),
             (false, 0.0) => "never".to_owned(),
             (false, share) => format!("above {share} %"),
         };
-        for ring in list(&rollout["rings"]) {
-            let number = |key: &str| ring[key].as_u64().unwrap_or(0).to_string();
-            let begins = if ring["has_begun"] == true { "begun".to_owned() } else { word(&ring["begins"]) };
-            let up_to = format!("{} %", ring["up_to_percent"].as_f64().unwrap_or(0.0));
-            let mut row = vec![title.clone(), word(&rollout["group"]), number("ring"), up_to, begins];
-            row.extend(["devices", "begun", "installed", "failed", "silent"].map(number));
-            row.push(stops.clone());
-            rows.push(row);
+        // Of a summary a person wants the rings that are on and the next.
+        let next = rollout.rings.iter().position(|ring| !ring.has_begun).unwrap_or(rollout.rings.len());
+        for ring in rollout.rings.iter().take(if whole { usize::MAX } else { next + 1 }) {
+            let begins = if ring.has_begun { "begun".to_owned() } else { ring.begins.clone() };
+            let first = [
+                titled(&rollout.title, &rollout.version),
+                rollout.group.clone(),
+                ring.ring.to_string(),
+                format!("{} %", ring.up_to_percent),
+                begins,
+            ];
+            let counts = [ring.devices, ring.begun, ring.installed, ring.failed, ring.silent];
+            table.row(first.into_iter().chain(counts.map(|count| count.to_string())).chain([stops.clone()]));
         }
     }
-    rows
-}
-
-fn about(deployment: &Value) -> [String; 4] {
-    if deployment.is_null() {
-        return ["-", "-", "-", "-"].map(str::to_owned);
+    if table.is_empty() {
+        return None;
     }
-    let title = Some(word(&deployment["title"])).filter(|title| !title.is_empty());
-    let release = title.map_or_else(
-        || word(&deployment["release"]).chars().take(8).collect(),
-        |title| format!("{title} ({})", word(&deployment["version"])),
-    );
-    let mut state = word(&deployment["state"]);
-    if deployment["sub_state"] != "None" {
-        state = format!("{state} ({})", word(&deployment["sub_state"]));
+    let more = if more > 0 { format!("\nand {more} more rollouts: upswarm status --devices") } else { String::new() };
+    Some(table.text() + &more)
+}
+
+fn cut(text: &str, len: usize) -> String {
+    match text.char_indices().nth(len) {
+        None => text.to_owned(),
+        Some((at, _)) => format!("{}…", &text[..at]),
     }
-    if let Some(code) = deployment["code"].as_i64() {
-        state = format!("{state} code {code}");
-    }
-    let (done, total) = (deployment["done"].as_u64().unwrap_or(0), deployment["total"].as_u64().unwrap_or(0));
-    let percent = (u128::from(done) * 100).checked_div(u128::from(total)).map_or("-".to_owned(), |p| format!("{p} %"));
-    [release, state, age(&deployment["since_s"], "-"), percent]
-}
-
-pub(super) fn list(value: &Value) -> &[Value] {
-    value.as_array().map(Vec::as_slice).unwrap_or_default()
-}
-
-pub(super) fn word(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
-}
-
-pub(super) fn age(value: &Value, unknown: &str) -> String {
-    match value.as_u64() {
-        None => unknown.to_owned(),
-        Some(s @ 0..120) => format!("{s} s"),
-        Some(s @ 120..7200) => format!("{} min", s / 60),
-        Some(s @ 7200..172_800) => format!("{} h", s / 3600),
-        Some(s) => format!("{} d", s / 86400),
-    }
-}
-
-fn bytes(value: &Value) -> String {
-    indicatif::HumanBytes(value.as_u64().unwrap_or(0)).to_string()
-}
-
-/// Rows of equal length as text, column under column.
-pub(super) fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.first().map_or(0, Vec::len);
-    let widths: Vec<usize> =
-        (0..columns).map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in rows {
-        let line: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        text.push_str(line.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_table_shows_silent_devices_and_reasons() {
-        let status = serde_json::json!({
-            "head": { "index_version": 4, "age_s": 9 }, "connected": 1, "origin": { "payload_bytes": 1048576 },
-            "holds": [{}, { "group": "office", "release": "ef01" }],
-            "rollouts": [{ "title": "Editor", "version": "2.1", "group": "office", "held": true, "stop_above_percent": 5.0,
-              "rings": [{ "ring": 1, "up_to_percent": 0.5, "begins": "2027-01-15T08:00:00Z", "has_begun": true,
-                          "devices": 12, "begun": 11, "installed": 8, "failed": 2, "silent": 1 }] }],
-            "devices": [
-                { "device": "ab".repeat(32), "label": "", "site": "berlin", "role": "node", "groups": ["office"],
-                  "last_seen_s": null, "bytes": {}, "deployments": [], "alarms": [] },
-                { "device": "cd".repeat(32), "label": "pc7", "site": "berlin", "role": "node", "groups": ["office"],
-                  "last_seen_s": 200, "scan": { "required": 17 }, "pending_restart": true, "bytes": { "origin": 1024 }, "alarms": ["a tampered document"],
-                  "deployments": [{ "release": "ef", "title": "Editor", "version": "2.1", "state": "Failed", "sub_state": "None",
-                    "code": 3, "reason": "disk on fire", "since_s": 5, "done": 1, "total": 2 },
-                    { "release": "0a", "title": "Editor", "version": "2.0", "state": "Superseded", "sub_state": "None",
-                    "code": null, "reason": "Editor (2.1) takes its place", "since_s": 5, "done": 0, "total": 2 }] },
-            ],
-        });
-        let text = text(&status);
-        for wanted in [
-            "abababab  berlin",
-            "never",
-            "pc7",
-            "3 min  17       pending",
-            "Editor (2.1)",
-            "Failed code 3",
-            "50 %",
-            "1.00 KiB",
-            "disk on fire",
-            "Superseded",
-            "Editor (2.1) takes its place",
-            "ALARM: a tampered document",
-            "on hold: everything",
-            "on hold: --group office --release ef01",
-            "0.5 %  begun   12       11     8          2       1       on hold",
-        ] {
-            assert!(text.contains(wanted), "{wanted} is missing in\n{text}");
-        }
-    }
-}
+mod tests;

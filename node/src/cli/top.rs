@@ -13,7 +13,7 @@ use ratatui::{DefaultTerminal, Terminal};
 
 use self::view::{Rates, Screen, Tab};
 use super::{CliError, Common};
-use crate::local::{Client, Request};
+use crate::local_api::{Client, Request};
 
 const EXAMPLE: &str = "\
 KEYS:

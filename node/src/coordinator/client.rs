@@ -1,20 +1,37 @@
-//! Speaks to a running coordinator's admin API, for the verbs.
+//! Speaks to a running coordinator's admin API, for the verbs: a method for each use-case. Owns the connection and the token;
+//! never looks into what is asked or answered.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use reqwest::{Method, RequestBuilder, StatusCode};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use upswarm_protocol::ids::{DocHash, PayloadId};
 use zeroize::Zeroizing;
 
 use super::directory::Directory;
-use super::inventories::{InventoryQuery, MissingQuery};
-use super::requests::{Catalog, GroupRequest, HoldRequest, InviteRequest, Invited, RemoveRule};
-use super::rules::{NewRule, Rule};
-use crate::cli::CliError;
+use super::tls::{self, Fingerprint};
+use crate::api::actor;
+use crate::api::alarms::{AcknowledgeRequest, Acknowledged, AlarmList, AlarmQuery};
+use crate::api::approvals::{Accepted, ApprovalDraft, SignedDocument, SigningRequest};
+use crate::api::catalog::Catalog;
+use crate::api::devices::{ReadmitRequest, Readmitted, RetireRequest, Retired, RevokeRequest, Revoked};
+use crate::api::groups::{GroupMade, Groups, MemberRequest, Membership, NewGroup};
+use crate::api::holds::{Held, HoldRequest};
+use crate::api::inventory::{DeviceInventory, DeviceQuery, Inventories, PackageHolders, PackageQuery};
+use crate::api::invites::{DisinviteRequest, InviteList, InviteRequest, InviteView, Invited};
+use crate::api::limits::{LimitList, LimitRequest, SiteLimits};
+use crate::api::missing::{Missing, MissingQuery};
+use crate::api::proposals::{ProposalQuery, ProposalRequest, ProposalStatus, Updates, UpdatesQuery};
+use crate::api::releases::{WithdrawRequest, Withdrawn};
+use crate::api::repositories::{NewUpstream, RemoveUpstream, SyncRequest, UpstreamAdded, UpstreamList};
+use crate::api::retries::{Retried, RetryRequest};
+use crate::api::roots::RootChain;
+use crate::api::rules::{NewRule, RemoveRule, Rule, RuleList};
+use crate::api::status::{Status, StatusQuery};
+use crate::error::CliError;
 
 /// Longest wait for an answer that carries no payload.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,6 +43,8 @@ const READ_PATIENCE: Duration = Duration::from_secs(300);
 pub(crate) struct Client {
     http: reqwest::Client,
     base: String,
+    /// For messages.
+    place: String,
     token: Zeroizing<String>,
 }
 
@@ -34,26 +53,59 @@ impl Client {
     pub(crate) fn of(data_dir: &Path) -> Result<Self, CliError> {
         let directory = Directory::existing(data_dir).map_err(|error| CliError::Refused(format!("{error:#}")))?;
         let served = directory.is_served()?;
-        let info = directory.run_info().filter(|_| served).ok_or_else(|| {
-            CliError::Refused(format!(
+        if !served {
+            return Err(CliError::Refused(format!(
                 "the coordinator of {} is not running; start it with: upswarm coordinator run --data-dir {}",
                 data_dir.display(),
                 data_dir.display()
-            ))
-        })?;
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            // Plain HTTP to this machine: reading the system's TLS roots would take longer than the call.
-            .tls_certs_only([])
-            .connect_timeout(Duration::from_secs(10))
-            .build()
-            .context("preparing HTTP")?;
-        Ok(Self { http, base: format!("http://{}", reachable(&info.http)), token: directory.token()? })
+            )));
+        }
+        let token = directory.token()?;
+        let http = builder().no_proxy().unix_socket(directory.admin_socket());
+        // No TLS on this machine: reading the system's roots would take longer than the call.
+        let http = http.tls_certs_only([]).build().context("preparing HTTP")?;
+        let place = data_dir.display().to_string();
+        Ok(Self { http, base: "http://coordinator".to_owned(), place, token })
     }
 
-    /// The fleet's status.
-    pub(crate) async fn status(&self) -> Result<Value, CliError> {
-        self.json(self.admin(Method::GET, "status")).await
+    /// The coordinator at a URL, with the token in a file; with a key, only the coordinator that shows it.
+    pub(crate) fn at(url: &str, token_file: &Path, key: Option<Fingerprint>) -> Result<Self, CliError> {
+        let refused = |reason: String| CliError::Refused(format!("the coordinator's URL {url:?} {reason}"));
+        let parsed: reqwest::Url = url.parse().map_err(|error| refused(format!("is none: {error}")))?;
+        let local = match parsed.host_str().unwrap_or_default() {
+            "localhost" => true,
+            host => host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()),
+        };
+        match parsed.scheme() {
+            "https" => {}
+            "http" if local => {}
+            _ => return Err(refused("would show the admin token to the network; take https://".to_owned())),
+        }
+        let token = std::fs::read_to_string(token_file)
+            .map_err(|error| CliError::Refused(format!("the token file {}: {error}", token_file.display())))?;
+        let token = Zeroizing::new(token.trim().to_owned());
+        let http = if local { builder().no_proxy() } else { builder() };
+        let http = match key {
+            Some(key) => http.tls_backend_preconfigured(tls::pinned(key)?),
+            None => http,
+        };
+        let base = url.trim_end_matches('/').to_owned();
+        Ok(Self { http: http.build().context("preparing HTTP")?, place: base.clone(), base, token })
+    }
+
+    /// How the fleet stands.
+    pub(crate) async fn status(&self, query: &StatusQuery) -> Result<Status, CliError> {
+        self.json(self.admin(Method::GET, "status").query(query)).await
+    }
+
+    /// What an admin should look at.
+    pub(crate) async fn alarms(&self, query: &AlarmQuery) -> Result<AlarmList, CliError> {
+        self.json(self.admin(Method::GET, "alarms").query(query)).await
+    }
+
+    /// Takes alarms out of the status.
+    pub(crate) async fn acknowledge(&self, request: &AcknowledgeRequest) -> Result<Acknowledged, CliError> {
+        self.json(self.admin(Method::POST, "alarms/acknowledge").json(request)).await
     }
 
     /// What is published.
@@ -61,33 +113,128 @@ impl Client {
         self.json(self.admin(Method::GET, "catalog")).await
     }
 
+    /// The bytes of an approval, to be checked and signed.
+    pub(crate) async fn draft(&self, draft: &ApprovalDraft) -> Result<SigningRequest, CliError> {
+        self.json(self.admin(Method::POST, "approval/draft").json(draft)).await
+    }
+
+    /// Publishes a signed approval.
+    pub(crate) async fn approve(&self, document: SignedDocument) -> Result<Accepted, CliError> {
+        self.json(self.admin(Method::POST, "approval").body(document.0)).await
+    }
+
+    /// Every root, and the online keys that stand by.
+    pub(crate) async fn roots(&self) -> Result<RootChain, CliError> {
+        self.json(self.admin(Method::GET, "roots")).await
+    }
+
+    /// Puts a signed root in force.
+    pub(crate) async fn root(&self, document: SignedDocument) -> Result<Accepted, CliError> {
+        self.json(self.admin(Method::POST, "root").body(document.0)).await
+    }
+
+    /// Publishes a signed release.
+    pub(crate) async fn publish(&self, document: SignedDocument) -> Result<Accepted, CliError> {
+        self.json(self.admin(Method::POST, "release").body(document.0)).await
+    }
+
     /// A join token.
     pub(crate) async fn invite(&self, request: &InviteRequest) -> Result<Invited, CliError> {
         self.json(self.admin(Method::POST, "invite").json(request)).await
     }
 
-    /// Stops something, or lets it go on; returns the version of the index that says so, whose head is published.
-    pub(crate) async fn hold(&self, request: &HoldRequest) -> Result<u64, CliError> {
-        index_version(&self.json(self.admin(Method::POST, "hold").json(request)).await?)
+    /// Stops something, or lets it go on; its head is published.
+    pub(crate) async fn hold(&self, request: &HoldRequest) -> Result<Held, CliError> {
+        self.json(self.admin(Method::POST, "hold").json(request)).await
     }
 
-    /// Makes a group, or changes a device's membership.
-    pub(crate) async fn group(&self, request: &GroupRequest) -> Result<Value, CliError> {
+    /// Shuts a device out.
+    pub(crate) async fn revoke(&self, request: &RevokeRequest) -> Result<Revoked, CliError> {
+        self.json(self.admin(Method::POST, "device/revoke").json(request)).await
+    }
+
+    /// Lets a device in again.
+    pub(crate) async fn readmit(&self, request: &ReadmitRequest) -> Result<Readmitted, CliError> {
+        self.json(self.admin(Method::POST, "device/readmit").json(request)).await
+    }
+
+    /// Every token that is kept.
+    pub(crate) async fn invites(&self) -> Result<InviteList, CliError> {
+        self.json(self.admin(Method::GET, "invites")).await
+    }
+
+    /// Takes a token back.
+    pub(crate) async fn disinvite(&self, request: &DisinviteRequest) -> Result<InviteView, CliError> {
+        self.json(self.admin(Method::POST, "invite/revoke").json(request)).await
+    }
+
+    /// How much of the WAN sites may use.
+    pub(crate) async fn limits(&self) -> Result<LimitList, CliError> {
+        self.json(self.admin(Method::GET, "limits")).await
+    }
+
+    /// Sets or takes back a rate of a site.
+    pub(crate) async fn limit(&self, request: &LimitRequest) -> Result<SiteLimits, CliError> {
+        self.json(self.admin(Method::POST, "limits").json(request)).await
+    }
+
+    /// Has machines try a release again.
+    pub(crate) async fn retry(&self, request: &RetryRequest) -> Result<Retried, CliError> {
+        self.json(self.admin(Method::POST, "retry").json(request)).await
+    }
+
+    /// Takes a machine that is gone out of the lists.
+    pub(crate) async fn retire(&self, request: &RetireRequest) -> Result<Retired, CliError> {
+        self.json(self.admin(Method::POST, "device/retire").json(request)).await
+    }
+
+    /// Takes a release out of the catalog.
+    pub(crate) async fn withdraw(&self, request: &WithdrawRequest) -> Result<Withdrawn, CliError> {
+        self.json(self.admin(Method::POST, "release/withdraw").json(request)).await
+    }
+
+    /// Every group with its members.
+    pub(crate) async fn groups(&self) -> Result<Groups, CliError> {
+        self.json(self.admin(Method::GET, "groups")).await
+    }
+
+    /// Makes a group.
+    pub(crate) async fn add_group(&self, request: &NewGroup) -> Result<GroupMade, CliError> {
         self.json(self.admin(Method::POST, "group").json(request)).await
     }
 
-    /// What is installed.
-    pub(crate) async fn inventory(&self, query: &InventoryQuery) -> Result<Value, CliError> {
-        self.json(self.admin(Method::GET, &with("inventory", query)?)).await
+    /// Changes a device's membership.
+    pub(crate) async fn member(&self, request: &MemberRequest) -> Result<Membership, CliError> {
+        self.json(self.admin(Method::POST, "group/member").json(request)).await
+    }
+
+    /// A line of each machine.
+    pub(crate) async fn inventories(&self) -> Result<Inventories, CliError> {
+        self.json(self.admin(Method::GET, "inventory")).await
+    }
+
+    /// Everything on one machine.
+    pub(crate) async fn inventory(&self, device: String) -> Result<DeviceInventory, CliError> {
+        self.json(self.admin(Method::GET, "inventory/device").query(&DeviceQuery { device })).await
+    }
+
+    /// Who has a package.
+    pub(crate) async fn holders(&self, package: String) -> Result<PackageHolders, CliError> {
+        self.json(self.admin(Method::GET, "inventory/package").query(&PackageQuery { package })).await
+    }
+
+    /// A machine's CycloneDX bill of materials, as it is: the format is not ours.
+    pub(crate) async fn bill(&self, device: String) -> Result<serde_json::Value, CliError> {
+        self.json(self.admin(Method::GET, "inventory/bill").query(&DeviceQuery { device })).await
     }
 
     /// What is missing.
-    pub(crate) async fn missing(&self, query: &MissingQuery) -> Result<Value, CliError> {
-        self.json(self.admin(Method::GET, &with("missing", query)?)).await
+    pub(crate) async fn missing(&self, query: &MissingQuery) -> Result<Missing, CliError> {
+        self.json(self.admin(Method::GET, "missing").query(query)).await
     }
 
     /// Every rule.
-    pub(crate) async fn rules(&self) -> Result<Vec<Rule>, CliError> {
+    pub(crate) async fn rules(&self) -> Result<RuleList, CliError> {
         self.json(self.admin(Method::GET, "rules")).await
     }
 
@@ -101,14 +248,44 @@ impl Client {
         self.json(self.admin(Method::POST, "rules/remove").json(&RemoveRule { id })).await
     }
 
-    /// Publishes a release or an approval (`what`); returns the version of the index that names it.
-    pub(crate) async fn submit(&self, what: &str, envelope: Vec<u8>) -> Result<u64, CliError> {
-        index_version(&self.json(self.admin(Method::POST, what).body(envelope)).await?)
+    /// Every upstream and how it stands.
+    pub(crate) async fn upstreams(&self) -> Result<UpstreamList, CliError> {
+        self.json(self.admin(Method::GET, "repositories")).await
+    }
+
+    /// Adds an upstream.
+    pub(crate) async fn add_upstream(&self, request: &NewUpstream) -> Result<UpstreamAdded, CliError> {
+        self.json(self.admin(Method::POST, "repositories").json(request)).await
+    }
+
+    /// Has mirrors asked; how far that is, the list says.
+    pub(crate) async fn sync(&self, request: &SyncRequest) -> Result<UpstreamList, CliError> {
+        self.json(self.admin(Method::POST, "repositories/sync").json(request)).await
+    }
+
+    /// Forgets an upstream.
+    pub(crate) async fn remove_upstream(&self, request: &RemoveUpstream) -> Result<UpstreamList, CliError> {
+        self.json(self.admin(Method::POST, "repositories/remove").json(request)).await
+    }
+
+    /// What the fleet misses of its repositories.
+    pub(crate) async fn updates(&self, query: &UpdatesQuery) -> Result<Updates, CliError> {
+        self.json(self.admin(Method::GET, "updates").query(query)).await
+    }
+
+    /// Has a selection of a snapshot tried, and published; how far that is, [`Client::proposal`] says.
+    pub(crate) async fn propose(&self, request: &ProposalRequest) -> Result<ProposalStatus, CliError> {
+        self.json(self.admin(Method::POST, "proposals").json(request)).await
+    }
+
+    /// How far a proposal is.
+    pub(crate) async fn proposal(&self, id: u64) -> Result<ProposalStatus, CliError> {
+        self.json(self.admin(Method::GET, "proposals").query(&ProposalQuery { id })).await
     }
 
     /// Whether the coordinator holds a payload already.
     pub(crate) async fn holds(&self, payload: &PayloadId) -> Result<bool, CliError> {
-        let request = self.http.head(format!("{}/payload/{payload}", self.base)).timeout(PATIENCE);
+        let request = self.admin(Method::HEAD, &format!("payload/{payload}"));
         let answer = request.send().await.with_context(|| self.unreachable())?;
         Ok(answer.status() == StatusCode::OK)
     }
@@ -121,13 +298,13 @@ impl Client {
             .bearer_auth(self.token.as_str())
             .header(reqwest::header::CONTENT_LENGTH, len)
             .body(body);
-        let _: Value = self.json(request).await?;
+        let _: IgnoredAny = self.json(request).await?;
         Ok(())
     }
 
     /// Uploads a chunk list.
     pub(crate) async fn put_chunk_list(&self, hash: &DocHash, bytes: Vec<u8>) -> Result<(), CliError> {
-        let _: Value = self.json(self.admin(Method::PUT, &format!("chunk-list/{hash}")).body(bytes)).await?;
+        let _: IgnoredAny = self.json(self.admin(Method::PUT, &format!("chunk-list/{hash}")).body(bytes)).await?;
         Ok(())
     }
 
@@ -135,6 +312,7 @@ impl Client {
         self.http
             .request(method, format!("{}/admin/v1/{path}", self.base))
             .bearer_auth(self.token.as_str())
+            .header(actor::HEADER, user())
             .timeout(PATIENCE)
     }
 
@@ -146,52 +324,34 @@ impl Client {
         if status.is_success() {
             return Ok(serde_json::from_slice(&body).context("reading the coordinator's answer")?);
         }
-        let said = serde_json::from_slice::<Value>(&body).ok().and_then(|v| v["error"].as_str().map(str::to_owned));
-        let reason = said.unwrap_or_else(|| format!("HTTP status {status}"));
+        let said = serde_json::from_slice::<Reason>(&body).map(|reason| reason.error);
+        let reason = said.unwrap_or_else(|_| format!("HTTP status {status}"));
         if status == StatusCode::UNAUTHORIZED {
             return Err(CliError::Failed(anyhow!(
                 "the coordinator at {} does not know this token; does another one use its port?",
-                self.base
+                self.place
             )));
         }
         if status.is_client_error() { Err(CliError::Refused(reason)) } else { Err(CliError::Failed(anyhow!(reason))) }
     }
 
     fn unreachable(&self) -> String {
-        format!("no answer from the coordinator at {}; is it running?", self.base)
+        format!("no answer from the coordinator at {}; is it running?", self.place)
     }
 }
 
-/// A path with a query.
-fn with(path: &str, query: &impl serde::Serialize) -> Result<String, CliError> {
-    let fields = serde_json::to_value(query).context("preparing the request")?;
-    let escaped = |text: &str| -> String {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-        text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
-    };
-    let pairs = fields.as_object().into_iter().flatten().map(|(name, value)| {
-        format!("{name}={}", escaped(&value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
-    });
-    Ok(format!("{path}?{}", pairs.collect::<Vec<_>>().join("&")))
+/// Why something was refused.
+#[derive(Deserialize)]
+struct Reason {
+    error: String,
 }
 
-fn index_version(answer: &Value) -> Result<u64, CliError> {
-    let version = answer["index_version"].as_u64();
-    version.ok_or_else(|| CliError::Failed(anyhow!("the coordinator answered without an index version")))
+fn builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().connect_timeout(Duration::from_secs(10))
 }
 
-/// An address that listens on every interface is reached on loopback.
-fn reachable(http: &str) -> String {
-    match http.parse::<std::net::SocketAddr>() {
-        Ok(mut address) if address.ip().is_unspecified() => {
-            let loopback = if address.is_ipv4() {
-                std::net::IpAddr::from([127, 0, 0, 1])
-            } else {
-                std::net::IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])
-            };
-            address.set_ip(loopback);
-            address.to_string()
-        }
-        _ => http.to_owned(),
-    }
+/// The user's name on this machine, for the coordinator's log.
+fn user() -> String {
+    let name = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_default();
+    name.chars().filter(char::is_ascii_graphic).take(64).collect()
 }

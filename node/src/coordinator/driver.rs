@@ -1,89 +1,114 @@
-//! Moves inputs into the coordinator's core and outputs out of it. One task owns core, fleet and names; disk writes run
-//! beside it, one batch at a time, in order.
+//! Moves inputs into the coordinator's core and outputs out of it. One task owns core, names and rules, and decides; the fleet
+//! store writes beside it, one batch at a time, in order, and readers look at the store. Nobody who only looks can hold it up.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use upswarm_protocol::catalog::{Head, Hold};
-use upswarm_protocol::codec::{self, Bounded, Text};
-use upswarm_protocol::coordinator_state::{
-    Command, CoordinatorState, Done, Input, Invite, Output, Refusal, RolloutStatus,
+use upswarm_protocol::catalog::Head;
+use upswarm_protocol::codec;
+use upswarm_protocol::coordinator::{
+    AlarmKind, Command, CoordinatorState, DeviceRecord, Done, Input, Output, Record, Refusal, RolloutStatus,
 };
 use upswarm_protocol::envelope::{Envelope, Kind, Role};
-use upswarm_protocol::ids::{DeviceId, GroupId, ReleaseId};
+use upswarm_protocol::ids::{DeviceId, ReleaseId};
+use upswarm_protocol::report::Report;
 use zeroize::Zeroizing;
 
+use super::admin::groups::Made;
+use super::admin::{self, Decision, Desk};
 use super::directory::{Change, Directory};
-use super::fleet::Fleet;
-use super::inventories::View;
-use super::keys;
-use super::names::Names;
-use super::payloads::Counters;
-use super::requests::{
-    Catalog, CatalogApproval, CatalogRelease, GroupRequest, HoldRequest, InviteRequest, Invited, MAX_REQUESTS, Request,
-};
-use super::rollouts;
-use super::rules::{NewRule, Rules};
-use crate::cli::token::JoinToken;
+use super::http::shared::{Counters, RootVersions};
+use super::projection;
+use super::requests::{MAX_REQUESTS, Reply, Request};
+use super::store::alarms::{Alarms, Seen};
+use super::store::names::Names;
+use super::store::part::CatalogParts;
+use super::store::rules::Rules;
+use super::store::view::{Live, View};
+use super::store::{FleetStore, Write, Writer, Written};
+use crate::api::actor::Actor;
+use crate::api::catalog::Catalog;
+use crate::api::groups::NewGroup;
+use crate::api::invites::{InviteRequest, Invited};
+use crate::api::rules::Rule;
 use crate::clock::Clock;
-use crate::seal;
+use crate::encrypt;
 
-/// Wishes of the core that the network has not taken yet; beyond it no new input is taken.
+/// Outputs of the core that the network has not taken yet; beyond it no new input is taken.
 const MAX_BACKLOG: usize = 4096;
-const MAX_ALARMS: usize = 32;
-const DISK_RETRY: Duration = Duration::from_secs(5);
-const MAX_TTL: Duration = Duration::from_secs(366 * 86400);
-
-type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
+/// How often it is looked for what will expire.
+const LOOK_FOR_EXPIRY: Duration = Duration::from_secs(3600);
+const LOOK_FOR_THE_ALONE: Duration = Duration::from_secs(30);
+/// Alarms that only go on are written this often.
+const WRITE_ALARMS: Duration = Duration::from_secs(60);
+const DEVICE_RECORD: usize = 256 << 10;
+/// Rollouts in which nothing has changed are counted anew for readers after this long: devices fall silent by themselves.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
 
 /// The ends of the channels that a driver lives between.
 #[derive(Debug)]
-pub(crate) struct Ends {
+pub(crate) struct Channels {
     /// What the network says.
     pub(crate) inputs: mpsc::Receiver<Input>,
     /// What the network shall do.
     pub(crate) orders: mpsc::Sender<Output>,
     /// What the HTTP server asks.
     pub(crate) requests: mpsc::Receiver<Request>,
+    /// What the fleet store says.
+    pub(crate) written: mpsc::Receiver<Written>,
     /// The public head.
     pub(crate) head: watch::Sender<Vec<u8>>,
 }
 
-/// Who waits for the core's answer.
-#[derive(Debug)]
-enum Waiting {
-    Command(Reply<Done>),
-    Invite(Reply<Invited>, Invited),
-    Value(Reply<Value>, Value),
-}
+/// What follows when the core has answered.
+type Then = Box<dyn FnOnce(Result<Done, Refusal>) + Send>;
+/// What follows when a batch is durable.
+type Saved = Box<dyn FnOnce() + Send>;
 
 /// The one owner of a running coordinator's state.
 pub(crate) struct Driver {
     state: CoordinatorState,
     device: DeviceId,
     directory: Directory,
-    fleet: Fleet,
-    names: Names,
-    rules: Rules,
+    store: FleetStore,
+    writer: Writer,
+    names: Arc<Names>,
+    rules: Arc<Rules>,
     clock: Clock,
     report_key: Zeroizing<[u8; 32]>,
     counters: Arc<Counters>,
-    /// Where this coordinator listens, for join tokens.
-    addresses: Vec<String>,
-    answers: BTreeMap<u64, Waiting>,
+    /// Where machines reach this coordinator, for join tokens.
+    addresses: watch::Receiver<Vec<String>>,
+    /// Versions of the roots by hash, for the origin.
+    roots: watch::Sender<RootVersions>,
+    answers: BTreeMap<u64, Then>,
     next_request: u64,
     backlog: VecDeque<Output>,
-    /// Changes that wait for the disk, and the token that is durable with them.
-    changes: Vec<Change>,
+    /// Changes that wait for the store, the token that is durable with them, and who waits for them.
+    changes: Vec<Write>,
     token: Option<u64>,
-    /// Who waits for the changes, with the answer.
-    saved: Vec<(Reply<Value>, Value)>,
-    alarms: VecDeque<String>,
+    saved: Vec<Saved>,
+    /// The same of the batch that is being written.
+    writing: Option<(Option<u64>, Vec<Saved>)>,
+    alarms: Arc<Alarms>,
+    /// Machines that saw nobody at a site with others at the last look.
+    alone: BTreeSet<DeviceId>,
+    /// When the alarms were last written.
+    alarms_written: std::time::Instant,
+    catalog: Arc<Catalog>,
+    parts: Arc<CatalogParts>,
+    rollouts: Rollouts,
+}
+
+/// The rollouts as they were counted last.
+#[derive(Default)]
+struct Rollouts {
+    counted: Arc<Vec<RolloutStatus>>,
+    at: Option<std::time::Instant>,
+    changed: bool,
 }
 
 /// What a driver is made of.
@@ -91,54 +116,75 @@ pub(crate) struct Parts {
     pub(crate) state: CoordinatorState,
     pub(crate) device: DeviceId,
     pub(crate) directory: Directory,
-    pub(crate) fleet: Fleet,
+    pub(crate) store: FleetStore,
+    pub(crate) writer: Writer,
     pub(crate) names: Names,
     pub(crate) rules: Rules,
+    pub(crate) alarms: Alarms,
     pub(crate) clock: Clock,
     pub(crate) report_key: Zeroizing<[u8; 32]>,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) addresses: Vec<String>,
-}
-
-/// Changes on their way to the disk; they come back to be tried again.
-struct Written {
-    changes: Vec<Change>,
-    token: Option<u64>,
-    saved: Vec<(Reply<Value>, Value)>,
-    result: anyhow::Result<()>,
+    pub(crate) addresses: watch::Receiver<Vec<String>>,
+    pub(crate) roots: watch::Sender<RootVersions>,
 }
 
 impl Driver {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { state, device, directory, fleet, names, rules, clock, report_key, counters, addresses } = parts;
-        Self {
+        let Parts {
             state,
             device,
             directory,
-            fleet,
+            store,
+            writer,
             names,
             rules,
+            alarms,
             clock,
             report_key,
             counters,
             addresses,
+            roots,
+        } = parts;
+        let catalog = Arc::new(projection::catalog(&state, &names, &Catalog::default()));
+        let parts = Arc::new(CatalogParts::of(&state, &CatalogParts::default()));
+        Self {
+            state,
+            device,
+            directory,
+            store,
+            writer,
+            names: Arc::new(names),
+            rules: Arc::new(rules),
+            clock,
+            report_key,
+            counters,
+            addresses,
+            roots,
             answers: BTreeMap::new(),
             next_request: 0,
             backlog: VecDeque::new(),
             changes: Vec::new(),
             token: None,
             saved: Vec::new(),
-            alarms: VecDeque::new(),
+            writing: None,
+            alarms: Arc::new(alarms),
+            alone: BTreeSet::new(),
+            alarms_written: std::time::Instant::now(),
+            catalog,
+            parts,
+            rollouts: Rollouts { changed: true, ..Rollouts::default() },
         }
     }
 
     /// Runs until `stop`; everything that was accepted is durable when it returns.
-    pub(crate) async fn run(mut self, mut ends: Ends, stop: CancellationToken) {
-        let mut writing: Option<JoinHandle<Written>> = None;
+    pub(crate) async fn run(mut self, mut ends: Channels, stop: CancellationToken) {
+        let mut expiries = tokio::time::interval(LOOK_FOR_EXPIRY);
+        let mut alone = tokio::time::interval(LOOK_FOR_THE_ALONE);
         loop {
             self.drain(&ends.head);
-            if writing.is_none() && !self.changes.is_empty() {
-                writing = Some(self.write(Duration::ZERO));
+            if let Err(error) = self.write() {
+                self.alarm(format!("{error:#}"));
+                break;
             }
             let due = self.state.poll_timeout().map(|(due, _)| self.clock.at(due));
             let room = self.backlog.len() < MAX_BACKLOG;
@@ -150,83 +196,61 @@ impl Driver {
                     (Err(_), _) => self.backlog.clear(),
                     (Ok(_), None) => {}
                 },
+                Some(written) = ends.written.recv() => self.written(written),
                 Some(input) = ends.inputs.recv(), if room => self.state.handle_input(input, self.clock.now()),
                 Some(request) = ends.requests.recv(), if room && self.answers.len() + self.saved.len() < MAX_REQUESTS => self.request(request),
-                written = finished(&mut writing) => {
-                    writing = None;
-                    if let Some(written) = written {
-                        writing = self.written(written);
-                    }
-                }
+                _ = expiries.tick() => self.look_for_expiry(),
+                _ = alone.tick() => self.look_for_the_alone(),
                 () = sleep_until(due) => self.state.handle_timeout(self.clock.now()),
             }
         }
-        if let Some(Ok(Written { changes, result: Err(_), .. })) = match writing {
-            Some(writing) => Some(writing.await),
-            None => None,
-        } {
-            self.changes.splice(0..0, changes);
-        }
         self.drain(&ends.head);
-        if let Err(error) = self.directory.apply(&self.changes) {
+        // The store's thread must not wait for this end any more.
+        drop(ends.written);
+        if let Err(error) = self.writer.finish(self.changes).await {
             tracing::error!("the last changes could not be written: {error:#}");
         }
     }
 
-    /// Starts writing everything that waits, after a pause.
-    fn write(&mut self, pause: Duration) -> JoinHandle<Written> {
-        let (changes, token) = (std::mem::take(&mut self.changes), self.token.take());
-        let saved = std::mem::take(&mut self.saved);
-        let directory = self.directory.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(pause).await;
-            let work = tokio::task::spawn_blocking(move || {
-                let result = directory.apply(&changes);
-                Written { changes, token, saved, result }
-            });
-            match work.await {
-                Ok(written) => written,
-                Err(error) => {
-                    Written { changes: Vec::new(), token: None, saved: Vec::new(), result: Err(error.into()) }
-                }
-            }
-        })
+    /// Hands what waits to the store, unless it is still at work.
+    fn write(&mut self) -> anyhow::Result<()> {
+        if self.writing.is_some() || self.changes.is_empty() {
+            return Ok(());
+        }
+        self.writer.write(std::mem::take(&mut self.changes))?;
+        self.writing = Some((self.token.take(), std::mem::take(&mut self.saved)));
+        Ok(())
     }
 
-    /// Tells the core what is durable, or tries again later.
-    fn written(&mut self, written: Written) -> Option<JoinHandle<Written>> {
-        match (written.result, written.token) {
-            (Ok(()), token) => {
-                // Whoever asked may have hung up; it is done all the same.
-                written.saved.into_iter().for_each(|(reply, value)| drop(reply.send(Ok(value))));
+    /// Tells the core and everybody else what is durable.
+    fn written(&mut self, written: Written) {
+        match written {
+            Written::Failed(reason) => self.alarm(reason),
+            Written::Done => {
+                let Some((token, saved)) = self.writing.take() else { return };
+                saved.into_iter().for_each(|saved| saved());
                 if let Some(token) = token {
                     self.state.handle_input(Input::Persisted { token }, self.clock.now());
                 }
-                None
-            }
-            (Err(error), token) => {
-                self.alarm(format!("cannot write to the data directory, trying again: {error:#}"));
-                self.changes.splice(0..0, written.changes);
-                self.saved.splice(0..0, written.saved);
-                // What is tried again contains what waits: one token stands for both.
-                self.token = self.token.or(token);
-                Some(self.write(DISK_RETRY))
             }
         }
     }
 
     fn drain(&mut self, head: &watch::Sender<Vec<u8>>) {
         let mut opened = VecDeque::new();
+        let mut answers = Vec::new();
         loop {
             while let Some(output) = self.state.poll_output() {
                 match output {
                     Output::Persist { token, record } => {
-                        self.changes.push(self.directory.change(record, &mut self.fleet));
+                        self.persist(record);
                         self.token = Some(token);
                     }
-                    Output::Answer { request, result } => self.answer(request, result),
-                    Output::OpenReport { open, sealed } => {
-                        let bytes = seal::open(&self.report_key, &sealed).ok();
+                    Output::Answer { request, result } => {
+                        answers.extend(self.answers.remove(&request).map(|then| (then, result)));
+                    }
+                    Output::OpenReport { open, encrypted } => {
+                        let bytes = encrypt::open(&self.report_key, &encrypted).ok();
                         opened.push_back(Input::ReportOpened { open, bytes });
                     }
                     Output::DropDocument(hash) => {
@@ -235,340 +259,372 @@ impl Driver {
                         }
                     }
                     Output::Alarm(what) => self.alarm(what),
+                    Output::Raise { kind, device, text } => self.see(Seen { kind, device, text }),
+                    Output::Left(device) => self.left(device),
+                    Output::Over { kind, device } => self.ended(kind, device, &[]),
                     Output::RolloutStopped(status) => self.rollout_stopped(&status),
                     order => self.backlog.push_back(order),
                 }
             }
-            head.send_if_modified(|public| {
-                let news = public.as_slice() != self.state.head();
-                if news {
-                    *public = self.state.head().to_vec();
-                }
-                news
-            });
-            let Some(input) = opened.pop_front() else { return };
+            let Some(input) = opened.pop_front() else { break };
             self.state.handle_input(input, self.clock.now());
         }
+        head.send_if_modified(|public| {
+            let news = public.as_slice() != self.state.head();
+            if news {
+                *public = self.state.head().to_vec();
+            }
+            news
+        });
+        if self.roots.borrow().len() != self.state.root_versions().len() {
+            self.roots.send_replace(Arc::new(self.state.root_versions().clone()));
+        }
+        if !answers.is_empty() || self.state.index_version() != self.catalog.index_version {
+            self.project_catalog();
+        }
+        // Last, so that whoever asks next sees what was answered.
+        answers.into_iter().for_each(|(then, result)| then(result));
+    }
+
+    /// A record on its way to the store, with what readers are to see of it.
+    fn persist(&mut self, record: Record) {
+        let write = match record {
+            Record::Report(report, received) => {
+                self.rollouts.changed = true;
+                // One that was on its way when the machine left tells of the time before.
+                if self.names.retired().get(&report.device).is_some_and(|since| report.issued > *since) {
+                    self.is_back(report.device);
+                }
+                self.alarms_of(&report);
+                Write::Report(report, received)
+            }
+            Record::Inventory(device, bytes) => match self.state.inventory(&device) {
+                Some(inventory) => Write::Inventory(device, inventory.clone(), bytes),
+                None => return,
+            },
+            Record::Scan(device, bytes) => match self.state.scan(&device) {
+                Some(scan) => Write::Scan(device, Arc::new(scan.clone()), bytes),
+                None => return,
+            },
+            Record::Device(device, bytes) => {
+                self.rollouts.changed = true;
+                let change = Change::Put(self.directory.device(&device), bytes.clone());
+                // It was encoded a moment ago.
+                match codec::decode::<DeviceRecord>(&bytes, DEVICE_RECORD) {
+                    Ok(known) => Write::Device(change, Box::new(known)),
+                    Err(_) => Write::File(change),
+                }
+            }
+            other => match self.directory.change(other) {
+                Some(change) => Write::File(change),
+                None => return,
+            },
+        };
+        self.changes.push(write);
     }
 
     fn request(&mut self, request: Request) {
         match request {
-            Request::Command(command, reply) => self.command(command, Waiting::Command(reply)),
+            // Whoever asked may have hung up, here and below.
+            Request::Live(reply) => drop(reply.send(self.live())),
             Request::Held(input, reply) => {
                 self.state.handle_input(input, self.clock.now());
-                // Whoever asked may have hung up; the payload is here all the same.
                 let _ = reply.send(());
             }
-            Request::Invite(request, reply) => match self.prepare_invite(&request) {
-                Ok((invite, invited)) => self.command(Command::Invite(invite), Waiting::Invite(reply, invited)),
-                Err(refusal) => drop(reply.send(Err(refusal))),
-            },
-            Request::Hold(request, reply) => match self.hold(&request) {
-                Ok(hold) => self.command(Command::Hold { hold, on: request.on }, Waiting::Command(reply)),
-                Err(refusal) => drop(reply.send(Err(refusal))),
-            },
-            Request::Group(request, reply) => self.group(&request, reply),
-            Request::Rules(reply) => drop(reply.send(self.rules.all().to_vec())),
-            Request::AddRule(rule, reply) => {
-                let added = self.add_rule(*rule);
-                self.save_rules(added, reply);
+            Request::Publish(actor, document, reply) => {
+                self.decide(Ok(admin::publish::submit(&actor, document)), reply);
             }
-            Request::RemoveRule(id, reply) => {
-                let removed = self.rules.remove(id).map(|rule| json!(rule)).map_err(Refusal::Request);
-                self.save_rules(removed, reply);
+            Request::Approve(actor, document, reply) => {
+                self.decide(Ok(admin::approve::submit(&actor, document)), reply);
             }
-            Request::Status(reply) => drop(reply.send(self.status())),
-            Request::Inventory(query, reply) => drop(reply.send(self.view().inventory(&query))),
-            Request::Missing(query, reply) => drop(reply.send(self.view().missing(&query))),
-            Request::Catalog(reply) => drop(reply.send(self.catalog())),
+            Request::Root(actor, document, held, reply) => {
+                self.decide(Ok(admin::root::submit(&actor, document, held)), reply);
+            }
+            Request::Invite(actor, request, reply) => self.invite(&actor, &request, reply),
+            Request::Hold(actor, request, reply) => {
+                let decision = self.at_desk(|desk| admin::hold::hold(&actor, desk, &request));
+                self.decide(decision, reply);
+            }
+            Request::Revoke(actor, request, reply) => {
+                let decision = self.at_desk(|desk| admin::devices::revoke(&actor, desk, &request));
+                if let Ok(Decision { command: Command::Revoke(device), .. }) = &decision {
+                    let device = *device;
+                    self.changes.push(Write::Forget(device));
+                    Arc::make_mut(&mut self.alarms).forget(device);
+                    self.save_alarms();
+                }
+                self.decide(decision, reply);
+            }
+            Request::Readmit(actor, request, reply) => {
+                let decision = self.at_desk(|desk| admin::devices::readmit(&actor, desk, &request));
+                self.decide(decision, reply);
+            }
+            Request::Invites(reply) => {
+                drop(reply.send(admin::invite::list(&self.state, &self.names, self.clock.now().wall)));
+            }
+            Request::Disinvite(actor, request, reply) => {
+                let decision = self.at_desk(|desk| admin::invite::revoke(&actor, desk, &request));
+                self.decide(decision, reply);
+            }
+            Request::Retry(actor, request, reply) => {
+                let decision = self.at_desk(|desk| admin::retry::retry(&actor, desk, &request));
+                self.decide(decision, reply);
+            }
+            Request::Limit(actor, request, reply) => {
+                let decision = self.at_desk(|desk| admin::limits::limit(&actor, desk, &request));
+                self.decide(decision, reply);
+            }
+            Request::Retire(actor, request, reply) => {
+                match self.at_desk(|desk| admin::devices::retire(&actor, desk, &request)) {
+                    Err(refusal) => drop(reply.send(Err(refusal))),
+                    Ok(done) => self.saved.push(Box::new(move || drop(reply.send(Ok(done))))),
+                }
+            }
+            Request::Withdraw(actor, request, reply) => {
+                let decision = self.at_desk(|desk| admin::releases::withdraw(&actor, desk, &request));
+                self.decide(decision, reply);
+            }
+            Request::Acknowledge(actor, request, reply) => {
+                match admin::alarms::acknowledge(&actor, Arc::make_mut(&mut self.alarms), &request) {
+                    Err(refusal) => drop(reply.send(Err(refusal))),
+                    Ok(done) => {
+                        self.save_alarms();
+                        self.saved.push(Box::new(move || drop(reply.send(Ok(done)))));
+                    }
+                }
+            }
+            Request::AddGroup(actor, request, reply) => self.add_group(&actor, &request, reply),
+            Request::Member(actor, request, reply) => {
+                let decision = self.at_desk(|desk| admin::groups::member(&actor, desk, &request));
+                self.decide(decision, reply);
+            }
+            Request::AddRule(actor, rule, reply) => {
+                let mut rules = (*self.rules).clone();
+                let added = self.at_desk(|desk| admin::rules::add(&actor, desk, &mut rules, *rule));
+                self.save_rules(rules, added, reply);
+            }
+            Request::RemoveRule(actor, id, reply) => {
+                let mut rules = (*self.rules).clone();
+                let removed = admin::rules::remove(&actor, &mut rules, id);
+                self.save_rules(rules, removed, reply);
+            }
         }
     }
 
-    fn view(&self) -> View<'_> {
-        View { state: &self.state, fleet: &self.fleet, names: &self.names, now: self.clock.now().wall }
+    /// Runs a use-case that decides. Names that it adds are kept.
+    fn at_desk<T>(&mut self, use_case: impl FnOnce(&mut Desk<'_>) -> T) -> T {
+        let (live, fleet) = (self.live(), self.store.snapshot());
+        let mut names = (*self.names).clone();
+        let view = View::new(&live, &fleet);
+        let result = use_case(&mut Desk { state: &self.state, view: &view, names: &mut names });
+        if *self.names != names {
+            self.set_names(names);
+        }
+        result
     }
 
-    fn command(&mut self, command: Command, waiting: Waiting) {
+    /// Gives the core a decision's command; the answer follows when the core has agreed.
+    fn decide<T: Send + 'static>(&mut self, decision: Result<Decision<T>, Refusal>, reply: Reply<T>) {
+        match decision {
+            Err(refusal) => drop(reply.send(Err(refusal))),
+            Ok(Decision { command, answer }) => {
+                self.command(command, move |result| drop(reply.send(result.map(answer))));
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command, then: impl FnOnce(Result<Done, Refusal>) + Send + 'static) {
         self.next_request += 1;
-        self.answers.insert(self.next_request, waiting);
+        self.rollouts.changed = true;
+        self.answers.insert(self.next_request, Box::new(then));
         self.state.handle_input(Input::Admin { request: self.next_request, command }, self.clock.now());
     }
 
-    fn answer(&mut self, request: u64, result: Result<Done, Refusal>) {
-        match self.answers.remove(&request) {
-            Some(Waiting::Command(reply)) => drop(reply.send(result)),
-            Some(Waiting::Value(reply, value)) => drop(reply.send(result.map(|_| value))),
-            Some(Waiting::Invite(reply, invited)) => drop(reply.send(result.map(|_| invited))),
-            None => {}
+    fn invite(&mut self, actor: &Actor, request: &InviteRequest, reply: Reply<Invited>) {
+        let known = self.addresses.borrow().clone();
+        let addresses = if request.addresses.is_empty() { &known } else { &request.addresses };
+        let identity = (self.device, self.state.root_hash());
+        let mut names = (*self.names).clone();
+        // A machine that cannot be told of an origin still has the addresses.
+        let origins = self.directory.origins().unwrap_or_default();
+        match admin::invite::invite(&mut names, request, addresses, origins, identity, self.clock.now().wall) {
+            Err(refusal) => drop(reply.send(Err(refusal))),
+            Ok((invite, invited)) => {
+                tracing::info!(%actor, group = request.group, site = request.site, uses = request.uses, "machines are invited");
+                // Before the core's record of the invitation, which the answer waits for.
+                self.set_names(names);
+                self.command(Command::Invite(invite), move |result| drop(reply.send(result.map(|_| invited))));
+            }
         }
     }
 
-    fn prepare_invite(&mut self, request: &InviteRequest) -> Result<(Invite, Invited), Refusal> {
-        let addresses = if request.addresses.is_empty() { &self.addresses } else { &request.addresses };
-        let identity = (self.device, self.state.root_hash());
-        let prepared = invite(&mut self.names, request, addresses, identity, self.clock)?;
-        // Before the core's record of the invitation, which the answer waits for.
-        self.changes.push(Change::Put(self.directory.names(), self.names.to_bytes()));
-        Ok(prepared)
+    fn add_group(&mut self, actor: &Actor, request: &NewGroup, reply: Reply<crate::api::groups::GroupMade>) {
+        match self.at_desk(|desk| admin::groups::add(actor, desk, request)) {
+            Err(refusal) => drop(reply.send(Err(refusal))),
+            Ok(Made::Shown(made)) => drop(reply.send(Ok(made))),
+            Ok(Made::Conditions(decision)) => self.decide(Ok(decision), reply),
+            Ok(Made::Named(made)) => {
+                // An old name is written again, so that the answer has something to wait for.
+                self.changes.push(Write::File(Change::Put(self.directory.names(), self.names.to_bytes())));
+                self.saved.push(Box::new(move || drop(reply.send(Ok(made)))));
+            }
+        }
     }
 
-    fn add_rule(&mut self, rule: NewRule) -> Result<Value, Refusal> {
-        self.group_named(&rule.group)?;
-        self.rules.add(rule).map(|rule| json!(rule)).map_err(Refusal::Request)
+    fn set_names(&mut self, names: Names) {
+        self.names = Arc::new(names);
+        self.changes.push(Write::File(Change::Put(self.directory.names(), self.names.to_bytes())));
+        self.project_catalog();
     }
 
     /// Writes the rules after a change, and then answers.
-    fn save_rules(&mut self, change: Result<Value, Refusal>, reply: Reply<Value>) {
+    fn save_rules(&mut self, rules: Rules, change: Result<Rule, Refusal>, reply: Reply<Rule>) {
         match change {
-            Ok(value) => {
-                self.changes.push(Change::Put(self.directory.rules(), self.rules.to_bytes()));
-                self.saved.push((reply, value));
-            }
             Err(refusal) => drop(reply.send(Err(refusal))),
-        }
-    }
-
-    /// Makes a group, or puts a device into one or takes it out.
-    fn group(&mut self, request: &GroupRequest, reply: Reply<Value>) {
-        if !request.conditions.is_empty() {
-            return self.dynamic_group(request, reply);
-        }
-        let Some(device) = request.device else {
-            let known = self.names.group(&request.group).is_some();
-            let made = match self.names.group_or_new(&request.group) {
-                Ok(group) => json!({ "group": request.group, "id": group, "new": !known }),
-                Err(error) => return drop(reply.send(Err(Refusal::Request(error.to_string())))),
-            };
-            self.changes.push(Change::Put(self.directory.names(), self.names.to_bytes()));
-            return self.saved.push((reply, made));
-        };
-        match self.membership(device, &request.group, request.member) {
-            Ok((groups, change)) => {
-                let names: Vec<String> = groups.iter().map(|group| self.names.group_name(group)).collect();
-                let value = json!({ "device": device, "groups": names, "changed": change });
-                self.command(Command::Assign { device, groups }, Waiting::Value(reply, value));
+            Ok(rule) => {
+                self.rules = Arc::new(rules);
+                self.changes.push(Write::File(Change::Put(self.directory.rules(), self.rules.to_bytes())));
+                self.saved.push(Box::new(move || drop(reply.send(Ok(rule)))));
             }
-            Err(refusal) => drop(reply.send(Err(refusal))),
         }
     }
 
-    /// Makes a dynamic group, or tells who would be in it.
-    fn dynamic_group(&mut self, request: &GroupRequest, reply: Reply<Value>) {
-        let prepared = self.view().conditions(&request.conditions).and_then(|conditions| {
-            let known = self.names.group(&request.group);
-            let mut before: Vec<DeviceId> = Vec::new();
-            if let Some(group) = known {
-                let members = self.state.devices().filter(|record| record.groups.contains(&group));
-                before.extend(members.map(|record| record.device));
-                if !self.state.dynamic_groups().contains_key(&group) && !before.is_empty() {
-                    return Err(Refusal::Request(format!(
-                        "{} machines were put into the group {:?} by hand; take another name for the conditions",
-                        before.len(),
-                        request.group
-                    )));
-                }
-            }
-            let after = self.state.fulfilling(&conditions);
-            let named = |devices: &mut dyn Iterator<Item = DeviceId>| -> Vec<Value> {
-                let record = |device| self.state.devices().find(|record| record.device == device);
-                devices
-                    .filter_map(|device| Some(json!({ "device": device, "name": self.fleet.name(record(device)?) })))
-                    .collect()
+    fn project_catalog(&mut self) {
+        if self.catalog.index_version != self.state.index_version() {
+            self.parts = Arc::new(CatalogParts::of(&self.state, &self.parts));
+        }
+        self.catalog = Arc::new(projection::catalog(&self.state, &self.names, &self.catalog));
+    }
+
+    /// What readers need besides the store.
+    fn live(&mut self) -> Live {
+        let now = self.clock.now().wall;
+        let stale = self.rollouts.at.is_none_or(|at| at.elapsed() >= COUNT_EVERY);
+        if self.rollouts.changed || stale {
+            self.rollouts = Rollouts {
+                counted: Arc::new(self.state.rollout_status(now)),
+                at: Some(std::time::Instant::now()),
+                changed: false,
             };
-            let value = json!({
-                "group": request.group,
-                "id": known,
-                "new": known.is_none(),
-                "where": conditions.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "members": named(&mut after.iter().copied()),
-                "join": named(&mut after.iter().copied().filter(|device| !before.contains(device))),
-                "leave": named(&mut before.iter().copied().filter(|device| !after.contains(device))),
-                "dry_run": request.dry_run,
-            });
-            Ok((conditions, value))
-        });
-        let (conditions, mut value) = match prepared {
-            Ok(prepared) => prepared,
-            Err(refusal) => return drop(reply.send(Err(refusal))),
-        };
-        if request.dry_run {
-            return drop(reply.send(Ok(value)));
         }
-        let group = match self.names.group_or_new(&request.group) {
-            Ok(group) => group,
-            Err(error) => return drop(reply.send(Err(Refusal::Request(error.to_string())))),
-        };
-        value["id"] = json!(group);
-        // Before the core's record, which the answer waits for.
-        self.changes.push(Change::Put(self.directory.names(), self.names.to_bytes()));
-        self.command(Command::Condition { group, conditions }, Waiting::Value(reply, value));
-    }
-
-    /// The groups of a device after a change, and whether it is one.
-    fn membership(&self, device: DeviceId, name: &str, member: bool) -> Result<(Bounded<GroupId, 64>, bool), Refusal> {
-        let group = self.group_named(name)?;
-        if let Some(conditions) = self.state.dynamic_groups().get(&group) {
-            let texts: Vec<String> = conditions.iter().map(ToString::to_string).collect();
-            return Err(Refusal::Request(format!(
-                "the members of the group {name:?} follow from their inventories ({}); change its conditions with: upswarm \
-                 group add {name} --where ..., or take another group",
-                texts.join(" and ")
-            )));
+        let head = Envelope::parse(self.state.head(), Kind::Head, Role::Online).ok();
+        let head: Option<Head> = head.and_then(|e| codec::decode(e.unverified_body(), Kind::Head.cap()).ok());
+        Live {
+            catalog: self.catalog.clone(),
+            parts: self.parts.clone(),
+            names: self.names.clone(),
+            rules: self.rules.clone(),
+            holds: self.state.holds().to_vec(),
+            wan_limits: self.state.wan_limits().cloned().collect(),
+            revoked: Arc::new(self.state.revoked().clone()),
+            connected: self.state.connected().collect(),
+            rollouts: self.rollouts.counted.clone(),
+            head,
+            upstreams: self.state.root().upstreams.to_vec(),
+            alarms: self.alarms.clone(),
+            origin_bytes: self.counters.total(),
+            now,
         }
-        let record = self.state.devices().find(|record| record.device == device);
-        let mut groups = record.ok_or(Refusal::UnknownDevice(device))?.groups.to_vec();
-        let change = groups.contains(&group) != member;
-        groups.retain(|known| *known != group);
-        if member {
-            groups.push(group);
-            groups.sort();
-        }
-        let groups = Bounded::new(groups).map_err(|_| {
-            Refusal::Request("a device belongs to at most 64 groups; take it out of one first".to_owned())
-        })?;
-        Ok((groups, change))
-    }
-
-    fn group_named(&self, name: &str) -> Result<GroupId, Refusal> {
-        self.names.group(name).ok_or_else(|| Refusal::Request(format!("there is no group {name:?}")))
     }
 
     fn rollout_stopped(&mut self, status: &RolloutStatus) {
-        let what = rollouts::alarm(status, &self.state, &self.names);
-        self.alarm(what);
-    }
-
-    fn hold(&self, request: &HoldRequest) -> Result<Hold, Refusal> {
-        let group = |name: &String| self.group_named(name);
-        let release = |id: &String| {
-            let id: ReleaseId = id.parse().map_err(|error| Refusal::Request(format!("the release: {error}")))?;
-            if self.state.releases().contains_key(&id) { Ok(id) } else { Err(Refusal::UnknownRelease(id)) }
-        };
-        Ok(match (&request.group, &request.release) {
-            (None, None) => Hold::Everything,
-            (Some(name), None) => Hold::Group(group(name)?),
-            (None, Some(id)) => Hold::Release(release(id)?),
-            (Some(name), Some(id)) => Hold::Approval(group(name)?, release(id)?),
-        })
-    }
-
-    fn status(&self) -> Value {
-        let now = self.clock.now().wall;
-        let head = Envelope::parse(self.state.head(), Kind::Head, Role::Online).ok();
-        let head: Option<Head> = head.and_then(|e| codec::decode(e.unverified_body(), Kind::Head.cap()).ok());
-        let holds: Vec<Value> = self.state.holds().iter().map(|hold| self.hold_view(hold)).collect();
-        json!({
-            "head": head.map(|head| json!({
-                "root_version": head.root_version,
-                "index_version": head.index_version,
-                "age_s": now.since(head.issued).as_secs(),
-                "expires": head.expires.to_string(),
-            })),
-            "devices": self.fleet.view(&self.state, &self.names, now),
-            "connected": self.state.connected(),
-            "rollouts": rollouts::view(&self.state, &self.names, now),
-            "holds": holds,
-            "alarms": self.alarms,
-            "origin": { "payload_bytes": self.counters.total() },
-        })
-    }
-
-    fn hold_view(&self, hold: &Hold) -> Value {
-        match hold {
-            Hold::Everything => json!({}),
-            Hold::Group(group) => json!({ "group": self.names.group_name(group) }),
-            Hold::Release(release) => json!({ "release": release }),
-            Hold::Approval(group, release) => json!({ "group": self.names.group_name(group), "release": release }),
-        }
-    }
-
-    fn catalog(&self) -> Catalog {
-        let releases = self.state.releases().iter().map(|(id, known)| CatalogRelease {
-            release: *id,
-            product: known.release.product.as_str().to_owned(),
-            version: known.release.version.as_str().to_owned(),
-            counter: known.release.counter,
-            title: known.release.title.as_str().to_owned(),
-            classification: known.release.classification,
-            severity: known.release.severity,
-            expires: known.release.expires.to_string(),
-        });
-        let approvals = self.state.approvals().values().map(|known| CatalogApproval {
-            release: known.approval.release,
-            group: known.approval.group,
-            version: known.approval.version,
-            action: known.approval.action,
-            expires: known.approval.expires.to_string(),
-            schedule: known.approval.schedule.clone(),
-            rings: known.approval.rings.clone(),
-            note: known.approval.note.as_str().to_owned(),
-        });
-        Catalog {
-            index_version: self.state.index_version(),
-            groups: self.names.groups().clone(),
-            conditions: self
-                .state
-                .dynamic_groups()
-                .iter()
-                .map(|(group, conditions)| {
-                    (self.names.group_name(group), conditions.iter().map(ToString::to_string).collect())
-                })
-                .collect(),
-            releases: releases.collect(),
-            approvals: approvals.collect(),
-        }
+        let title = title(&status.release, &self.catalog);
+        self.rollouts.changed = true;
+        let what = admin::status::rollout_alarm(status, &title, &self.names.group_name(&status.group));
+        self.see(Seen { kind: AlarmKind::Rollout, device: None, text: what });
     }
 
     fn alarm(&mut self, what: String) {
         tracing::error!("{what}");
-        if self.alarms.back() != Some(&what) {
-            self.alarms.push_back(what);
+        self.see(Seen { kind: AlarmKind::Other, device: None, text: what });
+    }
+
+    fn see(&mut self, seen: Seen) {
+        let text = seen.text.clone();
+        let news = Arc::make_mut(&mut self.alarms).see(seen, self.clock.now().wall);
+        if news {
+            tracing::warn!("ALARM: {text}");
         }
-        if self.alarms.len() > MAX_ALARMS {
-            self.alarms.pop_front();
+        self.keep_alarms(news);
+    }
+
+    fn ended(&mut self, kind: AlarmKind, device: Option<DeviceId>, still: &[Seen]) {
+        let changed = Arc::make_mut(&mut self.alarms).ended(kind, device, still);
+        if changed {
+            self.keep_alarms(true);
         }
+    }
+
+    /// A machine has left for good.
+    fn left(&mut self, device: DeviceId) {
+        tracing::info!(device = %device.short(), "a device has left");
+        let mut names = (*self.names).clone();
+        if let Err(error) = names.retire(device, self.clock.now().wall) {
+            return self.alarm(error);
+        }
+        self.set_names(names);
+    }
+
+    /// A machine that was retired is there.
+    fn is_back(&mut self, device: DeviceId) {
+        let mut names = (*self.names).clone();
+        if names.back(&device) {
+            self.set_names(names);
+            let text = "it was retired, and has reported again: it is in the lists".to_owned();
+            self.see(Seen { kind: AlarmKind::Back, device: Some(device), text });
+        }
+    }
+
+    /// What a machine says of itself, and what it says no more.
+    fn alarms_of(&mut self, report: &Report) {
+        let seen = admin::alarms::of_report(report);
+        if !seen.is_empty() || self.alarms.concern(report.device) {
+            seen.iter().cloned().for_each(|seen| self.see(seen));
+            AlarmKind::OF_DEVICES.into_iter().for_each(|kind| self.ended(kind, Some(report.device), &seen));
+        }
+    }
+
+    /// Whoever is alone now and was at the last look: machines that start find each other within seconds.
+    fn look_for_the_alone(&mut self) {
+        let (live, fleet) = (self.live(), self.store.snapshot());
+        let seen = admin::alarms::alone(&View::new(&live, &fleet));
+        let alone: BTreeSet<DeviceId> = seen.iter().filter_map(|seen| seen.device).collect();
+        let before = std::mem::replace(&mut self.alone, alone);
+        for device in before.iter().filter(|device| !self.alone.contains(*device)).copied().collect::<Vec<_>>() {
+            self.ended(AlarmKind::Alone, Some(device), &[]);
+        }
+        let still = seen.into_iter().filter(|seen| seen.device.is_some_and(|device| before.contains(&device)));
+        still.collect::<Vec<_>>().into_iter().for_each(|seen| self.see(seen));
+    }
+
+    fn look_for_expiry(&mut self) {
+        let seen = admin::alarms::expiries(&self.state, self.clock.now().wall);
+        for record in self.state.devices().map(|record| record.device).collect::<Vec<_>>() {
+            if self.alarms.concern(record) {
+                let of_device: Vec<Seen> = seen.iter().filter(|seen| seen.device == Some(record)).cloned().collect();
+                self.ended(AlarmKind::Expiry, Some(record), &of_device);
+            }
+        }
+        let own: Vec<Seen> = seen.iter().filter(|seen| seen.device.is_none()).cloned().collect();
+        self.ended(AlarmKind::Expiry, None, &own);
+        seen.into_iter().for_each(|seen| self.see(seen));
+    }
+
+    /// Has the alarms written: at once when there is news, else from time to time.
+    fn keep_alarms(&mut self, news: bool) {
+        if news || self.alarms_written.elapsed() >= WRITE_ALARMS {
+            self.save_alarms();
+        }
+    }
+
+    fn save_alarms(&mut self) {
+        self.alarms_written = std::time::Instant::now();
+        self.changes.push(Write::File(Change::Put(self.directory.alarms(), self.alarms.to_bytes())));
     }
 }
 
-/// Makes an invitation and its token. Names are made up as needed; the caller saves them.
-pub(crate) fn invite(
-    names: &mut Names,
-    request: &InviteRequest,
-    addresses: &[String],
-    (coordinator, root): (DeviceId, upswarm_protocol::ids::DocHash),
-    clock: Clock,
-) -> Result<(Invite, Invited), Refusal> {
-    let refuse = |error: String| Refusal::Request(error);
-    if request.ttl_s == 0 || request.ttl_s > MAX_TTL.as_secs() {
-        return Err(refuse("a token is good for at least a second and at most a year".to_owned()));
-    }
-    let texts: Result<Vec<Text<512>>, _> = addresses.iter().map(|address| Text::new(address.as_str())).collect();
-    let addresses = Bounded::truncated(texts.map_err(|error| refuse(format!("an address is {error}")))?);
-    if addresses.is_empty() {
-        return Err(refuse("the coordinator's address is not known; give it with --address MULTIADDR".to_owned()));
-    }
-    let group = names.group_or_new(&request.group).map_err(|error| refuse(error.to_string()))?;
-    let site = names.site_or_new(&request.site).map_err(|error| refuse(error.to_string()))?;
-    let secret: [u8; 32] = keys::random().map_err(|error| refuse(error.to_string()))?;
-    let expires = clock.now().wall + Duration::from_secs(request.ttl_s);
-    let token = JoinToken { addresses, coordinator, root, secret, expires };
-    let token = token.encode().map_err(|error| refuse(format!("the token: {error}")))?;
-    let invite = Invite {
-        secret_hash: *blake3::hash(&secret).as_bytes(),
-        group,
-        site,
-        expires,
-        uses: request.uses,
-        spent: Bounded::default(),
-    };
-    Ok((invite, Invited { token, expires: expires.to_string() }))
-}
-
-async fn finished(writing: &mut Option<JoinHandle<Written>>) -> Option<Written> {
-    match writing {
-        Some(writing) => writing.await.ok(),
-        None => std::future::pending().await,
-    }
+fn title(release: &ReleaseId, catalog: &Catalog) -> String {
+    catalog.release(release).map_or_else(|| release.short(), |known| format!("{} ({})", known.title, known.version))
 }
 
 async fn sleep_until(due: Option<std::time::Instant>) {

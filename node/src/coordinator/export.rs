@@ -6,13 +6,15 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
+use upswarm_protocol::catalog::walk::everything;
 use upswarm_protocol::catalog::{Index, Release};
 use upswarm_protocol::codec;
-use upswarm_protocol::coordinator_state::CatalogRecord;
+use upswarm_protocol::coordinator::CatalogRecord;
 use upswarm_protocol::envelope::{Envelope, Kind, Role};
 use upswarm_protocol::ids::DocHash;
 
-use super::directory::{Directory, replace};
+use super::directory::Directory;
+use crate::sys::{self, Access};
 
 /// What an export wrote.
 #[derive(Debug, Clone, Copy, Default)]
@@ -44,7 +46,16 @@ pub(crate) fn export(directory: &Directory, target: &Path, mut moved: impl FnMut
     }
     let mut exported = Exported { index_version: index.version, ..Exported::default() };
     let doc = |hash: DocHash| target.join("doc").join(hash.to_string());
-    for entry in &index.documents {
+    let read = |hash: &DocHash| -> anyhow::Result<Vec<u8>> {
+        let path = directory.doc(hash);
+        fs::read(&path).with_context(|| format!("reading {}", path.display()))
+    };
+    let named = everything(&index, read).with_context(damaged)?;
+    for page in &named.pages {
+        copy(&directory.doc(page), &doc(*page), &mut |_| {})?;
+        exported.documents += 1;
+    }
+    for entry in named.documents.values() {
         copy(&directory.doc(&entry.hash), &doc(entry.hash), &mut |_| {})?;
         exported.documents += 1;
         if entry.kind != Kind::Release {
@@ -64,15 +75,20 @@ pub(crate) fn export(directory: &Directory, target: &Path, mut moved: impl FnMut
             }
         }
     }
-    let (root, root_hash) = directory.newest_root()?;
+    let (root, _) = directory.newest_root()?;
     for version in 1..=root.version {
         copy(&directory.root(version), &target.join("root").join(version.to_string()), &mut |_| {})?;
     }
-    copy(&directory.root(root.version), &doc(root_hash), &mut |_| {})?;
-    replace(&doc(DocHash::of(&record.index)), &record.index, 0o644).context("writing the index")?;
-    exported.documents += 2;
+    // By hash as well: a join token names the root of its day.
+    for bytes in directory.chain(root.version)? {
+        let path = doc(DocHash::of(&bytes));
+        sys::replace(&path, &bytes, Access::Everyone).with_context(|| format!("writing {}", path.display()))?;
+        exported.documents += 1;
+    }
+    sys::replace(&doc(DocHash::of(&record.index)), &record.index, Access::Everyone).context("writing the index")?;
+    exported.documents += 1;
     let head = target.join("head");
-    replace(&head, &record.head, 0o644).with_context(|| format!("writing {}", head.display()))?;
+    sys::replace(&head, &record.head, Access::Everyone).with_context(|| format!("writing {}", head.display()))?;
     Ok(exported)
 }
 
@@ -97,7 +113,7 @@ fn copy(from: &Path, to: &Path, moved: &mut dyn FnMut(u64)) -> anyhow::Result<u6
         moved(count as u64);
     }
     file.sync_all().with_context(place)?;
-    fs::rename(&beside, to).with_context(place)?;
+    sys::rename(&beside, to).with_context(place)?;
     Ok(len)
 }
 

@@ -4,8 +4,7 @@
 //! the key's use and public half are authenticated with it.
 
 use std::fs;
-use std::io::{BufRead, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
@@ -16,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use upswarm_protocol::ids::PublicKey;
 use zeroize::Zeroizing;
 
+use crate::sys;
+
 const MEMORY_KIB: u32 = 64 << 10;
 const PASSES: u32 = 3;
 /// A key file that asks for more memory than this is not one of ours.
@@ -23,6 +24,8 @@ const MAX_MEMORY_KIB: u32 = 1 << 20;
 /// The environment variable from which a passphrase is read.
 pub(crate) const PASSPHRASE_VARIABLE: &str = "UPSWARM_PASSPHRASE";
 const MIN_PASSPHRASE: usize = 8;
+/// Keys of one use in one directory.
+const MAX_KEYS: usize = 64;
 
 /// What a key is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,19 +39,23 @@ pub(crate) enum KeyUse {
     Approver,
     /// Signs index, head and certificates.
     Online,
+    /// Signs snapshots of repositories.
+    Sync,
     /// The coordinator's libp2p identity.
     Identity,
-    /// Opens sealed reports (X25519).
+    /// Opens encrypted reports (X25519).
     Report,
 }
 
 impl KeyUse {
-    fn name(self) -> &'static str {
+    /// As files and people name it.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             KeyUse::Root => "root",
             KeyUse::Publisher => "publisher",
             KeyUse::Approver => "approver",
             KeyUse::Online => "online",
+            KeyUse::Sync => "sync",
             KeyUse::Identity => "identity",
             KeyUse::Report => "report",
         }
@@ -117,12 +124,7 @@ pub(crate) fn write(
     let secret = encrypted.is_none().then(|| hex::encode(secret));
     let content = KeyFile { upswarm_key: 1, r#use, public, secret, encrypted };
     let bytes = Zeroizing::new(serde_json::to_vec_pretty(&content)?);
-    let write = || -> std::io::Result<()> {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(&bytes)?;
-        file.sync_all()
-    };
-    write().with_context(|| format!("writing the key {}", path.display()))
+    sys::write_private(path, &bytes).with_context(|| format!("writing the key {}", path.display()))
 }
 
 /// Reads a key, asking for the passphrase only if the file is encrypted.
@@ -149,13 +151,45 @@ pub(crate) fn read(
         _ => bail!(damaged()),
     };
     let found = match r#use {
-        KeyUse::Report => PublicKey(crate::seal::public(&secret)),
+        KeyUse::Report => PublicKey(crate::encrypt::public(&secret)),
         _ => public(&SigningKey::from_bytes(&secret)),
     };
     if found != file.public {
         bail!(damaged());
     }
     Ok(secret)
+}
+
+/// The key files of a use in a directory, in order of number.
+fn files_of(dir: &Path, r#use: KeyUse) -> Vec<(usize, PathBuf)> {
+    (1..=MAX_KEYS).map(|number| (number, file(dir, r#use, number))).filter(|(_, path)| path.exists()).collect()
+}
+
+/// The public halves of the signing keys of a use in a directory, which no passphrase hides: what a key may sign is looked at
+/// before it is unlocked. A file may lie about it; unlocking it tells.
+pub(crate) fn public_halves(dir: &Path, r#use: KeyUse) -> anyhow::Result<Vec<(PathBuf, PublicKey)>> {
+    let mut found = Vec::new();
+    for (_, path) in files_of(dir, r#use) {
+        let bytes = Zeroizing::new(fs::read(&path).with_context(|| format!("reading the key {}", path.display()))?);
+        let file: KeyFile = serde_json::from_slice(&bytes)
+            .with_context(|| format!("the key file {} is damaged; restore it from a copy", path.display()))?;
+        found.push((path, file.public));
+    }
+    if found.is_empty() {
+        bail!("no {} key in {}; name the directory that holds it with --keys-dir", r#use.name(), dir.display());
+    }
+    Ok(found)
+}
+
+/// Makes a signing key in the next free file of its use; encrypted when there is a passphrase.
+pub(crate) fn make(dir: &Path, r#use: KeyUse, passphrase: Option<&Passphrase>) -> anyhow::Result<(PathBuf, PublicKey)> {
+    let free = (1..=MAX_KEYS).map(|number| file(dir, r#use, number)).find(|path| !path.exists());
+    let path = free.with_context(|| {
+        format!("{} holds {MAX_KEYS} {} keys; take away those that no root names", dir.display(), r#use.name())
+    })?;
+    let key = generate()?;
+    write(&path, r#use, public(&key), &key.to_bytes(), passphrase)?;
+    Ok((path, public(&key)))
 }
 
 /// Every signing key of a use in a directory, in order of number.
@@ -165,11 +199,8 @@ pub(crate) fn read_all(
     passphrase: &mut dyn FnMut() -> anyhow::Result<Passphrase>,
 ) -> anyhow::Result<Vec<SigningKey>> {
     let mut keys = Vec::new();
-    for number in 1..=16 {
-        let path = file(dir, r#use, number);
-        if path.exists() {
-            keys.push(SigningKey::from_bytes(&*read(&path, r#use, passphrase)?));
-        }
+    for (_, path) in files_of(dir, r#use) {
+        keys.push(SigningKey::from_bytes(&*read(&path, r#use, passphrase)?));
     }
     if keys.is_empty() {
         bail!("no {} key in {}; name the directory that holds it with --keys-dir", r#use.name(), dir.display());
@@ -212,21 +243,8 @@ impl Passphrase {
     }
 }
 
-/// One line from the terminal, not shown.
 fn ask(prompt: &str) -> anyhow::Result<Zeroizing<String>> {
-    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
-    let stdin = std::io::stdin();
-    eprint!("{prompt}");
-    let shown = tcgetattr(&stdin).context("asking for a passphrase")?;
-    let mut hidden = shown.clone();
-    hidden.local_modes.remove(LocalModes::ECHO);
-    tcsetattr(&stdin, OptionalActions::Flush, &hidden).context("asking for a passphrase")?;
-    let mut line = Zeroizing::new(String::new());
-    let read = stdin.lock().read_line(&mut line);
-    tcsetattr(&stdin, OptionalActions::Flush, &shown).context("asking for a passphrase")?;
-    eprintln!();
-    read.context("asking for a passphrase")?;
-    Ok(Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned()))
+    sys::ask_hidden(prompt).context("asking for a passphrase")
 }
 
 fn encrypt(r#use: KeyUse, public: PublicKey, secret: &[u8; 32], passphrase: &Passphrase) -> anyhow::Result<Encrypted> {

@@ -1,18 +1,20 @@
 //! The libp2p face: passes what the host hears to the driver, and what the core wants to the host.
 
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use upswarm_protocol::coordinator_state::{Input, Output, ServeWhat};
+use upswarm_protocol::coordinator::{Input, Output, ServeWhat};
 use upswarm_protocol::wire::BlockStatus;
 
 use super::directory::Directory;
-use crate::host::{Host, HostConfig, HostEvent, peer_id_text, useful};
+use super::http::frames::Frames;
+use crate::net::{Host, HostConfig, HostEvent, peer_id_text, useful};
 
 const MAX_CONNECTIONS: u32 = 4096;
 /// Documents that are read from disk at once.
@@ -23,7 +25,7 @@ pub(super) struct Network {
     host: Host,
     events: mpsc::Receiver<HostEvent>,
     directory: Directory,
-    addresses: Vec<String>,
+    addresses: watch::Sender<Vec<String>>,
 }
 
 impl Network {
@@ -43,13 +45,13 @@ impl Network {
         let Some(HostEvent::Listening { addresses }) = events.recv().await else {
             bail!("the network ended before it listened");
         };
-        let addresses = addresses.iter().map(|address| address.as_str().to_owned()).collect();
+        let addresses = watch::Sender::new(reachable(&addresses));
         Ok(Self { host, events, directory, addresses })
     }
 
-    /// Where it listens, with `/p2p/<peer>`.
-    pub(super) fn addresses(&self) -> Vec<String> {
-        self.addresses.clone()
+    /// Where machines reach it, with `/p2p/<peer>`: loopback only when there is nothing else. Follows the interfaces.
+    pub(super) fn addresses(&self) -> watch::Receiver<Vec<String>> {
+        self.addresses.subscribe()
     }
 
     /// Its peer id.
@@ -62,6 +64,7 @@ impl Network {
         mut self,
         inputs: mpsc::Sender<Input>,
         mut orders: mpsc::Receiver<Output>,
+        frames: Arc<Frames>,
         stop: CancellationToken,
     ) {
         let mut reads = JoinSet::new();
@@ -69,7 +72,7 @@ impl Network {
         loop {
             // Room first, so that an event never waits in here while orders must be taken.
             let heard = async {
-                let room = inputs.reserve().await;
+                let room = inputs.reserve_many(2).await;
                 (room, self.events.recv().await)
             };
             tokio::select! {
@@ -79,14 +82,33 @@ impl Network {
                         let path = path_of(&self.directory, what);
                         reads.spawn(serve_document(self.host.clone(), inputs.clone(), slots.clone(), serve, path));
                     }
+                    Some(Output::Send { peer, frame }) if frames.send(&peer, &frame) => {}
+                    Some(Output::Disconnect { peer, reason }) if frames.leave(&peer) => {
+                        tracing::info!(%peer, reason, "a device that came by HTTP is left");
+                    }
                     Some(order) => obey(&self.host, order).await,
                     None => break,
                 },
                 heard = heard => match heard {
-                    (Ok(room), Some(event)) => {
-                        if let Some(input) = input(event) {
-                            room.send(input);
-                        }
+                    (Ok(_), Some(HostEvent::Listening { addresses })) => {
+                        let addresses = reachable(&addresses);
+                        self.addresses.send_if_modified(|known| {
+                            let news = *known != addresses;
+                            *known = addresses;
+                            news
+                        });
+                    }
+                    (Ok(mut room), Some(event)) => {
+                        let ended = match &event {
+                            HostEvent::PeerUp { peer, .. } if frames.direct(*peer, true) => Some(*peer),
+                            HostEvent::PeerDown { peer } => {
+                                frames.direct(*peer, false);
+                                None
+                            }
+                            _ => None,
+                        };
+                        let down = ended.map(|peer| Input::PeerDown { peer });
+                        down.into_iter().chain(input(event)).zip(&mut room).for_each(|(input, room)| room.send(input));
                     }
                     _ => break,
                 },
@@ -98,8 +120,8 @@ impl Network {
 }
 
 /// The addresses that machines elsewhere can use.
-pub(super) fn reachable(addresses: &[String]) -> Vec<String> {
-    useful(addresses).cloned().collect()
+fn reachable<T: Deref<Target = str>>(addresses: &[T]) -> Vec<String> {
+    useful(addresses).map(|address| address.to_string()).collect()
 }
 
 fn input(event: HostEvent) -> Option<Input> {
@@ -110,7 +132,7 @@ fn input(event: HostEvent) -> Option<Input> {
         HostEvent::Gossip { id, from, topic, bytes } => Input::Gossip { id, from, topic, bytes },
         HostEvent::BlockRequested { peer, serve, what } => Input::BlockRequested { peer, serve, what },
         HostEvent::Served { serve, .. } => Input::Served { serve },
-        // It dials nobody, and its listeners were given by the admin.
+        // It dials nobody.
         HostEvent::DialFailed { .. } | HostEvent::Hint { .. } | HostEvent::Listening { .. } => return None,
     })
 }
@@ -133,7 +155,10 @@ async fn obey(host: &Host, order: Output) {
         | Output::Persist { .. }
         | Output::DropDocument(_)
         | Output::RolloutStopped(_)
-        | Output::Alarm(_) => {}
+        | Output::Alarm(_)
+        | Output::Raise { .. }
+        | Output::Over { .. }
+        | Output::Left(_) => {}
     }
 }
 

@@ -5,25 +5,40 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use upswarm_protocol::codec::Text;
-use upswarm_protocol::coordinator_state::CoordinatorState;
+use upswarm_protocol::coordinator::CoordinatorState;
 
-use super::directory::{Directory, Loaded, Lock, RunInfo};
-use super::driver::{Driver, Ends, Parts};
-use super::network::{self, Network};
-use super::payloads::Counters;
+use super::directory::{Directory, Lock, RemoteDoor, RunInfo};
+use super::driver::{Channels, Driver, Parts};
+use super::http::frames::Frames;
+use super::http::server;
+use super::http::shared::{Counters, Shared, Slots};
+use super::load::{self, Loaded};
+use super::network::Network;
+use super::repositories::{self, Repositories};
 use super::requests::MAX_REQUESTS;
-use super::server::{self, Shared};
-use crate::cli::CliError;
-use crate::cli::coordinator::origin_url;
+use super::store;
+use super::tls;
 use crate::clock::Clock;
+use crate::door::{Door, Listener};
+use crate::error::CliError;
 use crate::limiter::Limiter;
+use crate::net::reachable_ips;
+use crate::sys;
+use crate::web::{ProxyConfig, Web};
 
 /// Inputs and orders that may wait between network and driver.
 const CHANNEL: usize = 1024;
+/// Words of the fleet store that may wait for the driver.
+const BATCHES: usize = 4;
 const BURST: u64 = 256 << 10;
+/// Connections to the origin, and to each door of the admin API.
+const ORIGIN_CONNECTIONS: usize = 1024;
+const ADMIN_CONNECTIONS: usize = 64;
+const MAX_ORIGINS: usize = 16;
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
@@ -32,12 +47,18 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Options {
     /// Multiaddresses to listen on.
     pub(crate) listen: Vec<String>,
-    /// Where HTTP listens.
+    /// Where the origin listens.
     pub(crate) http: SocketAddr,
+    /// Networks that may fetch from it; empty for everyone.
+    pub(crate) origin_allow: Vec<IpNet>,
+    /// Where the admin API listens for admins elsewhere.
+    pub(crate) admin: Option<SocketAddr>,
     /// Base URLs of origins; empty for this coordinator's own.
     pub(crate) origins: Vec<String>,
     /// Payload bytes per second.
     pub(crate) origin_rate: Option<u64>,
+    /// The admin says that this machine's clock is right.
+    pub(crate) accept_clock: bool,
 }
 
 /// Runs until interrupted. Everything that was accepted is on disk when it returns.
@@ -47,6 +68,9 @@ pub(crate) async fn run(directory: Directory, options: Options) -> Result<(), Cl
     let stop = stop_on_signals()?;
     let running = start(directory, options, stop.clone()).await?;
     tracing::info!(http = running.info.http, listen = ?running.info.listen, "coordinator ready");
+    if let Some(door) = &running.info.admin {
+        tracing::info!("admins elsewhere log in with: upswarm login https://HOST:{} --key {}", door.port(), door.key);
+    }
     stop.cancelled().await;
     running.finish().await;
     tracing::info!("coordinator ended");
@@ -57,13 +81,16 @@ pub(crate) async fn run(directory: Directory, options: Options) -> Result<(), Cl
 pub(crate) struct Running {
     /// What run.json says.
     pub(crate) info: RunInfo,
+    /// The readers' end of the fleet store.
+    #[cfg(test)]
+    pub(crate) fleet: store::FleetStore,
     stop: CancellationToken,
     tasks: tokio::task::JoinSet<()>,
     _lock: Lock,
 }
 
 impl Running {
-    /// Ends it, and waits until what was accepted is on disk.
+    /// Channels it, and waits until what was accepted is on disk.
     pub(crate) async fn finish(mut self) {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
@@ -81,60 +108,157 @@ pub(crate) async fn start(
             directory.run_info().map_or_else(|| "another process".to_owned(), |info| format!("process {}", info.pid));
         return Err(CliError::Refused(format!("{} is served by {pid} already", directory.path().display())));
     };
-    let listener = server::bind(options.http).await?;
+    let listener = server::bind(options.http, "--http").await?;
     let http = listener.local_addr().context("asking for the HTTP port")?;
+    let origin_door = Door {
+        name: "origin",
+        listener: Listener::Tcp(listener),
+        connections: ORIGIN_CONNECTIONS,
+        of_one_address: ORIGIN_CONNECTIONS / 4,
+        allow: options.origin_allow.clone(),
+    };
+    let (remote, remote_door) = remote_door(&directory, options.admin).await?;
+    let local_door = Door {
+        name: "admin socket",
+        listener: Listener::Local(directory.listen_for_admin()?),
+        connections: ADMIN_CONNECTIONS,
+        of_one_address: ADMIN_CONNECTIONS,
+        allow: Vec::new(),
+    };
     let origins = origins(&options, http)?;
 
-    let Loaded { setup, identity, report_key, fleet, names, rules } = directory.load(origins)?;
-    let (device, root_hash, root_path) = (setup.device, setup.root_hash, directory.root(setup.root.version));
+    let Loaded { setup, identity, report_key, said, log, names, rules, alarms } = directory.load(origins)?;
+    let web = Web::new(&ProxyConfig::default(), None)?;
+    let repositories = Arc::new(Repositories::open(repositories::folder(directory.path()), &web)?);
+    let device = setup.device;
     let (inputs, network_inputs) = mpsc::channel(CHANNEL);
     let (network_orders, orders) = mpsc::channel(CHANNEL);
+    let frames = Arc::new(Frames::new(inputs.clone(), report_key.clone()));
     let network = Network::start(&identity, &options.listen, directory.clone()).await?;
-    let (listen, peer) = (network.addresses(), network.peer());
+    let (mut addresses, peer) = (network.addresses(), network.peer());
 
-    let clock = Clock::start();
-    let state = CoordinatorState::new(setup, clock.now())
+    let clock = Clock::start_with_sleep();
+    let mut state = CoordinatorState::new(setup, clock.now())
         .with_context(|| format!("starting from {}; restore it from a copy", directory.path().display()))?;
+    if options.accept_clock {
+        state.accept_clock(clock.now()).context("signing by the clock as it is")?;
+    }
+    let (written, driver_written) = mpsc::channel(BATCHES);
+    let (fleet, writer) = store::start(directory.clone(), log, load::fleet(&state, said), written)?;
     let counters = Arc::new(Counters::default());
     let (head, mut public_head) = watch::channel(Vec::new());
+    let (roots, public_roots) = watch::channel(Arc::new(state.root_versions().clone()));
     let (requests, driver_requests) = mpsc::channel(MAX_REQUESTS);
     let driver = Driver::new(Parts {
         state,
         device,
         directory: directory.clone(),
-        fleet,
+        store: fleet.clone(),
+        writer,
         names,
         rules,
+        alarms,
         clock,
         report_key,
         counters: counters.clone(),
-        addresses: network::reachable(&listen),
+        addresses: addresses.clone(),
+        roots,
     });
-    let routes = server::routes(Arc::new(Shared {
+    let shared = Arc::new(Shared {
         directory: directory.clone(),
-        root_hash,
-        root_path,
+        roots: public_roots,
         head: public_head.clone(),
         driver: requests,
+        fleet: fleet.clone(),
+        repositories: repositories.clone(),
         counters,
         limiter: options.origin_rate.map_or_else(Limiter::unlimited, |rate| Limiter::new(rate, BURST)),
         token: blake3::hash(directory.token()?.as_bytes()),
-        uploads: Shared::upload_slots(),
-    }));
+        slots: Slots::default(),
+        frames: frames.clone(),
+    });
 
     let mut tasks = tokio::task::JoinSet::new();
-    let ends = Ends { inputs: network_inputs, orders: network_orders, requests: driver_requests, head };
+    let ends = Channels {
+        inputs: network_inputs,
+        orders: network_orders,
+        requests: driver_requests,
+        written: driver_written,
+        head,
+    };
     // The driver ends last: it writes what the others have brought.
     tasks.spawn(driver.run(ends, stop.clone()));
-    tasks.spawn(server::serve(listener, routes, stop.clone()));
-    tasks.spawn(network.run(inputs, orders, stop.clone()));
+    tasks.spawn(origin_door.serve(server::origin(shared.clone()), stop.clone()));
+    let admin = server::admin(shared);
+    for door in [Some(local_door), remote_door].into_iter().flatten() {
+        tasks.spawn(door.serve(admin.clone(), stop.clone()));
+    }
+    tasks.spawn(repositories.run(stop.clone()));
+    tasks.spawn(frames.clone().sweep(stop.clone()));
+    tasks.spawn(network.run(inputs, orders, frames, stop.clone()));
     tokio::select! {
         ready = public_head.wait_for(|head| !head.is_empty()) => drop(ready.map_err(|_| anyhow!("the driver has ended"))?),
         () = stop.cancelled() => {}
     }
-    let info = RunInfo { pid: std::process::id(), http: http.to_string(), listen, peer };
+    let listen = addresses.borrow_and_update().clone();
+    let info = RunInfo { pid: std::process::id(), http: http.to_string(), admin: remote, listen, peer };
     directory.write_run_info(&info)?;
-    Ok(Running { info, stop, tasks, _lock: lock })
+    tasks.spawn(follow(addresses, info.clone(), directory, stop.clone()));
+    Ok(Running {
+        info,
+        #[cfg(test)]
+        fleet,
+        stop,
+        tasks,
+        _lock: lock,
+    })
+}
+
+/// The admin API's door for admins elsewhere: TLS with a key that they pin.
+async fn remote_door(
+    directory: &Directory,
+    address: Option<SocketAddr>,
+) -> Result<(Option<RemoteDoor>, Option<Door>), CliError> {
+    let Some(address) = address else { return Ok((None, None)) };
+    let listener = server::bind(address, "--admin").await?;
+    let address = listener.local_addr().context("asking for the admin API's port")?.to_string();
+    let kept = match directory.admin_tls()? {
+        Some(kept) => kept,
+        None => {
+            let made = tls::make()?;
+            directory.write_admin_tls(&made)?;
+            made
+        }
+    };
+    let (acceptor, key) = tls::acceptor(&kept)?;
+    let door = Door {
+        name: "admin",
+        listener: Listener::Tls(listener, acceptor),
+        connections: ADMIN_CONNECTIONS,
+        of_one_address: ADMIN_CONNECTIONS / 4,
+        allow: Vec::new(),
+    };
+    Ok((Some(RemoteDoor { address, key }), Some(door)))
+}
+
+/// Keeps `run.json` true when interfaces come and go.
+async fn follow(
+    mut addresses: watch::Receiver<Vec<String>>,
+    mut info: RunInfo,
+    directory: Directory,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = addresses.changed() => if changed.is_err() { return },
+        }
+        info.listen = addresses.borrow_and_update().clone();
+        tracing::info!(listen = ?info.listen, "the addresses of this machine have changed");
+        if let Err(error) = directory.write_run_info(&info) {
+            tracing::warn!("{error:#}");
+        }
+    }
 }
 
 /// Takes the directory's lock. A verb that looks whether the directory is served holds it for an instant.
@@ -148,43 +272,51 @@ async fn lock(directory: &Directory) -> anyhow::Result<Option<Lock>> {
     Ok(None)
 }
 
+/// The base URLs that machines are told. Without any, those of this machine's addresses as they are now.
 fn origins(options: &Options, http: SocketAddr) -> Result<Vec<Text<512>>, CliError> {
-    if options.origins.len() > 16 {
-        return Err(CliError::Refused("at most 16 origins can be named".to_owned()));
+    if options.origins.len() > MAX_ORIGINS {
+        return Err(CliError::Refused(format!("at most {MAX_ORIGINS} origins can be named")));
     }
     if !options.origins.is_empty() {
         return options.origins.iter().map(|url| origin_url(url)).collect();
     }
-    if http.ip().is_unspecified() {
+    if !http.ip().is_unspecified() {
+        return Ok(vec![origin_url(&format!("http://{http}"))?]);
+    }
+    let mut own = reachable_ips();
+    own.retain(|ip| http.is_ipv6() || ip.is_ipv4());
+    if own.is_empty() {
         return Err(CliError::Refused(format!(
-            "machines cannot tell where {http} is; name the URL at which they reach it: --origin-url http://HOST:{}/",
+            "this machine has no address yet at which others could reach {http}; name the URL at which they will: \
+             --origin-url http://HOST:{}/",
             http.port()
         )));
     }
-    Ok(vec![origin_url(&format!("http://{http}"))?])
+    let urls = own.into_iter().take(MAX_ORIGINS).map(|ip| format!("http://{}", SocketAddr::new(ip, http.port())));
+    urls.map(|url| origin_url(&url)).collect()
+}
+
+/// An origin's base URL, checked.
+fn origin_url(url: &str) -> Result<Text<512>, CliError> {
+    if !(url.starts_with("http://") || url.starts_with("https://")) {
+        return Err(CliError::Refused(format!("the origin URL {url:?} is neither http:// nor https://")));
+    }
+    Text::new(url.trim_end_matches('/')).map_err(|error| CliError::Refused(format!("the origin URL: {error}")))
 }
 
 /// Connections and files need more descriptors than the 1024 that many systems give at first.
 fn raise_descriptor_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+    if let Err(error) = sys::raise_descriptor_limit() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 
 fn stop_on_signals() -> anyhow::Result<CancellationToken> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("listening for signals")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for signals")?;
+    let asked = sys::asked_to_stop().context("listening for signals")?;
     let stop = CancellationToken::new();
     let told = stop.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        asked.await;
         told.cancel();
     });
     Ok(stop)

@@ -7,15 +7,18 @@ use anyhow::{Context, bail};
 use ed25519_dalek::SigningKey;
 use upswarm_protocol::catalog::{Keys, PublisherRule, Root};
 use upswarm_protocol::codec::{Bounded, Text};
-use upswarm_protocol::coordinator_state::CoordinatorState;
+use upswarm_protocol::coordinator::CoordinatorState;
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::{DocHash, PublicKey};
 
-use super::directory::{Directory, replace};
+use super::anchor::Anchor;
+use super::directory::Directory;
 use super::keys::{self, KeyUse, Passphrase};
 use crate::clock;
+use crate::sys::{self, Access};
 
-const ROOT_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How long the first root counts.
+pub(crate) const ROOT_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 const ROOT_KEYS: usize = 3;
 const ROOT_THRESHOLD: u8 = 2;
 
@@ -58,7 +61,7 @@ pub(crate) fn init(data_dir: &Path, offline: Option<(&Path, &Passphrase)>) -> an
     let online = make(&directory.keys(), KeyUse::Online, 1, None)?;
     make(&directory.keys(), KeyUse::Identity, 1, None)?;
     let report: [u8; 32] = keys::random()?;
-    let report_key = crate::seal::public(&report);
+    let report_key = crate::encrypt::public(&report);
     let path = keys::file(&directory.keys(), KeyUse::Report, 1);
     keys::write(&path, KeyUse::Report, PublicKey(report_key), &report, None)?;
 
@@ -74,18 +77,20 @@ pub(crate) fn init(data_dir: &Path, offline: Option<(&Path, &Passphrase)>) -> an
         }])?,
         approvers: key_set(&[approver], 1)?,
         group_rules: Bounded::default(),
+        upstreams: Bounded::default(),
         online: key_set(std::slice::from_ref(&online), 1)?,
         report_key,
     };
     let signers: Vec<&SigningKey> = root_keys.iter().collect();
     let bytes = envelope::sign(Kind::Root, Role::Root, &root, &signers).context("signing the root of trust")?;
+    Anchor::new(&offline_keys, DocHash::of(&bytes)).write()?;
     directory.write_token(&hex::encode(keys::random::<32>()?))?;
-    replace(&directory.root(1), &bytes, 0o644).context("writing the root of trust")?;
+    sys::replace(&directory.root(1), &bytes, Access::Everyone).context("writing the root of trust")?;
 
-    let mut loaded = directory.load(Vec::new())?;
+    let loaded = directory.load(Vec::new())?;
     let now = clock::Clock::start().now();
     let mut state = CoordinatorState::new(loaded.setup, now)?;
-    directory.settle(&mut state, &mut loaded.fleet, now)?;
+    directory.settle(&mut state, now)?;
     Ok(Made { root: DocHash::of(&bytes), offline_keys })
 }
 
@@ -107,9 +112,7 @@ fn refuse_non_empty(dir: &Path) -> anyhow::Result<()> {
 }
 
 fn private(dir: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
-        .with_context(|| format!("closing {} to other users", dir.display()))
+    sys::close_to_others(dir).with_context(|| format!("closing {} to other users", dir.display()))
 }
 
 #[cfg(test)]
@@ -141,9 +144,9 @@ mod tests {
         let clock = clock::Clock::start();
         let mut versions = Vec::new();
         for origin in ["http://a/", "http://b/", "http://b/"] {
-            let mut loaded = directory.load(vec![Text::new(origin).unwrap()]).unwrap();
+            let loaded = directory.load(vec![Text::new(origin).unwrap()]).unwrap();
             let mut state = CoordinatorState::new(loaded.setup, clock.now()).unwrap();
-            directory.settle(&mut state, &mut loaded.fleet, clock.now()).unwrap();
+            directory.settle(&mut state, clock.now()).unwrap();
             versions.push(state.index_version());
         }
         assert_eq!(versions, [2, 3, 3]);
@@ -164,20 +167,20 @@ mod tests {
         let mut last = 0;
         for run in 0..6 {
             let origin = Text::new(format!("http://origin-{run}")).unwrap();
-            let mut loaded = directory.load(vec![origin]).unwrap();
+            let loaded = directory.load(vec![origin]).unwrap();
             let mut state = CoordinatorState::new(loaded.setup, clock.now()).unwrap();
             assert!(state.index_version() > last, "run {run}");
             // As many writes as the run's number, and one that was cut off: then the power goes.
             let mut writes = 0;
             while let Some(output) = state.poll_output() {
-                let upswarm_protocol::coordinator_state::Output::Persist { record, .. } = output else { continue };
-                let is_catalog = matches!(record, upswarm_protocol::coordinator_state::Record::Catalog(_));
-                let change = directory.change(record, &mut loaded.fleet);
+                let upswarm_protocol::coordinator::Output::Persist { record, .. } = output else { continue };
+                let is_catalog = matches!(record, upswarm_protocol::coordinator::Record::Catalog(_));
+                let change = directory.change(record).expect("nothing is told yet");
                 if writes < run {
                     directory.apply(std::slice::from_ref(&change)).unwrap();
                     last = if is_catalog { state.index_version() } else { last };
                 } else if let crate::coordinator::directory::Change::Put(path, bytes) = change {
-                    let name = format!(".new-{}", path.file_name().unwrap().display());
+                    let name = format!("{}.tmp", path.file_name().unwrap().display());
                     std::fs::write(path.with_file_name(name), &bytes[..bytes.len() / 2]).unwrap();
                     break;
                 }

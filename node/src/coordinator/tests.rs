@@ -1,6 +1,11 @@
 //! A whole coordinator on 127.0.0.1, with real sockets and a real data directory.
 
+mod alarms_and_undo;
+mod doors;
 mod inventories;
+mod readers;
+mod repositories;
+mod roots;
 mod verbs;
 
 use std::path::{Path, PathBuf};
@@ -10,27 +15,32 @@ use ed25519_dalek::SigningKey;
 use reqwest::{Method, StatusCode};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use upswarm_protocol::catalog::{Certificate, Head, NodeRole};
+use upswarm_protocol::catalog::{Assignment, Head, NodeRole};
 use upswarm_protocol::codec::{self, Bounded, Text};
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::{DeviceId, DocHash, PayloadId, SiteId};
-use upswarm_protocol::report::{BytesBySource, DeploymentReport, Report, Told};
+use upswarm_protocol::report::{BytesBySource, DeploymentReport, DeviceAlarm, DeviceMessage, Report, Trouble};
 use upswarm_protocol::time::Wall;
 use upswarm_protocol::wire::{self, BlockWhat, Message};
 
 use super::client::Client;
 use super::directory::Directory;
-use super::requests::InviteRequest;
 use super::run::{self, Options, Running};
 use super::{keys, setup};
-use crate::cli::token::JoinToken;
-use crate::cli::{self, CliError};
-use crate::host::{Host, HostConfig, HostEvent};
+use crate::api::invites::InviteRequest;
+use crate::api::status::{Status, StatusQuery};
+use crate::cli;
+use crate::coordinator::token::JoinToken;
+use crate::error::CliError;
+use crate::net::{Host, HostConfig, HostEvent};
 
 struct Bench {
     dir: tempfile::TempDir,
     running: Option<Running>,
+    /// The directory that the running coordinator writes.
+    directory: Option<Directory>,
     http: reqwest::Client,
+    admin: reqwest::Client,
 }
 
 impl Bench {
@@ -38,14 +48,20 @@ impl Bench {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         setup::init(&dir.path().join("d"), None).unwrap();
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let mut bench = Self { dir, running: None, http };
+        let mut bench = Self::at(dir);
         bench.run().await;
         bench
     }
 
+    fn at(dir: tempfile::TempDir) -> Self {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let admin = reqwest::Client::builder().unix_socket(dir.path().join("d/admin.sock")).build().unwrap();
+        Self { dir, running: None, directory: None, http, admin }
+    }
+
     async fn run(&mut self) {
         let directory = Directory::existing(&self.data()).unwrap();
+        self.directory = Some(directory.clone());
         let running = run::start(directory, options("127.0.0.1:0"), CancellationToken::new()).await;
         self.running = Some(running.unwrap_or_else(|error| panic!("{error}")));
     }
@@ -64,13 +80,21 @@ impl Bench {
         format!("http://{}{path}", self.running.as_ref().unwrap().info.http)
     }
 
+    /// A request to the door behind which a path lies.
+    fn ask(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        match path.starts_with("/admin") {
+            true => self.admin.request(method, format!("http://coordinator{path}")),
+            false => self.http.request(method, self.url(path)),
+        }
+    }
+
     fn token(&self) -> String {
         Directory::new(&self.data()).token().unwrap().to_string()
     }
 
     async fn put_payload(&self, name: &PayloadId, bytes: &[u8]) -> StatusCode {
-        let url = self.url(&format!("/admin/v1/payload/{name}"));
-        self.http.put(url).bearer_auth(self.token()).body(bytes.to_vec()).send().await.unwrap().status()
+        let request = self.ask(Method::PUT, &format!("/admin/v1/payload/{name}"));
+        request.bearer_auth(self.token()).body(bytes.to_vec()).send().await.unwrap().status()
     }
 
     /// Runs a verb as its own thread, as it would be its own process.
@@ -89,6 +113,12 @@ impl Bench {
         Client::of(&self.data()).unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// The fleet with every device.
+    async fn status(&self) -> Status {
+        let query = StatusQuery { devices: true, ..StatusQuery::default() };
+        self.client().status(&query).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
     fn write(&self, name: &str, bytes: &[u8]) -> String {
         let path = self.dir.path().join(name);
         std::fs::write(&path, bytes).unwrap();
@@ -100,8 +130,11 @@ fn options(http: &str) -> Options {
     Options {
         listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
         http: http.parse().unwrap(),
+        origin_allow: Vec::new(),
+        admin: None,
         origins: Vec::new(),
         origin_rate: None,
+        accept_clock: false,
     }
 }
 
@@ -117,6 +150,9 @@ file = "/opt/tool"
 payload = "tool.bin"
 [install]
 files = [{ payload = "tool.bin", path = "/opt/tool" }]
+
+[uninstall]
+remove = ["/opt/tool"]
 "#;
 
 fn files(dir: &Path) -> usize {
@@ -139,16 +175,21 @@ async fn nothing_under_admin_answers_without_the_token() {
         (Method::PUT, format!("/admin/v1/chunk-list/{hex}")),
         (Method::POST, "/admin/v1/release".to_owned()),
         (Method::POST, "/admin/v1/approval".to_owned()),
+        (Method::POST, "/admin/v1/approval/draft".to_owned()),
+        (Method::POST, "/admin/v1/approval/preview".to_owned()),
+        (Method::POST, "/admin/v1/group/member".to_owned()),
         (Method::POST, "/admin/v1/invite".to_owned()),
         (Method::POST, "/admin/v1/hold".to_owned()),
-        (Method::POST, "/admin/v1/revoke".to_owned()),
+        (Method::POST, "/admin/v1/device/revoke".to_owned()),
         (Method::POST, "/admin/v1/group".to_owned()),
         (Method::GET, "/admin/v1/rules".to_owned()),
         (Method::POST, "/admin/v1/rules".to_owned()),
         (Method::POST, "/admin/v1/rules/remove".to_owned()),
         (Method::GET, "/admin/v1/status".to_owned()),
         (Method::GET, "/admin/v1/catalog".to_owned()),
+        (Method::GET, "/admin/v1/groups".to_owned()),
         (Method::GET, "/admin/v1/inventory".to_owned()),
+        (Method::GET, "/admin/v1/inventory/bill".to_owned()),
         (Method::GET, "/admin/v1/missing".to_owned()),
         (Method::GET, "/admin/v1/metrics".to_owned()),
         (Method::GET, "/admin/v1/what-does-not-exist".to_owned()),
@@ -157,7 +198,7 @@ async fn nothing_under_admin_answers_without_the_token() {
     let good = bench.token();
     for (method, path) in &paths {
         for shown in [None, Some(""), Some("Bearer "), Some("Bearer wrong"), Some(good.as_str()), Some("Basic x")] {
-            let mut request = bench.http.request(method.clone(), bench.url(path));
+            let mut request = bench.ask(method.clone(), path);
             if let Some(shown) = shown {
                 request = request.header("authorization", shown);
             }
@@ -168,7 +209,7 @@ async fn nothing_under_admin_answers_without_the_token() {
     for path in
         ["/admin/v1/status", "/admin/v1/inventory", "/admin/v1/missing", "/admin/v1/catalog", "/admin/v1/metrics"]
     {
-        let answer = bench.http.get(bench.url(path)).bearer_auth(&good).send().await.unwrap();
+        let answer = bench.ask(Method::GET, path).bearer_auth(&good).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK, "{path}");
     }
     bench.stop().await;
@@ -204,12 +245,12 @@ async fn payloads_are_served_by_range_and_counted() {
     let other = bench.http.get(&url).header("range", "bytes=0-0").header("if-range", "\"x\"").send().await.unwrap();
     assert_eq!((other.status(), other.bytes().await.unwrap().len()), (StatusCode::OK, 700_000));
 
-    let metrics = bench.http.get(bench.url("/admin/v1/metrics")).bearer_auth(bench.token()).send().await.unwrap();
+    let metrics = bench.ask(Method::GET, "/admin/v1/metrics").bearer_auth(bench.token()).send().await.unwrap();
     let metrics: serde_json::Value = metrics.json().await.unwrap();
     assert_eq!(metrics["payload_bytes"], 700_000 + 1000 + 5 + 700_000);
     assert_eq!(metrics["by_payload"][payload.to_string()], metrics["payload_bytes"]);
     for missing in ["/payload/00", &format!("/payload/{}", "00".repeat(32)), "/root/2", "/doc/../keys", "/keys"] {
-        let status = bench.http.get(bench.url(missing)).send().await.unwrap().status();
+        let status = bench.ask(Method::GET, missing).send().await.unwrap().status();
         assert!(status.is_client_error(), "{missing}: {status}");
     }
     bench.stop().await;
@@ -225,7 +266,7 @@ async fn a_tampered_upload_leaves_nothing_behind() {
     for (path, body) in
         [(format!("/admin/v1/chunk-list/{hash}"), vec![1; 40]), ("/admin/v1/chunk-list/xyz".to_owned(), vec![1; 40])]
     {
-        let request = bench.http.put(bench.url(&path)).bearer_auth(bench.token()).body(body);
+        let request = bench.ask(Method::PUT, &path).bearer_auth(bench.token()).body(body);
         assert!(request.send().await.unwrap().status().is_client_error(), "{path}");
     }
     for (path, body) in [
@@ -234,14 +275,20 @@ async fn a_tampered_upload_leaves_nothing_behind() {
         ("release", vec![0; 300 << 10]),
         ("invite", b"{\"unknown\":1}".to_vec()),
         ("hold", b"{\"group\":\"nobody\",\"on\":true}".to_vec()),
-        ("revoke", format!("{{\"device\":\"{hash}\"}}").into_bytes()),
-        ("group", format!("{{\"group\":\"nobody\",\"device\":\"{hash}\",\"member\":true}}").into_bytes()),
+        ("device/revoke", format!("{{\"device\":\"{hash}\"}}").into_bytes()),
+        ("group/member", format!("{{\"group\":\"nobody\",\"device\":\"{hash}\",\"member\":true}}").into_bytes()),
+        ("approval/draft", b"{\"release\":\"x\",\"group\":\"g\",\"intent\":\"expedite\"}".to_vec()),
+        (
+            "approval/draft",
+            b"{\"release\":\"x\",\"group\":\"g\",\"intent\":\"expedite\",\"zone\":\"UTC\",\"allow_empty\":true}"
+                .to_vec(),
+        ),
         ("group", b"{\"group\":\" \"}".to_vec()),
         ("rules", b"{\"group\":\"nobody\"}".to_vec()),
         ("rules", b"{\"group\":\"nobody\",\"schedule\":{\"widnow\":[]}}".to_vec()),
         ("rules/remove", b"{\"id\":1}".to_vec()),
     ] {
-        let request = bench.http.post(bench.url(&format!("/admin/v1/{path}"))).bearer_auth(bench.token());
+        let request = bench.ask(Method::POST, &format!("/admin/v1/{path}")).bearer_auth(bench.token());
         let answer = request.header("content-type", "application/json").body(body).send().await.unwrap();
         assert!(answer.status().is_client_error(), "{path}: {}", answer.status());
     }
@@ -274,24 +321,24 @@ async fn publish_approve_export_and_a_restart() {
     let catalog = bench.client().catalog().await.unwrap();
     assert_eq!((catalog.approvals.len(), catalog.approvals[0].version), (1, 2));
 
-    let url = bench.url("/admin/v1/hold");
-    let hold =
-        bench.http.post(url).bearer_auth(bench.token()).json(&serde_json::json!({ "group": "office", "on": true }));
+    let hold = bench.ask(Method::POST, "/admin/v1/hold").bearer_auth(bench.token());
+    let hold = hold.json(&serde_json::json!({ "group": "office", "on": true }));
     assert_eq!(hold.send().await.unwrap().status(), StatusCode::OK);
-    let status = bench.client().status().await.unwrap();
-    assert_eq!((&status["holds"][0]["group"], &status["head"]["index_version"]), (&"office".into(), &6.into()));
+    let status = bench.status().await;
+    assert_eq!(status.holds[0].group.as_deref(), Some("office"));
+    assert_eq!(status.head.map(|head| head.index_version), Some(6));
 
     let target = bench.dir.path().join("static");
     bench.verb(&["export", &target.display().to_string()]).await.unwrap();
-    let head = bench.http.get(bench.url("/head")).send().await.unwrap().bytes().await.unwrap();
+    let head = bench.ask(Method::GET, "/head").send().await.unwrap().bytes().await.unwrap();
     assert_eq!(std::fs::read(target.join("head")).unwrap(), head);
     let id = PayloadId::of(&payload);
     assert_eq!(std::fs::read(target.join("payload").join(id.to_string())).unwrap(), payload);
     // Release, approval, chunk list, index, root.
-    assert_eq!((files(&target.join("doc")), files(&target.join("root"))), (5, 1));
+    assert_eq!((files(&target.join("doc")), files(&target.join("root"))), (6, 1));
     for entry in std::fs::read_dir(target.join("doc")).unwrap() {
         let (name, bytes) = (entry.as_ref().unwrap().file_name(), std::fs::read(entry.unwrap().path()).unwrap());
-        let served = bench.http.get(bench.url(&format!("/doc/{}", name.display()))).send().await.unwrap();
+        let served = bench.ask(Method::GET, &format!("/doc/{}", name.display())).send().await.unwrap();
         assert_eq!(served.bytes().await.unwrap(), bytes, "{}", name.display());
     }
 
@@ -341,10 +388,12 @@ async fn tokens_are_made_with_and_without_a_running_coordinator() {
     let token = JoinToken::parse(&online.token).unwrap();
     assert!(!token.addresses.is_empty());
     bench.stop().await;
-    bench.verb(&["coordinator", "invite", "--group", "lab", "--site", "berlin"]).await.unwrap();
+    let reason = refused(bench.verb(&["coordinator", "invite", "--group", "offcie", "--site", "berlin"]).await);
+    assert!(reason.contains("there are: office"), "{reason}");
+    bench.verb(&["coordinator", "invite", "--group", "office", "--site", "berlin"]).await.unwrap();
     assert_eq!(files(&bench.data().join("invites")), 2);
     bench.run().await;
-    assert_eq!(bench.client().catalog().await.unwrap().groups.len(), 2);
+    assert_eq!(bench.client().catalog().await.unwrap().groups.len(), 1);
     bench.stop().await;
 }
 
@@ -374,8 +423,7 @@ async fn a_payload_at_its_vendors_url_is_named_and_not_taken() {
 async fn offline_keys_sign_with_their_passphrase_only() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let dir = tempfile::tempdir().unwrap();
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let mut bench = Bench { dir, running: None, http };
+    let mut bench = Bench::at(dir);
     let right = bench.write("right", b"a long passphrase\n");
     let wrong = bench.write("wrong", b"another passphrase\n");
     bench.verb(&["coordinator", "init", "--passphrase-file", &right]).await.unwrap();
@@ -469,14 +517,13 @@ impl Machine {
         .await
     }
 
-    /// Waits for a new certificate; returns the number of its groups.
-    async fn renewed_groups(&mut self) -> usize {
+    /// Waits for a new assignment; returns the number of its groups.
+    async fn assigned_groups(&mut self) -> usize {
         self.hear(|message| match message {
-            Message::Renewed { certificate } => {
-                let envelope = envelope::Envelope::parse(&certificate, Kind::Certificate, Role::Online).unwrap();
-                let cap = Kind::Certificate.cap();
-                let certificate: Certificate = codec::decode(envelope.unverified_body(), cap).unwrap();
-                Some(certificate.groups.len())
+            Message::Assignment(bytes) => {
+                let envelope = envelope::Envelope::parse(&bytes, Kind::Assignment, Role::Online).unwrap();
+                let assignment: Assignment = codec::decode(envelope.unverified_body(), Kind::Assignment.cap()).unwrap();
+                Some(assignment.groups.len())
             }
             _ => None,
         })
@@ -495,20 +542,27 @@ impl Machine {
         let report = Report {
             device: self.device(),
             seq,
-            issued: Wall(1),
+            issued: crate::clock::wall(),
             site: SiteId::default(),
             role: NodeRole::Node,
             label: Text::lossy("pc7"),
             agent: Text::lossy("test"),
             os: Text::lossy("linux"),
             index_version: 2,
+            papers: Default::default(),
             addresses: Bounded::default(),
             bytes: BytesBySource { origin: 7, ..BytesBySource::default() },
-            alarms: Bounded::new(vec![Text::lossy("smoke")]).unwrap(),
+            neighbours: 0,
+            alarms: Bounded::new(vec![DeviceAlarm { kind: Trouble::Disk, text: Text::lossy("smoke") }]).unwrap(),
             deployments: Bounded::new(deployments).unwrap(),
         };
-        let bytes = envelope::sign(Kind::Report, Role::Device, &Told::Status(Box::new(report)), &[&self.key]).unwrap();
-        Message::Relay { device: self.device(), seq, sealed: Bounded::new(crate::seal::seal(to, &bytes)).unwrap() }
+        let bytes =
+            envelope::sign(Kind::Report, Role::Device, &DeviceMessage::Status(Box::new(report)), &[&self.key]).unwrap();
+        Message::Relay {
+            device: self.device(),
+            seq,
+            encrypted: Bounded::new(crate::encrypt::encrypt(to, &bytes)).unwrap(),
+        }
     }
 }
 
@@ -532,15 +586,15 @@ async fn a_machine_joins_hears_of_a_release_and_reports() {
         })
         .await;
     assert_eq!(origins[0].as_str(), bench.url(""));
-    let status = bench.client().status().await.unwrap();
-    let row = &status["devices"][0];
-    assert_eq!((&row["device"], &row["site"]), (&machine.device().to_string().into(), &"berlin".into()));
-    assert!(row["last_seen_s"].is_null(), "enrolled and not yet heard of");
+    let status = bench.status().await;
+    let row = &status.devices[0];
+    assert_eq!((row.device, row.site.as_str(), row.connected), (machine.device(), "berlin", true));
+    assert!(row.last_seen_s.is_none(), "enrolled and not yet heard of");
 
     // The pinned root comes from the origin and over the block stream.
     let root = machine.host.fetch_block(token.coordinator, BlockWhat::Doc(token.root), Kind::Root.cap()).await.unwrap();
     assert_eq!(DocHash::of(&root), token.root);
-    let served = bench.http.get(bench.url(&format!("/doc/{}", token.root))).send().await.unwrap();
+    let served = bench.ask(Method::GET, &format!("/doc/{}", token.root)).send().await.unwrap();
     assert_eq!(served.bytes().await.unwrap(), root);
 
     bench.write("tool.bin", b"tool");
@@ -552,7 +606,7 @@ async fn a_machine_joins_hears_of_a_release_and_reports() {
             _ => None,
         })
         .await;
-    assert_eq!(bench.http.get(bench.url("/head")).send().await.unwrap().bytes().await.unwrap(), *head);
+    assert_eq!(bench.ask(Method::GET, "/head").send().await.unwrap().bytes().await.unwrap(), *head);
 
     let (root, _) = Directory::new(&bench.data()).newest_root().unwrap();
     machine.say(&machine.report(1, &root.report_key)).await;
@@ -562,10 +616,10 @@ async fn a_machine_joins_hears_of_a_release_and_reports() {
     machine.hear(stored).await;
     bench.stop().await;
     bench.run().await;
-    let status = bench.client().status().await.unwrap();
-    let row = &status["devices"][0];
-    assert_eq!((&row["label"], &row["bytes"]["origin"]), (&"pc7".into(), &7.into()), "after a restart");
-    assert_eq!(row["alarms"][0], "smoke");
+    let status = bench.status().await;
+    let row = &status.devices[0];
+    assert_eq!((row.label.as_str(), row.bytes.origin), ("pc7", 7), "after a restart");
+    assert_eq!(row.alarms, ["smoke"]);
 
     // The token is spent: another machine is told so.
     let addresses = bench.running.as_ref().unwrap().info.listen.iter().map(|address| Text::lossy(address)).collect();

@@ -11,17 +11,20 @@ use std::time::SystemTime;
 
 use upswarm_protocol::catalog::{ExitMeaning, PackageKind};
 use upswarm_protocol::codec::Text;
-use upswarm_protocol::node_state::InstallOutcome;
+use upswarm_protocol::node::{InstallOutcome, Obstacle};
 use upswarm_protocol::version;
 
-use super::detect::{Verdict, query};
+use super::diagnosis;
 use super::exec::Session;
-use super::payload::{installable, is_package_file, seal};
-use super::program::{Ended, find};
+use super::payload::{installable, is_package_file, snapshot};
+use super::query::{Verdict, query};
 use super::{Job, Trouble};
+use crate::sys::{Ended, find, lock_holder};
 
 /// Questions get their default answer; changed configuration files stay.
-const ENV: [(&str, &str); 3] = [
+pub(super) const ENV: [(&str, &str); 4] = [
+    // What they print is read.
+    ("LC_ALL", "C"),
     ("DEBIAN_FRONTEND", "noninteractive"),
     ("DEBCONF_NONINTERACTIVE_SEEN", "true"),
     ("APT_LISTCHANGES_FRONTEND", "none"),
@@ -50,17 +53,24 @@ pub(super) fn install(job: &Job<'_>, timeout_s: u32) -> Result<InstallOutcome, T
     {
         return Err(Trouble::failed(format!("the payload {other:?} is not named as .deb files are")));
     }
-    let sealed = seal(job, &wanted, None)?;
-    let files: Vec<OsString> = sealed.paths().map(|path| path.as_os_str().to_owned()).collect();
+    if let Some(locked) = locked(job.root) {
+        return Ok(locked);
+    }
+    let snapshot = snapshot(job, &wanted, None)?;
+    let files: Vec<OsString> = snapshot.paths().map(|path| path.as_os_str().to_owned()).collect();
+    let asked: Vec<(String, String)> = snapshot.paths().filter_map(package_of).collect();
+    let names: Vec<&str> = asked.iter().map(|(name, _)| name.as_str()).collect();
+    if let Some(held) = held(&names, job.root)? {
+        return Ok(held);
+    }
     let start = SystemTime::now();
     let mut session = Session::start(job)?;
     if let Some(early) = mend(&mut session, job.root, timeout_s)? {
-        return Ok(finish(session, early, timeout_s, start));
+        return Ok(finish(session, early, timeout_s, start, &names, || false));
     }
-    let before: Vec<(String, Standing)> = sealed
-        .paths()
-        .filter_map(package_name)
-        .map(|name| standing(&name, job.root).map(|standing| (name, standing)))
+    let before: Vec<(String, Standing)> = names
+        .iter()
+        .map(|name| standing(name, job.root).map(|standing| ((*name).to_owned(), standing)))
         .collect::<Result<_, _>>()
         .map_err(Trouble::retry)?;
     // What is half installed is of no use to anybody: any approved version is better.
@@ -79,7 +89,10 @@ pub(super) fn install(job: &Job<'_>, timeout_s: u32) -> Result<InstallOutcome, T
         }
     };
     let ended = session.run(&program, args.into_iter().chain(files).collect(), &ENV, timeout_s, false)?;
-    let outcome = finish(session, ended, timeout_s, start);
+    let whole = || {
+        asked.len() == wanted.len() && asked.iter().all(|(name, version)| is_at(name, version, job.root) == Ok(true))
+    };
+    let outcome = finish(session, ended, timeout_s, start, &names, whole);
     Ok(put_right(job, &before, timeout_s, outcome))
 }
 
@@ -88,10 +101,14 @@ pub(super) fn remove(job: &Job<'_>, packages: &[Text<255>], timeout_s: u32) -> R
     if let Some(bad) = packages.iter().find(|name| !is_package_name(name)) {
         return Err(Trouble::failed(format!("{bad:?} is no name of a package")));
     }
+    let names: Vec<&str> = packages.iter().map(Text::as_str).collect();
+    if let Some(hindered) = locked(job.root).map_or_else(|| held(&names, job.root), |locked| Ok(Some(locked)))? {
+        return Ok(hindered);
+    }
     let start = SystemTime::now();
     let mut session = Session::start(job)?;
     if let Some(early) = mend(&mut session, job.root, timeout_s)? {
-        return Ok(finish(session, early, timeout_s, start));
+        return Ok(finish(session, early, timeout_s, start, &names, || false));
     }
     let (program, mut args) = match (job.root, find("apt-get")) {
         (None, Some(apt)) => (apt, strings(APT.iter().copied().chain([&*lock_timeout(timeout_s), "remove", "--"]))),
@@ -108,7 +125,8 @@ pub(super) fn remove(job: &Job<'_>, packages: &[Text<255>], timeout_s: u32) -> R
         return Ok(InstallOutcome::Done { restart: false, code: None });
     }
     let ended = session.run(&program, args, &ENV, timeout_s, false)?;
-    Ok(finish(session, ended, timeout_s, start))
+    let gone = || names.iter().all(|name| standing(name, job.root) == Ok(Standing::Absent));
+    Ok(finish(session, ended, timeout_s, start, &names, gone))
 }
 
 /// Whether a package is installed, at this version or a later one.
@@ -152,15 +170,7 @@ enum Standing {
 }
 
 fn standing(name: &str, root: Option<&Path>) -> Result<Standing, String> {
-    let tool = find("dpkg-query").ok_or("this machine has no dpkg-query to ask for Debian packages")?;
-    let database = root.map(|root| format!("--admindir={}", root.join("var/lib/dpkg").display()));
-    let args = database.as_deref().into_iter().chain(["-W", "-f", "${db:Status-Status}\n", name]);
-    let (code, output) = query(&tool, &args.collect::<Vec<_>>())?;
-    match code {
-        0 => {}
-        1 => return Ok(Standing::Absent),
-        code => return Err(format!("dpkg-query failed with exit code {code}: {}", output.trim())),
-    }
+    let output = ask(name, "${db:Status-Status}\n", root)?;
     // One line per architecture of the package.
     let states: Vec<&str> =
         output.lines().filter(|state| !matches!(*state, "not-installed" | "config-files")).collect();
@@ -171,20 +181,68 @@ fn standing(name: &str, root: Option<&Path>) -> Result<Standing, String> {
     })
 }
 
-/// The name of the package in a file; `None` if it cannot be told, which dpkg itself will complain about.
-fn package_name(file: &Path) -> Option<String> {
-    let (code, output) = query(&find("dpkg-deb")?, &["-f", file.to_str()?, "Package"]).ok()?;
-    let name = output.trim();
-    (code == 0 && is_package_name(name)).then(|| name.to_owned())
+/// The name and version of the package in a file; `None` if they cannot be told, which dpkg itself will complain about.
+fn package_of(file: &Path) -> Option<(String, String)> {
+    let format = "--showformat=${Package}\t${Version}\n";
+    let (code, output) = query(&find("dpkg-deb")?, &["-W", format, file.to_str()?]).ok()?;
+    let (name, version) = output.trim().split_once('\t')?;
+    (code == 0 && is_package_name(name)).then(|| (name.to_owned(), version.to_owned()))
 }
 
-/// After an install that failed: all or none of its packages, as far as that is possible.
+/// What dpkg-query says of a package in a format, one line per architecture; nothing for one that it does not know.
+fn ask(name: &str, format: &str, root: Option<&Path>) -> Result<String, String> {
+    let tool = find("dpkg-query").ok_or("this machine has no dpkg-query to ask for Debian packages")?;
+    let database = root.map(|root| format!("--admindir={}", root.join("var/lib/dpkg").display()));
+    let args = database.as_deref().into_iter().chain(["-W", "-f", format, name]);
+    match query(&tool, &args.collect::<Vec<_>>())? {
+        (0, output) => Ok(output),
+        (1, _) => Ok(String::new()),
+        (code, output) => Err(format!("dpkg-query failed with exit code {code}: {}", output.trim())),
+    }
+}
+
+/// Whether a package is installed at exactly this version, and configured.
+fn is_at(name: &str, version: &str, root: Option<&Path>) -> Verdict {
+    let wanted = format!("installed\t{version}");
+    Ok(ask(name, "${db:Status-Status}\t${Version}\n", root)?.lines().any(|line| line == wanted))
+}
+
+/// Says so when this machine's package manager was told to keep one of the packages as it is.
+fn held(names: &[&str], root: Option<&Path>) -> Result<Option<InstallOutcome>, Trouble> {
+    for name in names {
+        let wanted = ask(name, "${db:Status-Want}\n", root).map_err(Trouble::retry)?;
+        if wanted.lines().any(|wanted| wanted == "hold") {
+            let reason = format!("{name} is held on this machine by its package manager (apt-mark hold)");
+            return Ok(Some(InstallOutcome::Hindered { by: Obstacle::Held, code: None, reason }));
+        }
+    }
+    Ok(None)
+}
+
+/// Says so when another program holds dpkg's lock: nothing is begun then.
+pub(super) fn locked(root: Option<&Path>) -> Option<InstallOutcome> {
+    let database = root.unwrap_or(Path::new("/")).join("var/lib/dpkg");
+    let holder = ["lock-frontend", "lock"].iter().find_map(|lock| lock_holder(&database.join(lock)))?;
+    let reason = format!("the package manager is locked by {holder}");
+    Some(InstallOutcome::Hindered { by: Obstacle::Locked, code: None, reason })
+}
+
+/// After an install that did not work: all or none of its packages, as far as that is possible.
 fn put_right(job: &Job<'_>, before: &[(String, Standing)], timeout_s: u32, outcome: InstallOutcome) -> InstallOutcome {
-    let InstallOutcome::Failed { code, reason } = outcome else { return outcome };
+    let (by, code, reason) = match outcome {
+        InstallOutcome::Failed { code, reason } => (None, code, reason),
+        InstallOutcome::Hindered { by, code, reason } => (Some(by), code, reason),
+        other => return other,
+    };
     let now = |name: &str| standing(name, job.root).unwrap_or(Standing::Broken);
     let new = before.iter().filter(|(name, before)| *before == Standing::Absent && now(name) != Standing::Absent);
     let new: Vec<&str> = new.map(|(name, _)| name.as_str()).collect();
-    let mut words = Vec::new();
+    // The path of the log comes last: what is told elsewhere is shorter than what is kept here.
+    let (why, log) = match reason.rsplit_once(" [").filter(|(_, log)| log.ends_with(']')) {
+        Some((why, log)) => (why.to_owned(), format!(" [{log}")),
+        None => (reason, String::new()),
+    };
+    let mut words = vec![why];
     if !new.is_empty() {
         let removed = Session::start(job).and_then(|mut session| {
             let root = in_root(job.root);
@@ -200,12 +258,15 @@ fn put_right(job: &Job<'_>, before: &[(String, Standing)], timeout_s: u32, outco
     if !broken.is_empty() {
         words.push(format!("{} is left half installed", broken.join(", ")));
     }
-    words.push(reason);
-    InstallOutcome::Failed { code, reason: words.join("; ") }
+    let reason = words.join("; ") + &log;
+    match by {
+        Some(by) => InstallOutcome::Hindered { by, code, reason },
+        None => InstallOutcome::Failed { code, reason },
+    }
 }
 
 /// Finishes what an interrupted dpkg has left half done: nothing can be installed before. `Some` when that did not work.
-fn mend(session: &mut Session<'_>, root: Option<&Path>, timeout_s: u32) -> Result<Option<Ended>, Trouble> {
+pub(super) fn mend(session: &mut Session<'_>, root: Option<&Path>, timeout_s: u32) -> Result<Option<Ended>, Trouble> {
     let dpkg = dpkg()?;
     let root_args = in_root(root);
     let with_root = |args: &[&'static str]| -> Vec<String> {
@@ -229,32 +290,45 @@ fn has_journal(root: &Path) -> bool {
     entries.into_iter().any(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-fn finish(mut session: Session<'_>, ended: Ended, timeout_s: u32, start: SystemTime) -> InstallOutcome {
-    let end = session.log.end();
-    // Locks, networks and disks do better later; conflicts and broken packages do not.
-    let passing = [
-        "Could not get lock",
-        "is locked by another process",
-        "Unable to lock",
-        "frontend lock",
-        "Failed to fetch",
-        "Unable to fetch",
-        "Temporary failure",
-        "No space left on device",
-        "enough free space",
-    ];
-    let retry = passing.iter().any(|sign| end.contains(sign));
-    let wants_restart = || fs::metadata(REBOOT_REQUIRED).and_then(|found| found.modified()).is_ok_and(|at| at >= start);
-    session.finish(ended, timeout_s, |code| match code {
-        0 if wants_restart() => ExitMeaning::RestartRequired,
-        0 => ExitMeaning::Success,
-        _ if retry => ExitMeaning::Retry,
-        _ => ExitMeaning::Failure,
-    })
+/// The outcome for the packages asked for: the trouble of others is none of it when these are `as_wanted`.
+fn finish(
+    mut session: Session<'_>,
+    ended: Ended,
+    timeout_s: u32,
+    start: SystemTime,
+    asked: &[&str],
+    as_wanted: impl FnOnce() -> bool,
+) -> InstallOutcome {
+    let Ended::Code(number @ 1..) = ended else {
+        return session.finish(ended, timeout_s, |_| match wants_restart(start) {
+            true => ExitMeaning::RestartRequired,
+            false => ExitMeaning::Success,
+        });
+    };
+    let code = Some(number);
+    let found = diagnosis::of_dpkg(&session.log.end(), asked);
+    if found.by == Some(Obstacle::Broken) && !found.blamed.is_empty() && as_wanted() {
+        let words = format!("\nupswarm: what was asked for is done; {}\n", found.why);
+        session.log.write(words.as_bytes());
+        return InstallOutcome::Done { restart: wants_restart(start), code };
+    }
+    if found.why.is_empty() {
+        return session.finish(ended, timeout_s, |_| ExitMeaning::Failure);
+    }
+    let reason = format!("{} (exit code {number}) [{}]", found.why, session.log.close().display());
+    match found.by {
+        Some(by) => InstallOutcome::Hindered { by, code, reason },
+        None => InstallOutcome::Failed { code, reason },
+    }
+}
+
+/// Whether a package has asked for a restart of the machine since then.
+pub(super) fn wants_restart(since: SystemTime) -> bool {
+    fs::metadata(REBOOT_REQUIRED).and_then(|found| found.modified()).is_ok_and(|at| at >= since)
 }
 
 /// Waits for another package manager, but leaves time for the work itself.
-fn lock_timeout(timeout_s: u32) -> String {
+pub(super) fn lock_timeout(timeout_s: u32) -> String {
     format!("-oDPkg::Lock::Timeout={}", (timeout_s / 2).min(600))
 }
 
@@ -271,13 +345,13 @@ fn strings<'a>(args: impl IntoIterator<Item = &'a str>) -> Vec<OsString> {
 }
 
 /// Debian policy 5.6.1, with an architecture if one is given; nothing that dpkg-query would take for a pattern or an option.
-fn is_package_name(name: &str) -> bool {
+pub(super) fn is_package_name(name: &str) -> bool {
     let rest = |byte: u8| byte.is_ascii_alphanumeric() || b"+.-:".contains(&byte);
     name.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric()) && name.bytes().all(rest)
 }
 
 /// Debian policy 5.6.12.
-fn is_version(version: &str) -> bool {
+pub(super) fn is_version(version: &str) -> bool {
     let rest = |byte: u8| byte.is_ascii_alphanumeric() || b".+-:~".contains(&byte);
     version.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric()) && version.bytes().all(rest)
 }

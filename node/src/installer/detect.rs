@@ -1,31 +1,22 @@
 //! Whether a release concerns this machine, and whether it is installed.
 
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
-use upswarm_protocol::catalog::{Applicability, Detect, PackageKind, Platform, Release};
+use upswarm_protocol::catalog::{Applicability, Detect, PackageKind, Platform, Recipe, Release};
 use upswarm_protocol::inventory::{FACT_ARCH, FACT_OS, FACT_OS_ID, FACT_OS_VERSION};
-use upswarm_protocol::node_state::Detection;
+use upswarm_protocol::node::Detection;
 
-use super::program::{Ended, Program, find};
+use super::query::Verdict;
 use super::{deb, rpm};
+use crate::sys::{self, Ended, Program, find};
 
 /// No rule's command runs longer, whatever a release says.
 const LONGEST: u32 = 600;
-/// A query of a package database that takes longer hangs on a lock.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
-/// Output of a query beyond this is dropped.
-const MAX_OUTPUT: usize = 64 << 10;
 const MAX_CONTAINS: u64 = 1 << 20;
-const OS_RELEASE: [&str; 2] = ["/etc/os-release", "/usr/lib/os-release"];
-
-/// Whether a rule holds; the error says why that cannot be told.
-pub(super) type Verdict = Result<bool, String>;
 
 /// Evaluates the release's platform, applicability and detection rules on this machine. Blocks, for minutes at worst. Whatever
 /// cannot be told (no right to read a file, a package database that does not answer) is [`Detection::Unknown`] with the reason.
@@ -41,6 +32,9 @@ pub(crate) fn detect(release: &Release, root: Option<&Path>) -> Detection {
             Err(why) => return Detection::Unknown(why),
         }
     }
+    if let Recipe::Apt(apt) = &release.install {
+        return super::apt::detect(apt, root);
+    }
     if release.detect.is_empty() {
         return Detection::Unknown("the release has no detection rule".into());
     }
@@ -54,23 +48,6 @@ pub(crate) fn detect(release: &Release, root: Option<&Path>) -> Detection {
         }
     }
     unknown.map_or(Detection::Present, Detection::Unknown)
-}
-
-/// What a query of a package database printed, and its exit code.
-pub(super) fn query(path: &Path, args: &[&str]) -> Result<(i32, String), String> {
-    let args: Vec<OsString> = args.iter().map(OsString::from).collect();
-    let mut output = Vec::new();
-    let program = Program { path, args, env: &[], timeout: QUERY_TIMEOUT, cancel: None };
-    let ended = program.run(&mut |bytes| {
-        let room = MAX_OUTPUT - output.len();
-        output.extend_from_slice(&bytes[..bytes.len().min(room)]);
-    });
-    match ended {
-        Ok(Ended::Code(code)) => Ok((code, String::from_utf8_lossy(&output).into_owned())),
-        Ok(Ended::TimedOut) => Err(format!("{} did not answer within {QUERY_TIMEOUT:?}", path.display())),
-        Ok(other) => Err(format!("{} ended by {other:?}", path.display())),
-        Err(error) => Err(format!("{} cannot be run: {error}", path.display())),
-    }
 }
 
 fn platform(wanted: &Platform) -> Result<(), String> {
@@ -136,6 +113,7 @@ fn holds(rule: &Detect, root: Option<&Path>) -> Verdict {
             }
         }
         Detect::Package { kind, name, version } => has_package(*kind, name, Some(version), root),
+        Detect::Selection => Err("only a snapshot of a repository is detected by its selection".into()),
     }
 }
 
@@ -156,7 +134,7 @@ fn exists(path: &str, root: Option<&Path>) -> Verdict {
     }
     match fs::metadata(below(root, path)) {
         Ok(_) => Ok(true),
-        Err(error) if is_absence(&error) => Ok(false),
+        Err(error) if sys::is_absence(&error) => Ok(false),
         Err(error) => Err(format!("{path} cannot be looked at: {error}")),
     }
 }
@@ -167,10 +145,9 @@ fn open(path: &str, root: Option<&Path>) -> Result<Option<fs::File>, String> {
         return Err(format!("a rule names {path:?}, which is not an absolute path"));
     }
     // A pipe must not hold detection up.
-    let nonblock = OFlags::NONBLOCK.bits().cast_signed();
-    let file = match OpenOptions::new().read(true).custom_flags(nonblock).open(below(root, path)) {
+    let file = match sys::open_at_once(&below(root, path)) {
         Ok(file) => file,
-        Err(error) if is_absence(&error) => return Ok(None),
+        Err(error) if sys::is_absence(&error) => return Ok(None),
         Err(error) => return Err(format!("{path} cannot be read: {error}")),
     };
     let found = file.metadata().map_err(|error| format!("{path} cannot be looked at: {error}"))?;
@@ -182,18 +159,6 @@ fn below(root: Option<&Path>, path: &str) -> PathBuf {
     root.map_or_else(|| PathBuf::from(path), |root| root.join(path.trim_start_matches('/')))
 }
 
-fn is_absence(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-        || error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error())
-}
-
-/// The operating system's name for people.
-pub(crate) fn os_name() -> String {
-    let text = OS_RELEASE.iter().find_map(|path| fs::read_to_string(path).ok()).unwrap_or_default();
-    let name = os_release_value(&text, "PRETTY_NAME");
-    if name.is_empty() { std::env::consts::OS.into() } else { name }
-}
-
 /// The value of a fact, by the inventory's names.
 fn fact(name: &str) -> Result<String, String> {
     crate::inventory::fact(name).ok_or_else(|| {
@@ -202,30 +167,4 @@ fn fact(name: &str) -> Result<String, String> {
              that `upswarm scan` lists"
         )
     })
-}
-
-/// A value of os-release(5): the last assignment counts, quotes and backslashes as in a shell.
-pub(crate) fn os_release_value(text: &str, key: &str) -> String {
-    let assigned = |line: &'_ str| line.trim().strip_prefix(key)?.strip_prefix('=').map(str::to_owned);
-    let raw = text.lines().filter_map(assigned).next_back().unwrap_or_default();
-    let inner = ['"', '\''].iter().find_map(|quote| raw.strip_prefix(*quote)?.strip_suffix(*quote));
-    let mut value = String::new();
-    let mut chars = inner.unwrap_or(&raw).chars();
-    while let Some(c) = chars.next() {
-        value.extend(if c == '\\' { chars.next() } else { Some(c) });
-    }
-    value
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn os_release_is_read_as_a_shell_would() {
-        let text = "# ID=comment\nID=old\nNAME=\"A \\\"B\\\"\"\n  ID='debian'\nVERSION_ID=\"12\"\nID_LIKE=x\nEMPTY=\n";
-        for (key, value) in [("ID", "debian"), ("VERSION_ID", "12"), ("NAME", "A \"B\""), ("EMPTY", ""), ("NONE", "")] {
-            assert_eq!(os_release_value(text, key), value, "{key}");
-        }
-    }
 }

@@ -6,14 +6,14 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use upswarm_protocol::catalog::{ExitMeaning, ExitRule};
+use upswarm_protocol::catalog::{BadPlaceholder, ExitMeaning, ExitRule, Piece, pieces};
 use upswarm_protocol::codec::Text;
-use upswarm_protocol::node_state::InstallOutcome;
+use upswarm_protocol::node::InstallOutcome;
 
 use super::log::Log;
-use super::payload::{self, Sealed};
-use super::program::{Ended, Program};
+use super::payload::{self, Snapshot};
 use super::{Job, Trouble};
+use crate::sys::{Ended, Program};
 
 /// No program runs longer than a day, whatever a release says.
 const LONGEST: u32 = 24 * 3600;
@@ -25,7 +25,11 @@ pub(super) fn run(
     exit_codes: &[ExitRule],
     timeout_s: u32,
 ) -> Result<InstallOutcome, Trouble> {
-    let argv: Vec<Vec<Piece<'_>>> = argv.iter().map(|arg| pieces(arg)).collect::<Result<_, _>>()?;
+    let argv: Vec<Vec<Piece<'_>>> = argv
+        .iter()
+        .map(|arg| pieces(arg))
+        .collect::<Result<_, _>>()
+        .map_err(|bad: BadPlaceholder| Trouble::failed(bad.to_string()))?;
     let mut used: Vec<usize> = Vec::new();
     for piece in argv.iter().flatten() {
         if let Piece::Payload(position) = piece
@@ -39,8 +43,8 @@ pub(super) fn run(
         Some(_) => None,
         None => return Err(Trouble::failed("the recipe names no program")),
     };
-    let sealed = payload::seal(job, &used, executable)?;
-    let mut argv = argv.iter().map(|pieces| fill_in(pieces, &sealed));
+    let snapshot = payload::snapshot(job, &used, executable)?;
+    let mut argv = argv.iter().map(|pieces| fill_in(pieces, &snapshot));
     let program = argv.next().unwrap_or_default();
     let program = Path::new(&program);
     if !program.is_absolute() {
@@ -82,6 +86,7 @@ impl<'a> Session<'a> {
         let timeout = Duration::from_secs(timeout_s.clamp(1, LONGEST).into());
         let program = Program { path, args, env, timeout, cancel: may_cancel.then_some(self.job.cancel) };
         let log = &mut self.log;
+        log.begin();
         program.run(&mut |bytes| log.write(bytes)).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => Trouble::failed(format!(
                 "{} must not be run by this user, or its file system is mounted noexec",
@@ -130,46 +135,13 @@ fn meaning(rules: &[ExitRule], code: i32) -> ExitMeaning {
     rules.iter().find(|rule| rule.code == code).map_or(plain, |rule| rule.meaning)
 }
 
-/// A part of an argument.
-#[derive(Debug, PartialEq, Eq)]
-enum Piece<'a> {
-    Text(&'a str),
-    /// The path of the verified payload at this position.
-    Payload(usize),
-}
-
-/// Splits an argument at `{payload}` (the first) and `{payload:N}`. Other braces stand for themselves.
-fn pieces(arg: &str) -> Result<Vec<Piece<'_>>, Trouble> {
-    let (mut pieces, mut rest) = (Vec::new(), arg);
-    while let Some(at) = rest.find("{payload") {
-        let inner = &rest[at + "{payload".len()..];
-        let end = inner.find('}').filter(|end| *end == 0 || inner.starts_with(':'));
-        let Some(end) = end else {
-            let (text, after) = rest.split_at(at + 1);
-            pieces.push(Piece::Text(text));
-            rest = after;
-            continue;
-        };
-        let number = inner[..end].strip_prefix(':').unwrap_or("0");
-        let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-        let position = number.parse().ok().filter(|_| digits);
-        let position =
-            position.ok_or_else(|| Trouble::failed(format!("{:?} in {arg:?} names no payload", &inner[..end])))?;
-        pieces.extend([Piece::Text(&rest[..at]), Piece::Payload(position)]);
-        rest = &inner[end + 1..];
-    }
-    pieces.push(Piece::Text(rest));
-    pieces.retain(|piece| *piece != Piece::Text(""));
-    Ok(pieces)
-}
-
-fn fill_in(pieces: &[Piece<'_>], sealed: &Sealed) -> OsString {
+fn fill_in(pieces: &[Piece<'_>], snapshot: &Snapshot) -> OsString {
     let mut arg = OsString::new();
     for piece in pieces {
         match piece {
             Piece::Text(text) => arg.push(text),
-            // Every position in an argument was sealed.
-            Piece::Payload(position) => arg.push(sealed.path(*position).unwrap_or(Path::new(""))),
+            // Every position in an argument was copied.
+            Piece::Payload(position) => arg.push(snapshot.path(*position).unwrap_or(Path::new(""))),
         }
     }
     arg
@@ -178,33 +150,6 @@ fn fill_in(pieces: &[Piece<'_>], sealed: &Sealed) -> OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn placeholders_stand_for_payloads_and_other_braces_for_themselves() {
-        use Piece::{Payload, Text};
-        assert_eq!(pieces("{payload}").unwrap(), [Payload(0)]);
-        assert_eq!(pieces("{payload:12}").unwrap(), [Payload(12)]);
-        assert_eq!(
-            pieces("--file={payload:1},{payload}!").unwrap(),
-            [Text("--file="), Payload(1), Text(","), Payload(0), Text("!")]
-        );
-        for plain in ["{", "{}", "{payloads}", "{payload", "${HOME}", "{PAYLOAD}"] {
-            let text: String = pieces(plain)
-                .unwrap()
-                .iter()
-                .map(|piece| match piece {
-                    Text(text) => *text,
-                    Payload(_) => panic!("{plain}"),
-                })
-                .collect();
-            assert_eq!(text, plain);
-        }
-        assert_eq!(pieces("{payload{payload}").unwrap(), [Text("{"), Text("payload"), Payload(0)]);
-        assert!(pieces("").unwrap().is_empty());
-        for bad in ["{payload:}", "{payload:-1}", "{payload:+1}", "{payload:x}", "{payload:99999999999999999999999}"] {
-            assert!(pieces(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn the_first_row_for_a_code_counts() {

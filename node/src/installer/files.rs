@@ -7,20 +7,16 @@
 //! 4. The backup's rename to `backup/RELEASE` commits. Until then an error, or the next start after a crash, undoes everything.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::FileType;
 use upswarm_protocol::catalog::{FilePlacement, Recipe};
 use upswarm_protocol::ids::ReleaseId;
-use upswarm_protocol::node_state::InstallOutcome;
+use upswarm_protocol::node::InstallOutcome;
 
-use super::manifest::{Backups, Entry, Manifest, remove_tree};
-use super::place::{Kind, Made, Place, duplicate, hash_at, locate, locate_or_make, unmake};
+use super::manifest::{Backups, Entry, Manifest, remove_tree, sync_dir};
 use super::{Job, Trouble, payload, random_name};
+use crate::sys::{self, Folder, Kind, Made, Place, duplicate, locate, locate_or_make, unmake};
 
 /// A placement that a crash had cut short, undone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +120,7 @@ pub(super) fn remove<'a>(job: &Job<'_>, paths: impl Iterator<Item = &'a str>) ->
             Ok(place) => place,
             // No directory, no file.
             Err(_) if entry.is_none_or(|entry| entry.before.is_none()) && !root.join(&path[1..]).exists() => continue,
-            Err(trouble) => return Err(trouble),
+            Err(error) => return Err(error.into()),
         };
         let found = place.hash()?.map(hex::encode);
         // A later release has put its own file there: taking that away would break it.
@@ -174,10 +170,7 @@ fn back_up(
     places: &[Place],
 ) -> Result<Manifest, Trouble> {
     let pending = backups.pending(job.id);
-    fs::DirBuilder::new()
-        .mode(0o700)
-        .create(&pending)
-        .map_err(|error| Trouble::io("cannot create", &pending, error))?;
+    sys::create_private_dir(&pending).map_err(|error| Trouble::io("cannot create", &pending, error))?;
     let dir = open_dir(&pending)?;
     let sequence = backups.all_committed()?.iter().map(|(_, manifest)| manifest.sequence).max().unwrap_or(0) + 1;
     let mut manifest = Manifest::new(&job.release.product, sequence, root);
@@ -194,7 +187,7 @@ fn back_up(
         });
     }
     manifest.write(&pending)?;
-    super::manifest::sync_dir(&backups.dir)?;
+    sync_dir(&backups.dir)?;
     Ok(manifest)
 }
 
@@ -204,9 +197,7 @@ fn put_in_place(job: &Job<'_>, files: &[FilePlacement], places: &[Place], manife
         let (payload, source) = payload::find(job, usize::from(file.payload))?;
         let mut staged = place.create(&entry.staged)?;
         payload::copy_verified(payload, source, &mut staged)?;
-        let mode = fs::Permissions::from_mode(file.mode);
-        staged
-            .set_permissions(mode)
+        sys::set_mode(&staged, file.mode)
             .and_then(|()| staged.sync_all())
             .map_err(|error| Trouble::io("cannot finish the file for", &place.path, error))?;
     }
@@ -216,7 +207,7 @@ fn put_in_place(job: &Job<'_>, files: &[FilePlacement], places: &[Place], manife
     for (place, entry) in places.iter().zip(&manifest.entries) {
         place.take(&entry.staged)?;
     }
-    places.iter().try_for_each(Place::sync)
+    Ok(places.iter().try_for_each(Place::sync)?)
 }
 
 /// Undoes a pending placement; what something else has changed meanwhile is left alone and named. Stopped half way, it can
@@ -230,10 +221,10 @@ fn roll_back(backups: &Backups, release: ReleaseId) -> Result<Vec<String>, Troub
         for entry in manifest.entries.iter().rev() {
             let place = locate(&manifest.root, &entry.path)?;
             place.unlink(OsStr::new(&entry.staged))?;
-            place.unlink(OsStr::new(&aside(entry)))?;
+            place.unlink(OsStr::new(&returning(entry)))?;
             let found = place.hash()?.map(hex::encode);
             let is_ours = found.as_deref() == Some(entry.placed.as_str());
-            let is_missing = place.stat()?.is_none();
+            let is_missing = !place.exists()?;
             if is_ours || (is_missing && entry.before.is_some()) {
                 put_back(&place, entry, &dir)?;
             } else if !is_missing && !is_as_before(&place, entry, &dir)? {
@@ -247,46 +238,35 @@ fn roll_back(backups: &Backups, release: ReleaseId) -> Result<Vec<String>, Troub
 }
 
 /// Whether the place holds what the backup holds.
-fn is_as_before(place: &Place, entry: &Entry, backup: &OwnedFd) -> Result<bool, Trouble> {
-    let Some(before) = &entry.before else { return Ok(false) };
-    let cannot = |error: std::io::Error| Trouble::io("cannot compare the backup of", &place.path, error);
-    let kept = rustix::fs::statat(backup, before, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(|error| cannot(error.into()))?;
-    let Some(found) = place.stat()? else { return Ok(false) };
-    if (found.st_dev, found.st_ino) == (kept.st_dev, kept.st_ino) {
-        return Ok(true);
+fn is_as_before(place: &Place, entry: &Entry, backup: &Folder) -> Result<bool, Trouble> {
+    match &entry.before {
+        Some(before) => Ok(place.is_like(backup, OsStr::new(before))?),
+        None => Ok(false),
     }
-    let kinds = [found, kept].map(|stat| FileType::from_raw_mode(stat.st_mode));
-    if kinds == [FileType::Symlink; 2] {
-        let read = |dir, name| rustix::fs::readlinkat(dir, name, Vec::new()).map_err(|error| cannot(error.into()));
-        return Ok(read(&place.dir, place.name.as_os_str())? == read(backup, OsStr::new(before))?);
-    }
-    let equal = || Ok(place.hash()? == hash_at(backup, OsStr::new(before)).map_err(cannot)?);
-    if kinds == [FileType::RegularFile; 2] { equal() } else { Ok(false) }
 }
 
 /// Makes a place hold again what it held before; the backup stays.
-fn put_back(place: &Place, entry: &Entry, backup: &OwnedFd) -> Result<(), Trouble> {
-    let Some(before) = &entry.before else { return place.unlink(&place.name) };
-    let aside = aside(entry);
-    place.unlink(OsStr::new(&aside))?;
-    let kind = duplicate(backup, OsStr::new(before), &place.dir, OsStr::new(&aside))
+fn put_back(place: &Place, entry: &Entry, backup: &Folder) -> Result<(), Trouble> {
+    let Some(before) = &entry.before else { return Ok(place.unlink(&place.name)?) };
+    let returning = returning(entry);
+    place.unlink(OsStr::new(&returning))?;
+    let kind = duplicate(backup, OsStr::new(before), &place.dir, OsStr::new(&returning))
         .map_err(|error| Trouble::io("cannot bring back", &place.path, error))?;
     if kind == Kind::Absent {
         return Err(Trouble::failed(format!("the backup of {} is gone", place.path.display())));
     }
-    place.take(&aside)?;
+    place.take(&returning)?;
     // Two names of one file: the rename did nothing, and this one is left over.
-    place.unlink(OsStr::new(&aside))
+    Ok(place.unlink(OsStr::new(&returning))?)
 }
 
 /// The name under which a replaced file comes back, before it is put in place.
-fn aside(entry: &Entry) -> String {
+fn returning(entry: &Entry) -> String {
     format!("{}.back", entry.staged)
 }
 
-fn open_dir(path: &Path) -> Result<OwnedFd, Trouble> {
-    File::open(path).map(OwnedFd::from).map_err(|error| Trouble::io("cannot open", path, error))
+fn open_dir(path: &Path) -> Result<Folder, Trouble> {
+    sys::open_folder(path).map_err(|error| Trouble::io("cannot open", path, error))
 }
 
 #[cfg(test)]

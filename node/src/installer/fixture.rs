@@ -10,7 +10,7 @@ use upswarm_protocol::catalog::{
 };
 use upswarm_protocol::codec::{Bounded, Text};
 use upswarm_protocol::ids::{DocHash, PayloadId, ReleaseId};
-use upswarm_protocol::node_state::InstallOutcome;
+use upswarm_protocol::node::InstallOutcome;
 use upswarm_protocol::time::Wall;
 
 use super::{Job, Source, run};
@@ -162,6 +162,7 @@ pub(super) fn reason(outcome: &InstallOutcome) -> &str {
     match outcome {
         InstallOutcome::Failed { reason, .. }
         | InstallOutcome::Retry { reason, .. }
+        | InstallOutcome::Hindered { reason, .. }
         | InstallOutcome::NotNow { reason } => reason,
         InstallOutcome::Done { .. } => panic!("it was done"),
     }

@@ -8,11 +8,11 @@ use std::process::Command;
 
 use upswarm_protocol::catalog::{Action, FilePlacement, Recipe};
 use upswarm_protocol::codec::Text;
-use upswarm_protocol::node_state::InstallOutcome;
+use upswarm_protocol::node::InstallOutcome;
 
 use super::fixture::{Fixture, list, snapshot};
-use super::program::find;
 use crate::release_file::ReleaseFile;
+use crate::sys::find;
 
 /// Parts of names that mean something to some program on the way.
 const ODD: [&str; 40] = [

@@ -1,21 +1,28 @@
 //! What a job's programs printed: the head and the tail in a file, the end in the reason.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use upswarm_protocol::ids::ReleaseId;
 
 use super::{Job, Trouble, private_dir};
+use crate::sys;
 
 /// Half of what a log file may hold.
 const HALF: usize = 512 << 10;
+/// The most bytes of a log file that are read: both halves, and the line between them.
+const MAX_LOG: u64 = 2 * HALF as u64 + 4096;
 /// Log files that are kept.
 const KEPT: usize = 50;
+/// Log files of one release that are shown.
+const SHOWN: usize = 4;
 /// Bytes from which the end of a reason is made.
-const LAST: usize = 2 << 10;
-/// Characters of the output that a reason quotes: a report has room for 200 bytes of reason, and the end is what counts.
-const QUOTED: usize = 150;
+const LAST: usize = 16 << 10;
+/// Characters of the output that a reason quotes: a report has room for 400 bytes of reason, and the end is what counts.
+const QUOTED: usize = 300;
 /// Beginnings and ends of lines that every failure of a package manager has, and that say nothing about this one.
 const IDLE: [&str; 4] = [
     "(Reading database",
@@ -52,7 +59,7 @@ impl Log {
         let mut path = dir.join(format!("{}-{time}.log", job.id.short()));
         let mut number = 1;
         let file = loop {
-            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            match sys::create_private(&path) {
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && number < 1000 => {
                     number += 1;
                     path = dir.join(format!("{}-{time}-{number}.log", job.id.short()));
@@ -75,34 +82,89 @@ impl Log {
     /// Writes the tail to the file and returns the end of the output for a reason, with where the rest is; empty when nothing
     /// was printed. Control characters become spaces.
     pub(super) fn finish(mut self) -> String {
-        if self.left_out > 0 {
-            let _ = write!(self.file, "\n[... {} bytes left out ...]\n", self.left_out);
-        }
-        let _ = self.file.write_all(self.tail.make_contiguous());
+        self.write_tail();
         let text = readable(self.last.make_contiguous());
         if text.is_empty() { String::new() } else { format!(": {text} [{}]", self.path.display()) }
     }
 
-    /// The end of the output so far, as it came.
+    /// Where the log is, once its tail is written.
+    pub(super) fn close(mut self) -> PathBuf {
+        self.write_tail();
+        self.path
+    }
+
+    fn write_tail(&mut self) {
+        if self.left_out > 0 {
+            let _ = write!(self.file, "\n[... {} bytes left out ...]\n", self.left_out);
+        }
+        let _ = self.file.write_all(self.tail.make_contiguous());
+    }
+
+    /// Another program begins: what the one before it printed is no part of the end.
+    pub(super) fn begin(&mut self) {
+        self.last.clear();
+    }
+
+    /// The end of the output of the last program, as it came.
     pub(super) fn end(&mut self) -> String {
         String::from_utf8_lossy(self.last.make_contiguous()).into_owned()
     }
 }
 
-/// The last characters of some output, fit for any terminal.
+/// A log as it lies on disk.
+#[derive(Debug, Serialize)]
+pub(crate) struct Kept {
+    pub(crate) path: PathBuf,
+    /// Fit for any terminal.
+    pub(crate) text: String,
+}
+
+/// The newest logs of a release in an installer's directory, the latest last: what failed, and what took it away again. Errors are
+/// those of reading.
+pub(crate) fn newest_logs(state_dir: &Path, release: ReleaseId) -> io::Result<Vec<Kept>> {
+    let entries = match fs::read_dir(state_dir.join("logs")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let beginning = format!("{}-", release.short());
+    let of_release = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(&beginning));
+    let mut paths: Vec<_> = of_release
+        .map(|entry| (entry.metadata().and_then(|found| found.modified()).ok(), entry.path()))
+        .take(KEPT)
+        .collect();
+    paths.sort();
+    let newest = paths.split_off(paths.len().saturating_sub(SHOWN));
+    newest.into_iter().map(|(_, path)| read(path)).collect()
+}
+
+fn read(path: PathBuf) -> io::Result<Kept> {
+    let mut bytes = Vec::new();
+    File::open(&path)?.take(MAX_LOG).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let text = text.chars().map(|c| if is_hidden(c) && c != '\n' && c != '\t' { ' ' } else { c }).collect();
+    Ok(Kept { path, text })
+}
+
+/// Marks that reverse or hide text are as good as control characters.
+fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// Some text as words on one line, fit for any terminal.
+pub(super) fn plain(text: &str) -> String {
+    let plain: String = text.chars().map(|c| if is_hidden(c) { ' ' } else { c }).collect();
+    plain.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The last characters of some output.
 fn readable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
-    // Marks that reverse or hide text are as good as control characters.
-    let hidden = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
     let idle = |line: &str| {
         IDLE.iter().any(|idle| line.starts_with(idle)) || IDLE_ENDS.iter().any(|idle| line.ends_with(idle))
     };
     let telling: Vec<&str> = text.lines().filter(|line| !idle(line)).collect();
-    let plain: String = telling.join("\n").chars().map(|c| if hidden(c) { ' ' } else { c }).collect();
-    let words = plain.split_whitespace().collect::<Vec<_>>().join(" ");
+    let words = plain(&telling.join("\n"));
     let skip = words.chars().count().saturating_sub(QUOTED);
     words.chars().skip(skip).collect()
 }

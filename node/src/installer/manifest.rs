@@ -2,15 +2,15 @@
 //! it the replaced files by number. While files are being put in place the directory is called `RELEASE.pending`; its rename is
 //! what commits them.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use upswarm_protocol::ids::ReleaseId;
 
 use super::{Trouble, private_dir};
+use crate::sys;
 
 const VERSION: u32 = 1;
 /// 1,024 entries with paths of 1,024 bytes take far less.
@@ -69,14 +69,10 @@ impl Manifest {
 
     /// Writes the manifest of a backup; durable on return, with everything else in the directory.
     pub(super) fn write(&self, backup: &Path) -> Result<(), Trouble> {
-        let (path, temporary) = (backup.join("manifest"), backup.join("manifest.tmp"));
+        let path = backup.join("manifest");
         let cannot = |error: io::Error| Trouble::io("cannot write", &path, error);
         let bytes = serde_json::to_vec_pretty(self).map_err(|error| cannot(error.into()))?;
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(cannot)?;
-        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(cannot)?;
-        fs::rename(&temporary, &path).map_err(cannot)?;
-        sync_dir(backup)
+        sys::replace(&path, &bytes, sys::Access::Owner).map_err(cannot)
     }
 }
 
@@ -155,7 +151,7 @@ impl Backups {
 }
 
 pub(super) fn sync_dir(dir: &Path) -> Result<(), Trouble> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| Trouble::io("cannot sync", dir, error))
+    sys::sync_dir(dir).map_err(|error| Trouble::io("cannot sync", dir, error))
 }
 
 pub(super) fn remove_tree(dir: &Path) -> Result<(), Trouble> {

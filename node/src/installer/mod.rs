@@ -11,15 +11,16 @@
 //! ```
 //! STATE's parents must be writable by this user only: that is the admin's to arrange.
 
+mod apt;
 mod deb;
 mod detect;
+mod diagnosis;
 mod exec;
 mod files;
 mod log;
 mod manifest;
 mod payload;
-mod place;
-pub(crate) mod program;
+mod query;
 mod rpm;
 
 #[cfg(test)]
@@ -27,20 +28,24 @@ mod fixture;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod outcomes;
+#[cfg(test)]
+mod outcomes_rpm;
+#[cfg(test)]
 mod tests;
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use upswarm_protocol::catalog::{Action, Recipe, Release};
 use upswarm_protocol::ids::ReleaseId;
-use upswarm_protocol::node_state::InstallOutcome;
+use upswarm_protocol::node::InstallOutcome;
 
-pub(crate) use detect::{detect, os_name, os_release_value};
+use crate::sys::{self, PlaceError};
+pub(crate) use detect::detect;
 pub(crate) use files::recover;
+pub(crate) use log::newest_logs;
 pub(crate) use payload::{Source, is_package_file};
 
 /// One install or uninstall.
@@ -69,24 +74,33 @@ pub(crate) struct Job<'a> {
 pub(crate) fn run(job: &Job<'_>) -> InstallOutcome {
     // A tight mask would leave installed files unreadable, a loose one would leave them writable. The files of this program
     // state their modes, so the process-wide setting concerns children only.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    sys::set_default_modes();
+    let removal = job.release.removal();
     let recipe = match job.action {
         Action::Install => Some(&job.release.install),
-        Action::Uninstall => job.release.uninstall.as_ref(),
+        Action::Uninstall => removal.as_ref(),
         Action::None => return Trouble::failed("the approval says that nothing is to be done").into(),
     };
-    let done = match (recipe, &job.release.install) {
-        (Some(Recipe::Exec { argv, exit_codes, timeout_s }), _) => exec::run(job, argv, exit_codes, *timeout_s),
-        (Some(Recipe::Files { files }), _) => files::place(job, files),
-        (Some(Recipe::RemoveFiles { paths }), _) => files::remove(job, paths.iter().map(|path| path.as_str())),
-        (None, Recipe::Files { files }) => files::remove(job, files.iter().map(|file| file.path.as_str())),
-        (Some(Recipe::Deb { timeout_s }), _) => deb::install(job, *timeout_s),
-        (Some(Recipe::RemoveDeb { packages, timeout_s }), _) => deb::remove(job, packages, *timeout_s),
-        (Some(Recipe::Rpm { timeout_s }), _) => rpm::install(job, *timeout_s),
-        (Some(Recipe::RemoveRpm { packages, timeout_s }), _) => rpm::remove(job, packages, *timeout_s),
-        (None, _) => Err(Trouble::failed("the release says nothing about how to uninstall it")),
+    let done = match recipe {
+        Some(Recipe::Exec { argv, exit_codes, timeout_s }) => exec::run(job, argv, exit_codes, *timeout_s),
+        Some(Recipe::Files { files }) => files::place(job, files),
+        Some(Recipe::RemoveFiles { paths }) => files::remove(job, paths.iter().map(|path| path.as_str())),
+        Some(Recipe::Deb { timeout_s }) => deb::install(job, *timeout_s),
+        Some(Recipe::RemoveDeb { packages, timeout_s }) => deb::remove(job, packages, *timeout_s),
+        Some(Recipe::Rpm { timeout_s }) => rpm::install(job, *timeout_s),
+        Some(Recipe::RemoveRpm { packages, timeout_s }) => rpm::remove(job, packages, *timeout_s),
+        Some(Recipe::Apt(recipe)) => apt::install(job, recipe),
+        None => Err(Trouble::failed("the release says nothing about how to uninstall it")),
     };
     done.unwrap_or_else(InstallOutcome::from)
+}
+
+/// Writes down for plain apt what a snapshot of a repository says: see [`crate::apt_setup`]. The error says why not.
+pub(crate) fn note(job: &Job<'_>) -> Result<(), String> {
+    match &job.release.install {
+        Recipe::Apt(recipe) => apt::note(job, recipe).map_err(|trouble| trouble.reason),
+        _ => Err("the release is no snapshot of a repository".into()),
+    }
 }
 
 /// Why a job did not get as far as an outcome of its own.
@@ -118,6 +132,15 @@ impl Trouble {
     }
 }
 
+impl From<PlaceError> for Trouble {
+    fn from(error: PlaceError) -> Self {
+        match error {
+            PlaceError::Refused(reason) => Self::failed(reason),
+            PlaceError::Io { what, path, error } => Self::io(what, &path, error),
+        }
+    }
+}
+
 impl From<Trouble> for InstallOutcome {
     fn from(trouble: Trouble) -> Self {
         if trouble.retry {
@@ -132,14 +155,10 @@ impl From<Trouble> for InstallOutcome {
 pub(crate) fn private_dir(state_dir: &Path, name: &str) -> Result<PathBuf, Trouble> {
     let dir = state_dir.join(name);
     let cannot = |error| Trouble::io("cannot prepare", &dir, error);
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(cannot)?;
-    let found = fs::symlink_metadata(&dir).map_err(cannot)?;
-    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+    sys::make_private_dir(&dir).map_err(cannot)?;
+    if !sys::is_own_private_dir(&dir).map_err(cannot)? {
         let reason = format!("{} is not a directory of this user; remove it", dir.display());
         return Err(Trouble::failed(reason));
-    }
-    if found.mode() & 0o077 != 0 {
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).map_err(cannot)?;
     }
     Ok(dir)
 }

@@ -1,25 +1,24 @@
 //! Verified copies of payloads, where nobody else can change them.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
 use upswarm_protocol::catalog::Payload;
 use upswarm_protocol::ids::PayloadId;
 
 use super::{Job, Trouble, private_dir, random_name};
+use crate::sys;
 
 /// Copies for one job; dropped with it.
 #[derive(Debug)]
-pub(super) struct Sealed {
+pub(super) struct Snapshot {
     dir: PathBuf,
     /// Position in the release, path of the copy.
     copies: Vec<(usize, PathBuf)>,
 }
 
-impl Sealed {
+impl Snapshot {
     /// The copy of the payload at this position, if it was asked for.
     pub(super) fn path(&self, position: usize) -> Option<&Path> {
         self.copies.iter().find(|(at, _)| *at == position).map(|(_, path)| path.as_path())
@@ -31,7 +30,7 @@ impl Sealed {
     }
 }
 
-impl Drop for Sealed {
+impl Drop for Snapshot {
     fn drop(&mut self) {
         // What cannot be removed now is removed at the next start.
         let _ = fs::remove_dir_all(&self.dir);
@@ -40,29 +39,26 @@ impl Drop for Sealed {
 
 /// Copies these payloads of the release, each once, under the names that the release gives them; the one at `executable` can
 /// be run, the others are only read.
-pub(super) fn seal(job: &Job<'_>, positions: &[usize], executable: Option<usize>) -> Result<Sealed, Trouble> {
+pub(super) fn snapshot(job: &Job<'_>, positions: &[usize], executable: Option<usize>) -> Result<Snapshot, Trouble> {
     let dir = private_dir(job.state_dir, "private")?.join(random_name()?);
-    fs::DirBuilder::new().mode(0o700).create(&dir).map_err(|error| Trouble::io("cannot create", &dir, error))?;
-    let mut sealed = Sealed { dir, copies: Vec::new() };
+    sys::create_private_dir(&dir).map_err(|error| Trouble::io("cannot create", &dir, error))?;
+    let mut snapshot = Snapshot { dir, copies: Vec::new() };
     for &position in positions {
         let (payload, source) = find(job, position)?;
-        let copy = sealed.dir.join(file_name(payload)?);
+        let copy = snapshot.dir.join(file_name(payload)?);
         let cannot = |error| Trouble::io("cannot write", &copy, error);
-        let mut file =
-            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&copy).map_err(|error| {
-                match error.kind() {
-                    io::ErrorKind::AlreadyExists => {
-                        Trouble::failed(format!("two payloads of the release have the name {:?}", payload.name))
-                    }
-                    _ => cannot(error),
-                }
-            })?;
+        let mut file = sys::create_private(&copy).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                Trouble::failed(format!("two payloads of the release have the name {:?}", payload.name))
+            }
+            _ => cannot(error),
+        })?;
         copy_verified(payload, source, &mut file)?;
         let mode = if executable == Some(position) { 0o500 } else { 0o400 };
-        file.set_permissions(fs::Permissions::from_mode(mode)).map_err(cannot)?;
-        sealed.copies.push((position, copy));
+        sys::set_mode(&file, mode).map_err(cannot)?;
+        snapshot.copies.push((position, copy));
     }
-    Ok(sealed)
+    Ok(snapshot)
 }
 
 /// The payload at a position of the release, and where its bytes are.
@@ -96,15 +92,12 @@ pub(crate) enum Source {
 impl Source {
     fn open(&self, payload: &Payload) -> Result<File, Trouble> {
         // Neither a link to somewhere else nor a pipe that never answers.
-        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
         let missing = || Trouble::retry(format!("payload {} is not in the store", payload.name));
         let file = match self {
-            Source::Path(path) => {
-                OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|error| match error.kind() {
-                    io::ErrorKind::NotFound => missing(),
-                    _ => Trouble::io("cannot read", path, error),
-                })
-            }
+            Source::Path(path) => sys::open_plain(path).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => missing(),
+                _ => Trouble::io("cannot read", path, error),
+            }),
             Source::File(file) => file.try_clone().map_err(|error| unreadable(payload, error)),
             Source::Missing => Err(missing()),
         }?;
@@ -134,12 +127,12 @@ pub(super) fn copy_verified(payload: &Payload, source: &Source, copy: &mut File)
     // A clone is a snapshot: what is hashed is the copy, which nobody else can change. Elsewhere the bytes are hashed while
     // they are copied, each read once.
     let as_long = original.metadata().is_ok_and(|found| found.len() == payload.len);
-    let cloned = as_long && rustix::fs::ioctl_ficlone(&*copy, &original).is_ok();
+    let cloned = as_long && sys::clone_blocks(&original, copy);
     let reader = if cloned { copy.try_clone().map_err(write)? } else { original };
     copy.rewind().map_err(write)?;
     while len <= payload.len {
         // By position: whoever handed the file over shares its own.
-        let count = match reader.read_at(&mut buffer, len) {
+        let count = match sys::read_at(&reader, &mut buffer, len) {
             Ok(0) => break,
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

@@ -7,15 +7,20 @@ use std::path::{Path, PathBuf};
 
 use upswarm_protocol::catalog::{ExitMeaning, PackageKind};
 use upswarm_protocol::codec::Text;
-use upswarm_protocol::node_state::InstallOutcome;
+use upswarm_protocol::node::{InstallOutcome, Obstacle};
 use upswarm_protocol::version;
 
-use super::detect::{Verdict, query};
+use super::diagnosis;
 use super::exec::Session;
-use super::payload::{installable, is_package_file, seal};
-use super::program::{Ended, find};
+use super::payload::{installable, is_package_file, snapshot};
+use super::query::{Verdict, query};
 use super::{Job, Trouble};
+use crate::sys::{Ended, find, lock_holder};
 
+/// What they print is read.
+const ENV: [(&str, &str); 1] = [("LC_ALL", "C")];
+/// Where a system may keep rpm's database, below its root.
+const DATABASES: [&str; 2] = ["usr/lib/sysimage/rpm", "var/lib/rpm"];
 /// How a package begins (rpm's file format, section "lead").
 const LEAD: [u8; 4] = [0xed, 0xab, 0xee, 0xdb];
 
@@ -30,8 +35,11 @@ pub(super) fn install(job: &Job<'_>, timeout_s: u32) -> Result<InstallOutcome, T
     {
         return Err(Trouble::failed(format!("the payload {other:?} is not named as .rpm files are")));
     }
-    let sealed = seal(job, &wanted, None)?;
-    for path in sealed.paths() {
+    if let Some(locked) = locked(job.root) {
+        return Ok(locked);
+    }
+    let snapshot = snapshot(job, &wanted, None)?;
+    for path in snapshot.paths() {
         let mut magic = [0; 4];
         let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
         // Anything else rpm would take for a list of other packages to install.
@@ -46,16 +54,19 @@ pub(super) fn install(job: &Job<'_>, timeout_s: u32) -> Result<InstallOutcome, T
         (root, _) if job.downgrade => (rpm()?, root_args(root, &["-U", "-v", "--replacepkgs", "--oldpackage"])),
         (root, _) => (rpm()?, root_args(root, &["-U", "-v", "--replacepkgs"])),
     };
-    args.extend(sealed.paths().map(|path| path.as_os_str().to_owned()));
+    args.extend(snapshot.paths().map(|path| path.as_os_str().to_owned()));
     let mut session = Session::start(job)?;
-    let ended = session.run(&program, args, &[], timeout_s, false)?;
-    Ok(finish(session, ended, timeout_s))
+    let ended = session.run(&program, args, &ENV, timeout_s, false)?;
+    Ok(finish(session, ended, timeout_s, true))
 }
 
 /// Removes those of the packages that are installed. A package that others need stays, and that is a failure.
 pub(super) fn remove(job: &Job<'_>, packages: &[Text<255>], timeout_s: u32) -> Result<InstallOutcome, Trouble> {
     if let Some(bad) = packages.iter().find(|name| !is_package_name(name)) {
         return Err(Trouble::failed(format!("{bad:?} is no name of a package")));
+    }
+    if let Some(locked) = locked(job.root) {
+        return Ok(locked);
     }
     let mut args = root_args(job.root, &["-e"]);
     let before = args.len();
@@ -68,8 +79,8 @@ pub(super) fn remove(job: &Job<'_>, packages: &[Text<255>], timeout_s: u32) -> R
         return Ok(InstallOutcome::Done { restart: false, code: None });
     }
     let mut session = Session::start(job)?;
-    let ended = session.run(&rpm()?, args, &[], timeout_s, false)?;
-    Ok(finish(session, ended, timeout_s))
+    let ended = session.run(&rpm()?, args, &ENV, timeout_s, false)?;
+    Ok(finish(session, ended, timeout_s, false))
 }
 
 /// Whether a package is installed, at this version or a later one.
@@ -107,22 +118,29 @@ pub(super) fn installed(name: &str, version: Option<&str>, root: Option<&Path>) 
     Ok(false)
 }
 
-fn finish(mut session: Session<'_>, ended: Ended, timeout_s: u32) -> InstallOutcome {
-    let end = session.log.end();
-    let passing = [
-        "can't create transaction lock",
-        "transaction lock",
-        "No space left",
-        "needs at least",
-        "more space needed",
-        "Cannot download",
-    ];
-    let retry = passing.iter().any(|sign| end.contains(sign));
-    session.finish(ended, timeout_s, |code| match code {
-        0 => ExitMeaning::Success,
-        _ if retry => ExitMeaning::Retry,
-        _ => ExitMeaning::Failure,
-    })
+/// Says so when another program is in a transaction: rpm would wait for it without end.
+fn locked(root: Option<&Path>) -> Option<InstallOutcome> {
+    let root = root.unwrap_or(Path::new("/"));
+    let holder = DATABASES.iter().find_map(|dir| lock_holder(&root.join(dir).join(".rpm.lock")))?;
+    let reason = format!("the package manager is locked by {holder}");
+    Some(InstallOutcome::Hindered { by: Obstacle::Locked, code: None, reason })
+}
+
+/// What a machine lacks when packages are `installing` is an obstacle; what it needs of a package that is to go is a failure.
+fn finish(mut session: Session<'_>, ended: Ended, timeout_s: u32, installing: bool) -> InstallOutcome {
+    let Ended::Code(number @ 1..) = ended else {
+        return session.finish(ended, timeout_s, |_| ExitMeaning::Success);
+    };
+    let found = diagnosis::of_rpm(&session.log.end());
+    if found.why.is_empty() {
+        return session.finish(ended, timeout_s, |_| ExitMeaning::Failure);
+    }
+    let code = Some(number);
+    let reason = format!("{} (exit code {number}) [{}]", found.why, session.log.close().display());
+    match found.by {
+        Some(by) if installing || by != Obstacle::Dependency => InstallOutcome::Hindered { by, code, reason },
+        _ => InstallOutcome::Failed { code, reason },
+    }
 }
 
 fn rpm() -> Result<PathBuf, Trouble> {
@@ -136,8 +154,7 @@ fn root_args(root: Option<&Path>, args: &[&str]) -> Vec<OsString> {
 /// Another root, and where its database is: this system's rpm may keep its own elsewhere (Debian's does, in root's home).
 fn in_root(root: Option<&Path>) -> Vec<String> {
     let Some(root) = root else { return Vec::new() };
-    let dirs = ["usr/lib/sysimage/rpm", "var/lib/rpm"];
-    let database = dirs.into_iter().find(|dir| root.join(dir).is_dir()).unwrap_or("var/lib/rpm");
+    let database = DATABASES.into_iter().find(|dir| root.join(dir).is_dir()).unwrap_or("var/lib/rpm");
     vec![format!("--root={}", root.display()), format!("--dbpath=/{database}")]
 }
 

@@ -10,10 +10,11 @@ use upswarm_protocol::catalog::{
     Action, Applicability, Detect, ExitMeaning, ExitRule, PackageKind, Patch, Platform, Recipe,
 };
 use upswarm_protocol::codec::Text;
-use upswarm_protocol::node_state::{Detection, InstallOutcome};
+use upswarm_protocol::node::{Detection, InstallOutcome};
 
 use super::fixture::{Fixture, exec, list, reason, text};
-use super::{detect, payload, program};
+use super::{detect, payload};
+use crate::sys;
 
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -198,9 +199,9 @@ fn hostile_payload_names_stay_inside() {
         let fixture = Fixture::new(&[(&name, b"bytes")]).install(exec(&["/bin/cat", "{payload}"], 10));
         let before = super::fixture::snapshot(fixture.dir.path());
         let inside = !name.is_empty() && name != "." && name != ".." && !name.contains('/');
-        fixture.with_job(Action::Install, |job| match payload::seal(job, &[0], None) {
-            Ok(sealed) => {
-                let path = sealed.path(0).unwrap();
+        fixture.with_job(Action::Install, |job| match payload::snapshot(job, &[0], None) {
+            Ok(snapshot) => {
+                let path = snapshot.path(0).unwrap();
                 assert!(inside, "{name:?} was accepted");
                 assert_eq!(path.parent().and_then(Path::parent), Some(&*fixture.state().join("private")));
                 assert_eq!(fs::read(path).unwrap(), b"bytes");
@@ -256,9 +257,9 @@ fn unverified_bytes_are_never_used_whatever_the_store_does_meanwhile() {
                     _ => super::Source::Path(path.clone()),
                 };
                 let job = super::Job { payloads: vec![source], ..*job };
-                match payload::seal(&job, &[0], Some(0)) {
-                    Ok(sealed) => {
-                        assert!(fs::read(sealed.path(0).unwrap()).unwrap() == good);
+                match payload::snapshot(&job, &[0], Some(0)) {
+                    Ok(snapshot) => {
+                        assert!(fs::read(snapshot.path(0).unwrap()).unwrap() == good);
                         verified += 1;
                     }
                     Err(_) => refused += 1,
@@ -414,7 +415,7 @@ fn a_release_concerns_some_machines_only() {
 /// A real package, built here and installed into a root of its own.
 #[test]
 fn a_debian_package_is_installed_and_removed() {
-    if program::find("dpkg-deb").is_none() {
+    if sys::find("dpkg-deb").is_none() {
         eprintln!("SKIPPED: this machine has no dpkg-deb");
         return;
     }

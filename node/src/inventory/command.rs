@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use upswarm_protocol::inventory::MAX_PACKAGES;
 
-use crate::installer::program::{Ended, Program, find};
+use crate::sys::{Ended, Program, find};
 
 /// A tool that takes longer hangs on a lock or a dead disk.
 const TIMEOUT: Duration = Duration::from_secs(120);

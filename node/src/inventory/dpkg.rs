@@ -8,8 +8,9 @@ use std::io::{self, BufRead, BufReader, Read as _};
 use upswarm_protocol::catalog::PackageKind;
 use upswarm_protocol::inventory::{Arch, MAX_PACKAGES, Name, PackageKey, Version};
 
-use super::root::{Root, Stamp};
 use super::{Found, Notices};
+use crate::sys::{Root, Stamp};
+use crate::upstream::deb822::{Line, read_line};
 
 const STATUS: &str = "var/lib/dpkg/status";
 /// Records that dpkg has not merged into the status file yet; a number is a file's name, and later ones count.
@@ -261,24 +262,11 @@ struct Lines<'a> {
 impl Lines<'_> {
     /// Reads the next line; `false` at the end. A line of blanks counts as an empty one, as for dpkg.
     fn next(&mut self) -> io::Result<bool> {
-        self.line.clear();
-        let mut any = false;
-        loop {
-            let bytes = match self.input.fill_buf() {
-                Ok(bytes) => bytes,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            any |= !bytes.is_empty();
-            let end = bytes.iter().position(|byte| *byte == b'\n');
-            let part = &bytes[..end.unwrap_or(bytes.len())];
-            let room = MAX_LINE - self.line.len();
-            self.line.extend_from_slice(&part[..part.len().min(room)]);
-            let (used, last) = (end.map_or(part.len(), |end| end + 1), end.is_some() || bytes.is_empty());
-            self.input.consume(used);
-            if last {
-                break;
-            }
+        let mut read = read_line(&mut self.input, &mut self.line, MAX_LINE)?;
+        let any = read != Line::End;
+        let mut rest = Vec::new();
+        while read == Line::Cut {
+            read = read_line(&mut self.input, &mut rest, MAX_LINE)?;
         }
         self.number += u64::from(any);
         if self.line.iter().all(u8::is_ascii_whitespace) {

@@ -4,8 +4,8 @@ use upswarm_protocol::catalog::PackageKind;
 use upswarm_protocol::inventory::{Arch, Name, PackageKey, Version};
 
 use super::command::{self, Rows};
-use super::root::{Root, Stamp};
 use super::{Found, Notices};
+use crate::sys::{Root, Stamp};
 
 const DIR: &str = "var/lib/flatpak";
 const COLUMNS: &str = "--columns=application,version,branch,arch";

@@ -9,7 +9,6 @@ pub(crate) mod watch;
 mod command;
 mod dpkg;
 mod flatpak;
-mod root;
 mod rpm;
 mod snap;
 mod system;
@@ -27,7 +26,7 @@ use upswarm_protocol::catalog::PackageKind;
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::inventory::{FactName, Inventory, Name, PackageKey, Version};
 
-use root::{Root, Stamp};
+use crate::sys::{Root, Stamp};
 
 pub(crate) use system::{
     FACT_CPU_CORES, FACT_CPU_MODEL, FACT_HOSTNAME, FACT_KERNEL, FACT_MEMORY, FACT_OS_NAME, FACT_PRODUCT, FACT_VENDOR,

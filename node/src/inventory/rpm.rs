@@ -7,8 +7,8 @@ use upswarm_protocol::catalog::PackageKind;
 use upswarm_protocol::inventory::{Arch, Name, PackageKey, Version};
 
 use super::command::{self, Rows};
-use super::root::{Root, Stamp};
 use super::{Found, Notices};
+use crate::sys::{Root, Stamp};
 
 /// Where distributions keep the database, the present place first.
 const DIRS: [&str; 2] = ["usr/lib/sysimage/rpm", "var/lib/rpm"];

@@ -1,7 +1,6 @@
 //! Snaps: from the running snapd by its REST API, else from its state file, which does not tell versions.
 
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,8 +8,8 @@ use serde_json::Value;
 use upswarm_protocol::catalog::PackageKind;
 use upswarm_protocol::inventory::{Arch, Name, PackageKey, Version};
 
-use super::root::{Root, Stamp};
 use super::{Found, Notices};
+use crate::sys::{self, Root, Stamp};
 
 const STATE: &str = "var/lib/snapd/state.json";
 const SOCKET: &str = "run/snapd.socket";
@@ -39,9 +38,7 @@ pub(super) fn read(root: &Root) -> Found {
 
 /// The answer to `GET /v2/snaps`. Source: <https://snapcraft.io/docs/snapd-rest-api>.
 fn ask(socket: &Path) -> io::Result<Value> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+    let mut stream = sys::connect(socket, TIMEOUT)?;
     // HTTP/1.0: the answer ends with the connection and comes in one piece.
     stream.write_all(b"GET /v2/snaps HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
     let mut answer = Vec::new();

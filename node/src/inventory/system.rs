@@ -9,7 +9,7 @@ use upswarm_protocol::catalog::PackageKind;
 use upswarm_protocol::inventory::{FACT_ARCH, FACT_OS, FACT_OS_ID, FACT_OS_VERSION, FACT_RESTART};
 use upswarm_protocol::version;
 
-use super::root::Root;
+use crate::sys::{self, Root};
 
 /// Fact: `PRETTY_NAME` of os-release(5), for example `Debian GNU/Linux 12 (bookworm)`.
 pub(crate) const FACT_OS_NAME: &str = "os.name";
@@ -133,8 +133,21 @@ fn operating_system(root: &Root, facts: &mut Facts) {
         (FACT_OS_NAME, "PRETTY_NAME"),
         (FACT_OS_CODENAME, "VERSION_CODENAME"),
     ] {
-        facts.set(fact, Some(crate::installer::os_release_value(&text, key)));
+        facts.set(fact, Some(os_release_value(&text, key)));
     }
+}
+
+/// A value of os-release(5): the last assignment counts, quotes and backslashes as in a shell.
+fn os_release_value(text: &str, key: &str) -> String {
+    let assigned = |line: &'_ str| line.trim().strip_prefix(key)?.strip_prefix('=').map(str::to_owned);
+    let raw = text.lines().filter_map(assigned).next_back().unwrap_or_default();
+    let inner = ['"', '\''].iter().find_map(|quote| raw.strip_prefix(*quote)?.strip_suffix(*quote));
+    let mut value = String::new();
+    let mut chars = inner.unwrap_or(&raw).chars();
+    while let Some(c) = chars.next() {
+        value.extend(if c == '\\' { chars.next() } else { Some(c) });
+    }
+    value
 }
 
 fn time_zone(root: &Root) -> Option<String> {
@@ -279,9 +292,8 @@ fn virtualisation(root: &Root, cpu: &str, vendor: Option<&str>, product: Option<
 fn disks(root: &Root, facts: &mut Facts) {
     let text = root.text("proc/self/mountinfo", MAX_FILE).unwrap_or_default();
     for point in mount_points(&text) {
-        let Ok(found) = rustix::fs::statvfs(Path::new(&point)) else { continue };
-        let mib = |blocks: u64| (u128::from(blocks) * u128::from(found.f_frsize)) >> 20;
-        let (size, free) = (mib(found.f_blocks), mib(found.f_bavail));
+        let Ok(space) = sys::space(Path::new(&point)) else { continue };
+        let (size, free) = (space.total >> 20, space.free >> 20);
         facts.set(&format!("{FACT_DISK_SIZE}{point}"), Some(size.to_string()));
         facts.set(&format!("{FACT_DISK_FREE}{point}"), Some(coarse(free).to_string()));
     }
@@ -344,5 +356,13 @@ garbage
 34 27 254:3 - ext4
 ";
         assert_eq!(mount_points(text), ["/", "/home"]);
+    }
+
+    #[test]
+    fn os_release_is_read_as_a_shell_would() {
+        let text = "# ID=comment\nID=old\nNAME=\"A \\\"B\\\"\"\n  ID='debian'\nVERSION_ID=\"12\"\nID_LIKE=x\nEMPTY=\n";
+        for (key, value) in [("ID", "debian"), ("VERSION_ID", "12"), ("NAME", "A \"B\""), ("EMPTY", ""), ("NONE", "")] {
+            assert_eq!(os_release_value(text, key), value, "{key}");
+        }
     }
 }

@@ -58,7 +58,7 @@ fn skip(why: &str) {
 }
 
 fn has(tool: &str) -> bool {
-    crate::installer::program::find(tool).is_some()
+    crate::sys::find(tool).is_some()
 }
 
 fn run(command: &mut Command) -> String {

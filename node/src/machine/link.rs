@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::value;
-use crate::installer::program::{Ended, Program, find};
+use crate::sys::{Ended, Program, find};
 
 /// NetworkManager is asked again after this, or when the default route has moved: asking starts a program.
 const ASK_EVERY: Duration = Duration::from_secs(300);

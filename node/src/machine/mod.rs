@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
-use upswarm_protocol::node_state::Conditions;
+use upswarm_protocol::node::Conditions;
 
 use link::Links;
 pub(crate) use restart::{RestartConfig, Restarter};
@@ -121,7 +121,7 @@ fn value(root: &Path, path: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use upswarm_protocol::node_state::Power;
+    use upswarm_protocol::node::Power;
 
     #[tokio::test]
     async fn a_watch_tells_changes_only() {

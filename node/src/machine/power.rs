@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use upswarm_protocol::node_state::Power;
+use upswarm_protocol::node::Power;
 
 use super::value;
 

@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use upswarm_protocol::ids::ReleaseId;
-use upswarm_protocol::node_state::RestartOutcome;
+use upswarm_protocol::node::RestartOutcome;
 use upswarm_protocol::time::Wall;
 
-use crate::apart::replace;
-use crate::installer::program::{Ended, Program, find};
+use crate::sys::{self, Access, Ended, Program, find};
 use crate::{clock, inventory};
 
 /// `systemctl reboot` comes back at once, and so does `wall`.
@@ -113,7 +112,7 @@ impl Restarter {
         let now = Mark { boot: self.boot.clone(), release, at: clock::wall() };
         let written = serde_json::to_vec(&now)
             .map_err(std::io::Error::from)
-            .and_then(|bytes| replace(&self.dir, "restart", &bytes));
+            .and_then(|bytes| sys::replace(&mark, &bytes, Access::Owner));
         if let Err(error) = written {
             return failed(format!("cannot write {}: {error}", mark.display()));
         }
@@ -131,7 +130,7 @@ impl Restarter {
         let dir = root.join("var/lib/upswarm");
         let text = serde_json::json!({ "release": mark.release, "at": mark.at, "command": self.config.command });
         std::fs::create_dir_all(&dir)
-            .and_then(|()| replace(&dir, "restart", text.to_string().as_bytes()))
+            .and_then(|()| sys::replace(&dir.join("restart"), text.to_string().as_bytes(), Access::Owner))
             .map_err(|error| format!("cannot write in {}: {error}", dir.display()))
     }
 }

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{Bounded, Text};
-use crate::ids::{DeviceId, GroupId, SiteId};
+use crate::codec::Text;
+use crate::ids::{DeviceId, SiteId};
 use crate::time::Wall;
 
 /// What a member of a site is for.
@@ -16,15 +16,13 @@ pub enum NodeRole {
     Coordinator,
 }
 
-/// The coordinator's word that a key belongs to a device of a site and of some groups.
+/// The coordinator's word that a key belongs to a device of a site. Peers see it: groups are in the [`super::Assignment`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Certificate {
     /// The device's key.
     pub device: DeviceId,
     /// The site that shares its WAN link.
     pub site: SiteId,
-    /// Its groups, by opaque number.
-    pub groups: Bounded<GroupId, 64>,
     /// What it is for.
     pub role: NodeRole,
     /// The admin's name for the device, at most 64 bytes; stays between the device and the coordinator when empty.

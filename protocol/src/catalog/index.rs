@@ -1,22 +1,9 @@
 use serde::{Deserialize, Serialize};
 
+use super::page::{DocEntry, GroupEntry, INDEX_ENTRIES, Node};
 use crate::codec::{Bounded, Text};
-use crate::envelope::Kind;
 use crate::ids::{DeviceId, DocHash, GroupId, ReleaseId};
 use crate::time::Wall;
-
-/// One current document.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DocEntry {
-    /// [`Kind::Release`] or [`Kind::Approval`].
-    pub kind: Kind,
-    /// Hash of the envelope.
-    pub hash: DocHash,
-    /// Bytes of the envelope.
-    pub len: u32,
-    /// The document's own version (release counter, approval version).
-    pub version: u64,
-}
 
 /// A stop that the online keys may order by themselves: they can hold back, never install.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,9 +16,20 @@ pub enum Hold {
     Release(ReleaseId),
     /// This release is not installed in this group.
     Approval(GroupId, ReleaseId),
+    /// The rollout of this release in this group has passed the share of failures at which it stops by itself.
+    Rollout(GroupId, ReleaseId),
 }
 
-/// Every current document, and what is stopped.
+/// How far the admin's log of decisions had got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditHead {
+    /// Entries in the log.
+    pub entries: u64,
+    /// Hash of the last.
+    pub last: DocHash,
+}
+
+/// Every current document, and what is stopped. Small: the documents are named by trees of pages (see [`super::page`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Index {
     /// Grows with every change.
@@ -40,12 +38,16 @@ pub struct Index {
     pub issued: Wall,
     /// After this no new install rests on it.
     pub expires: Wall,
-    /// Releases and approvals, sorted by (kind, hash), without duplicates.
-    pub documents: Bounded<DocEntry, 65536>,
-    /// Certificates that are no longer good, sorted.
-    pub revoked_devices: Bounded<DeviceId, 16384>,
     /// What is stopped.
     pub holds: Bounded<Hold, 1024>,
     /// Base URLs of origins, best first. Each serves `payload/<hex>`, `doc/<hex>`, `root/<n>` and `head`.
     pub origins: Bounded<Text<512>, 16>,
+    /// Certificates that are no longer good.
+    pub revoked: Node<DeviceId, INDEX_ENTRIES>,
+    /// Releases and approvals by group. A device pulls those of its own groups.
+    pub groups: Node<GroupEntry, INDEX_ENTRIES>,
+    /// Releases that nobody has decided about yet: every device says whether it needs them.
+    pub published: Node<DocEntry, INDEX_ENTRIES>,
+    /// Reserved: the admin's log of decisions.
+    pub audit: Option<AuditHead>,
 }

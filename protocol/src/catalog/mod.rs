@@ -3,18 +3,27 @@
 //! Wire types: plain data with bounds. [`crate::trust`] decides which of them to believe.
 
 mod approval;
+mod apt;
+mod assignment;
 mod certificate;
 mod head;
 mod index;
+pub mod page;
+mod placeholder;
 mod release;
 mod root;
+pub mod walk;
 
 pub use approval::{Action, ActiveHours, Approval, Deferral, MinuteOfDay, Ring, RingPlan, Schedule, Weekdays, Window};
+pub use apt::{APT_PREFIX, AptIndex, AptPackage, AptRecipe, Standing, WhenAbsent};
+pub use assignment::Assignment;
 pub use certificate::{Certificate, NodeRole};
 pub use head::Head;
-pub use index::{DocEntry, Hold, Index};
+pub use index::{AuditHead, Hold, Index};
+pub use page::{DocEntry, DocRef, GroupEntry, Node, Page};
+pub use placeholder::{BadPlaceholder, Piece, pieces};
 pub use release::{
     Applicability, Classification, Detect, ExitMeaning, ExitRule, FilePlacement, PackageKind, Patch, Payload, Platform,
     Recipe, Release, RestartPolicy, Severity,
 };
-pub use root::{GroupRule, Keys, PublisherRule, Root};
+pub use root::{GroupRule, Keys, PublisherRule, Root, UpstreamRule};

@@ -1,8 +1,12 @@
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{Bounded, Text};
 use crate::ids::{DocHash, PayloadId, ReleaseId};
 use crate::time::Wall;
+
+use super::apt::AptRecipe;
 
 /// Why a release exists, in the field's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -135,6 +139,9 @@ pub enum Detect {
         /// The least version that counts.
         version: Text<255>,
     },
+    /// Nothing of the [`AptRecipe`] is left to be done: each of its packages that is installed here is at its version or a later
+    /// one, and each that every machine gets is there.
+    Selection,
 }
 
 /// A condition for the release to concern a device at all. All must hold.
@@ -241,6 +248,8 @@ pub enum Recipe {
         /// Seconds after which it is reported as hanging.
         timeout_s: u32,
     },
+    /// Install packages of a repository with apt.
+    Apt(AptRecipe),
 }
 
 /// What may be done when an install wants a restart.
@@ -294,4 +303,132 @@ pub struct Release {
     pub depends: Bounded<ReleaseId, 32>,
     /// Releases that this one makes needless.
     pub supersedes: Bounded<ReleaseId, 64>,
+}
+
+impl Release {
+    /// How it is removed: as its publisher says, else by what its installation says by itself. Files go from where they were put;
+    /// packages by their own names, which detection and the payloads' file names both tell. `None`: nobody can tell.
+    pub fn removal(&self) -> Option<Recipe> {
+        if self.uninstall.is_some() {
+            return self.uninstall.clone();
+        }
+        match &self.install {
+            Recipe::Files { files } => {
+                let paths = files.iter().map(|file| file.path.clone()).collect();
+                Some(Recipe::RemoveFiles { paths: Bounded::new(paths).ok()? })
+            }
+            Recipe::Deb { timeout_s } => {
+                let packages = self.packages_of_its_own(PackageKind::Deb, '_')?;
+                Some(Recipe::RemoveDeb { packages, timeout_s: *timeout_s })
+            }
+            Recipe::Rpm { timeout_s } => {
+                let packages = self.packages_of_its_own(PackageKind::Rpm, '-')?;
+                Some(Recipe::RemoveRpm { packages, timeout_s: *timeout_s })
+            }
+            Recipe::Exec { .. }
+            | Recipe::RemoveFiles { .. }
+            | Recipe::RemoveDeb { .. }
+            | Recipe::RemoveRpm { .. }
+            | Recipe::Apt(_) => None,
+        }
+    }
+
+    /// The packages that detection names, if each payload is the file of one of them: what a release only looks for is not its own
+    /// to remove, and a package that detection does not name would stay. One file and one name belong together.
+    fn packages_of_its_own(&self, wanted: PackageKind, gap: char) -> Option<Bounded<Text<255>, 256>> {
+        let detected: BTreeSet<&str> = self
+            .detect
+            .iter()
+            .filter_map(|rule| match rule {
+                Detect::Package { kind, name, .. } if *kind == wanted => Some(name.as_str()),
+                _ => None,
+            })
+            .collect();
+        let is_file_of = |payload: &Payload, name: &str| {
+            let version = payload.name.strip_prefix(name).and_then(|rest| rest.strip_prefix(gap));
+            version.is_some_and(|version| version.starts_with(|first: char| first.is_ascii_digit()))
+        };
+        // Whose name says of itself that it is another package's file is not taken for this one's.
+        let is_named = |payload: &Payload| {
+            let after =
+                |(at, _): (usize, &str)| payload.name[at + 1..].starts_with(|first: char| first.is_ascii_digit());
+            payload.name.match_indices(gap).any(after)
+        };
+        let alone = self.payloads.len() == 1 && detected.len() == 1 && !self.payloads.iter().any(is_named);
+        let mut own: Vec<Text<255>> = Vec::new();
+        for payload in &self.payloads {
+            let named = detected.iter().find(|name| alone || is_file_of(payload, name))?;
+            own.push(Text::new(*named).ok()?);
+        }
+        own.sort();
+        own.dedup();
+        if own.is_empty() { None } else { Bounded::new(own).ok() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{DocHash, PayloadId};
+
+    fn release(kind: PackageKind, payloads: &[&str], detected: &[&str]) -> Release {
+        let payload = |name: &&str| Payload {
+            name: Text::lossy(name),
+            id: PayloadId::of(name.as_bytes()),
+            len: 1,
+            chunk_list: DocHash::default(),
+            chunk_list_len: 0,
+            sha256: [0; 32],
+            urls: Bounded::default(),
+            patches: Bounded::default(),
+        };
+        let detect = |name: &&str| Detect::Package { kind, name: Text::lossy(name), version: Text::lossy("1") };
+        let install = match kind {
+            PackageKind::Rpm => Recipe::Rpm { timeout_s: 9 },
+            _ => Recipe::Deb { timeout_s: 9 },
+        };
+        Release {
+            product: Text::lossy("org.example.app"),
+            version: Text::lossy("1"),
+            counter: 1,
+            title: Text::default(),
+            classification: Classification::Update,
+            severity: Severity::Unspecified,
+            cves: Bounded::default(),
+            issued: Wall(0),
+            expires: Wall(0),
+            platform: Platform::default(),
+            payloads: Bounded::truncated(payloads.iter().map(payload).collect()),
+            applicability: Bounded::default(),
+            detect: Bounded::truncated(detected.iter().map(detect).collect()),
+            install,
+            uninstall: None,
+            restart: RestartPolicy::Never,
+            depends: Bounded::default(),
+            supersedes: Bounded::default(),
+        }
+    }
+
+    #[test]
+    fn a_package_is_removed_by_its_own_name_and_no_other() {
+        let removed = |kind, payloads: &[&str], detected: &[&str]| match release(kind, payloads, detected).removal() {
+            Some(Recipe::RemoveDeb { packages, timeout_s: 9 } | Recipe::RemoveRpm { packages, timeout_s: 9 }) => {
+                packages.iter().map(|name| name.to_string()).collect::<Vec<_>>().join(" ")
+            }
+            None => "-".to_owned(),
+            other => panic!("{other:?}"),
+        };
+        let deb = |payloads: &[&str], detected: &[&str]| removed(PackageKind::Deb, payloads, detected);
+        assert_eq!(deb(&["demo_1.0-1_all.deb"], &["demo"]), "demo");
+        assert_eq!(deb(&["demo_1_all.deb", "demo-lib_1_all.deb"], &["demo", "demo-lib"]), "demo demo-lib");
+        // A package that it only looks for stays; one of which nobody knows the name cannot be removed.
+        assert_eq!(deb(&["demo_1_all.deb"], &["demo", "libc6"]), "demo");
+        assert_eq!(deb(&["demo_1_all.deb", "other_1_all.deb"], &["demo"]), "-");
+        assert_eq!(deb(&["setup.deb"], &["demo"]), "demo");
+        assert_eq!(deb(&["setup.deb"], &["demo", "libc6"]), "-");
+        assert_eq!(deb(&["demo_1_all.deb"], &[]), "-");
+        let rpm = |payloads: &[&str], detected: &[&str]| removed(PackageKind::Rpm, payloads, detected);
+        assert_eq!(rpm(&["demo-1.0-1.noarch.rpm"], &["demo"]), "demo");
+        assert_eq!(rpm(&["demo-lib-1.0-1.noarch.rpm"], &["demo"]), "-");
+    }
 }

@@ -1,8 +1,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{Bounded, Text};
-use crate::ids::{GroupId, PublicKey};
+use crate::ids::{DocHash, GroupId, PublicKey};
 use crate::time::Wall;
+
+use super::apt::APT_PREFIX;
 
 /// A set of keys and how many of them must sign. Valid when `1 <= threshold <= number of distinct keys`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,10 +18,25 @@ pub struct Keys {
 /// Who may publish the products whose names begin with a prefix.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublisherRule {
-    /// The longest matching prefix decides; the empty prefix matches every product.
+    /// Whole names, with or without a dot at the end: `org.mozilla` is for `org.mozilla` and `org.mozilla.firefox`, not for
+    /// `org.mozillax`. The longest that matches decides; the empty one matches every product.
     pub product_prefix: Text<128>,
     /// Who signs, and how many.
     pub keys: Keys,
+}
+
+impl PublisherRule {
+    /// The prefix without the dot at its end: two rules with the same names are about the same products.
+    pub fn names(&self) -> &str {
+        self.product_prefix.strip_suffix('.').unwrap_or(&self.product_prefix)
+    }
+
+    /// Whether the rule is about this product.
+    pub fn is_for(&self, product: &str) -> bool {
+        let names = self.names();
+        let beyond = product.strip_prefix(names);
+        names.is_empty() || beyond.is_some_and(|beyond| beyond.is_empty() || beyond.starts_with('.'))
+    }
 }
 
 /// A group whose approvals need more signatures than others.
@@ -29,6 +46,16 @@ pub struct GroupRule {
     pub group: GroupId,
     /// Signatures by distinct approvers.
     pub threshold: u8,
+}
+
+/// A repository whose packages may be installed. Its snapshots are the releases of the product `apt.<name>`; whoever publishes
+/// those chooses no byte, since each carries this description and what its certificates signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamRule {
+    /// The repository's name, without dots.
+    pub name: Text<64>,
+    /// BLAKE3 of its description: suite, components, certificates, the packages that it may supply.
+    pub description: DocHash,
 }
 
 /// The root of trust: every key of the deployment and what it may do. Signed by the old and the new root keys.
@@ -48,9 +75,11 @@ pub struct Root {
     pub approvers: Keys,
     /// Groups that need more approvers.
     pub group_rules: Bounded<GroupRule, 64>,
+    /// Repositories that packages may come from.
+    pub upstreams: Bounded<UpstreamRule, 64>,
     /// The coordinator's online keys: index, head, certificates.
     pub online: Keys,
-    /// X25519 public key to which reports are sealed.
+    /// X25519 public key to which reports are encrypted.
     pub report_key: [u8; 32],
 }
 
@@ -59,9 +88,15 @@ impl Root {
     pub fn publisher_of(&self, product: &str) -> Option<&Keys> {
         self.publishers
             .iter()
-            .filter(|rule| product.starts_with(rule.product_prefix.as_str()))
-            .max_by_key(|rule| rule.product_prefix.len())
+            .filter(|rule| rule.is_for(product))
+            .max_by_key(|rule| rule.names().len())
             .map(|rule| &rule.keys)
+    }
+
+    /// The repository whose snapshots a product stands for, if it stands for any and the root names it.
+    pub fn upstream_of(&self, product: &str) -> Option<&UpstreamRule> {
+        let name = product.strip_prefix(APT_PREFIX)?.strip_prefix('.')?;
+        self.upstreams.iter().find(|rule| *rule.name == *name)
     }
 
     /// Signatures by distinct approvers that an approval for this group needs.

@@ -22,10 +22,22 @@ use serde::{Deserialize, Serialize};
 use crate::catalog::{PackageKind, Release};
 use crate::codec::Text;
 use crate::ids::ReleaseId;
-use crate::inventory::{FactName, Inventory, InventoryDelta, Name};
-use crate::node_state::Detection;
+use crate::inventory::{FactName, Inventory, InventoryDelta, Name, SharedInventory};
 
 use rules::{Cause, Rules, Subject};
+
+/// What detection found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Detection {
+    /// Every rule holds: installed.
+    Present,
+    /// Concerns this device, and is not installed: required.
+    Absent,
+    /// Does not concern this device.
+    NotApplicable(String),
+    /// Could not be told.
+    Unknown(String),
+}
 
 /// Where a device stands with a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -65,6 +77,22 @@ struct Slot {
 struct Probe {
     state: ScanState,
     reason: Text<200>,
+}
+
+/// One release, to be judged by what a device has told of itself: what only the device can look for stays unknown.
+#[derive(Debug)]
+pub struct Question(Rules);
+
+impl Question {
+    /// The question that a release asks.
+    pub fn of(release: &Release) -> Self {
+        Self(Rules::of(release))
+    }
+
+    /// Where a device with this inventory stands with it.
+    pub fn state(&self, inventory: &SharedInventory) -> ScanState {
+        self.0.judge(inventory).state()
+    }
 }
 
 impl Evaluator {

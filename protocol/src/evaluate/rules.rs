@@ -1,9 +1,11 @@
 //! The rules of one release, and what an inventory says to them.
 
 use super::ScanState;
-use crate::catalog::{Applicability, Detect, PackageKind, Release};
+use std::sync::Arc;
+
+use crate::catalog::{Applicability, AptPackage, AptRecipe, Detect, PackageKind, Recipe, Release, Standing};
 use crate::codec::Text;
-use crate::inventory::{FACT_ARCH, FACT_OS, FactName, FactValue, Inventory, Name, Version};
+use crate::inventory::{FACT_ARCH, FACT_OS, FactName, FactValue, Inventory, Name, SharedInventory, Version};
 use crate::version::compare;
 
 /// What of a release is needed to judge it.
@@ -30,8 +32,43 @@ enum Rule {
         name: FactName,
         value: FactValue,
     },
+    /// A snapshot is about the machine: it has one of the packages, or is to get one.
+    Concerns(Arc<AptRecipe>),
+    /// Nothing of a snapshot is left to be done.
+    Current(Arc<AptRecipe>),
     /// For people: what must be looked at.
     Probe(Box<str>),
+}
+
+/// What a machine has been seen to have, at the device or at the coordinator.
+pub(super) trait Seen {
+    fn versions_of<'a>(&'a self, kind: PackageKind, name: &'a Name) -> impl Iterator<Item = &'a Version> + 'a;
+    fn fact_of(&self, name: &str) -> Option<&str>;
+    fn standing_of(&self, package: &AptPackage) -> Standing;
+}
+
+impl Seen for Inventory {
+    fn versions_of<'a>(&'a self, kind: PackageKind, name: &'a Name) -> impl Iterator<Item = &'a Version> + 'a {
+        self.versions(kind, name)
+    }
+    fn fact_of(&self, name: &str) -> Option<&str> {
+        self.fact(name)
+    }
+    fn standing_of(&self, package: &AptPackage) -> Standing {
+        self.standing(package)
+    }
+}
+
+impl Seen for SharedInventory {
+    fn versions_of<'a>(&'a self, kind: PackageKind, name: &'a Name) -> impl Iterator<Item = &'a Version> + 'a {
+        self.named(name).filter(move |(key, _)| key.kind == kind).flat_map(|(_, versions)| versions)
+    }
+    fn fact_of(&self, name: &str) -> Option<&str> {
+        self.fact(name)
+    }
+    fn standing_of(&self, package: &AptPackage) -> Standing {
+        self.standing(package)
+    }
 }
 
 /// What a rule depends on.
@@ -83,7 +120,15 @@ impl Rules {
             Applicability::Fact { name, value } => Rule::Fact { name: name.clone(), value: value.clone() },
             Applicability::FileExists { path } => Rule::Probe(format!("whether {path} exists").into()),
         });
+        let apt = match &release.install {
+            Recipe::Apt(apt) => Some(Arc::new(apt.clone())),
+            _ => None,
+        };
+        let snapshot = apt.clone().map(Rule::Concerns);
         let signs = release.detect.iter().map(|rule| match rule {
+            Detect::Selection => {
+                apt.clone().map_or_else(|| Rule::Probe("which packages are meant".into()), Rule::Current)
+            }
             Detect::Package { kind, name, version } => {
                 Rule::AtLeast { kind: *kind, name: name.clone(), version: version.clone() }
             }
@@ -94,19 +139,27 @@ impl Rules {
                 Rule::Probe(format!("what {} says", argv.first().map_or("a command", |program| program)).into())
             }
         });
-        Self { applicability: platform.chain(conditions).collect(), detect: signs.collect() }
+        Self { applicability: platform.chain(conditions).chain(snapshot).collect(), detect: signs.collect() }
     }
 
     /// Every package and fact that the judgement can change with; one can occur twice.
     pub(super) fn subjects(&self) -> impl Iterator<Item = Subject<'_>> {
-        self.applicability.iter().chain(&self.detect).filter_map(|rule| match rule {
-            Rule::HasPackage { kind, name } | Rule::AtLeast { kind, name, .. } => Some(Subject::Package(*kind, name)),
-            Rule::Fact { name, .. } => Some(Subject::Fact(name)),
-            Rule::Probe(_) => None,
+        self.applicability.iter().chain(&self.detect).flat_map(|rule| {
+            let (one, many) = match rule {
+                Rule::HasPackage { kind, name } | Rule::AtLeast { kind, name, .. } => {
+                    (Some(Subject::Package(*kind, name)), None)
+                }
+                Rule::Fact { name, .. } => (Some(Subject::Fact(name)), None),
+                Rule::Current(apt) => (None, Some(apt)),
+                // About the same packages as the detection beside it.
+                Rule::Concerns(_) | Rule::Probe(_) => (None, None),
+            };
+            let packages = many.into_iter().flat_map(|apt| apt.packages.iter());
+            one.into_iter().chain(packages.map(|package| Subject::Package(PackageKind::Deb, &package.name)))
         })
     }
 
-    pub(super) fn judge(&self, inventory: &Inventory) -> Cause {
+    pub(super) fn judge(&self, inventory: &impl Seen) -> Cause {
         let mut open = None;
         for (at, rule) in positions(&self.applicability) {
             match rule.holds(inventory) {
@@ -115,7 +168,7 @@ impl Rules {
                     // A machine that does not say what it is must not be told that nothing concerns it.
                     if let Rule::Fact { name, .. } = rule
                         && [FACT_OS, FACT_ARCH].contains(&name.as_str())
-                        && inventory.facts().get(name).is_none()
+                        && inventory.fact_of(name).is_none()
                     {
                         return Cause::UnknownPlatform(at);
                     }
@@ -173,13 +226,15 @@ impl Rules {
 
 impl Rule {
     /// Whether the rule holds; `None` when the inventory cannot tell.
-    fn holds(&self, inventory: &Inventory) -> Option<bool> {
+    fn holds(&self, inventory: &impl Seen) -> Option<bool> {
         Some(match self {
-            Rule::HasPackage { kind, name } => inventory.versions(*kind, name).next().is_some(),
+            Rule::HasPackage { kind, name } => inventory.versions_of(*kind, name).next().is_some(),
             Rule::AtLeast { kind, name, version } => {
-                inventory.versions(*kind, name).any(|installed| compare(*kind, installed, version).is_ge())
+                inventory.versions_of(*kind, name).any(|installed| compare(*kind, installed, version).is_ge())
             }
-            Rule::Fact { name, value } => inventory.facts().get(name) == Some(value),
+            Rule::Fact { name, value } => inventory.fact_of(name) == Some(value.as_str()),
+            Rule::Concerns(apt) => apt.concerns(|package| inventory.standing_of(package)),
+            Rule::Current(apt) => apt.needed(|package| inventory.standing_of(package)).is_empty(),
             Rule::Probe(_) => return None,
         })
     }
@@ -197,6 +252,19 @@ impl Rule {
                 Some(found) => format!("{name} is {found}, and the release is for {value}"),
                 None => format!("{name} is not known, and the release is for {value}"),
             },
+            Rule::Concerns(_) => "none of the selected packages is installed".to_owned(),
+            Rule::Current(apt) => {
+                let needed = apt.needed(|package| inventory.standing(package));
+                let first = needed.first().and_then(|at| apt.packages.get(*at));
+                let more = if needed.len() > 1 { format!(", and {} more", needed.len() - 1) } else { String::new() };
+                let Some(package) = first else { return String::new() };
+                match newest(inventory, PackageKind::Deb, &package.name) {
+                    Some(installed) => {
+                        format!("{} is {installed}, and {} is approved{more}", package.name, package.version)
+                    }
+                    None => format!("{} is not installed, and {} is approved{more}", package.name, package.version),
+                }
+            }
             Rule::Probe(what) => format!("the machine must be asked {what}"),
         }
     }
@@ -209,6 +277,15 @@ impl Rule {
             }
             Rule::HasPackage { kind, name } => format!("the {} package {name} is there", word(*kind)),
             Rule::Fact { name, value } => format!("{name} is {value}"),
+            Rule::Concerns(_) => "a selected package is there".to_owned(),
+            Rule::Current(apt) => {
+                let there =
+                    apt.packages.iter().filter(|package| inventory.standing(package) == Standing::Enough).count();
+                format!(
+                    "{there} of the {} selected packages are installed, none in an earlier version",
+                    apt.packages.len()
+                )
+            }
             Rule::Probe(what) => format!("the machine was asked {what}"),
         }
     }

@@ -16,14 +16,14 @@ use core::fmt;
 use core::str::FromStr;
 use std::collections::BTreeMap;
 
-use super::{FactName, Name, Shelved, Version};
+use super::{FactName, Name, SharedInventory, Version};
 use crate::catalog::PackageKind;
 use crate::codec::Text;
 use crate::version::compare;
 
 /// The most conditions that are taken together.
 pub const MAX_CONDITIONS: usize = 16;
-/// Told of every machine, although it is no fact of its own: `yes` or `no`.
+/// DeviceMessage of every machine, although it is no fact of its own: `yes` or `no`.
 pub const FACT_RESTART_PENDING: &str = "restart.pending";
 
 /// How two values compare.
@@ -138,7 +138,7 @@ impl Conditions {
     }
 
     /// Whether a machine fulfils them all.
-    pub fn hold(&self, machine: &Shelved) -> bool {
+    pub fn hold(&self, machine: &SharedInventory) -> bool {
         self.by_subject().into_iter().all(|(subject, tests)| match subject {
             Subject::Fact(name) => {
                 let found = if name.as_str() == FACT_RESTART_PENDING {
@@ -382,7 +382,7 @@ impl Condition {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Inventory, PackageKey, Shelf};
+    use super::super::{Inventory, PackageKey, SharedEntries};
     use super::*;
 
     fn machine(packages: &[(PackageKind, &str, &str)], facts: &[(&str, &str)]) -> Inventory {
@@ -414,8 +414,8 @@ mod tests {
             &[("os.id", "debian"), ("os.version", "12"), ("memory.mib", "16000"), ("os.name", "Debian GNU/Linux 12")],
         );
         inventory.pending_restart = true;
-        let mut shelf = Shelf::default();
-        let shelved = shelf.put(&inventory);
+        let mut shared = SharedEntries::default();
+        let shelved = shared.put(&inventory);
         for (texts, wanted) in [
             (&["os.id=debian"][..], true),
             (&["os.id = debian", "os.version>=9"], true),

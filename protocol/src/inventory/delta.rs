@@ -22,7 +22,7 @@ use crate::catalog::PackageKind;
 use crate::codec::{Bounded, Text};
 use crate::ids::DocHash;
 
-/// The most bytes of entries in one part, so that a part with its signature and seal is no larger than a report.
+/// The most bytes of entries in one part, so that a part signed and encrypted, is no larger than a report.
 pub const MAX_PART: usize = 3 << 10;
 /// The most parts of one difference: about 6 MiB.
 pub const MAX_PARTS: u16 = 2_048;

@@ -6,13 +6,14 @@
 mod condition;
 mod delta;
 mod purl;
-mod shelf;
+mod shared;
+mod standing;
 
 use std::collections::BTreeMap;
 
 pub use condition::{Condition, ConditionError, Conditions, FACT_RESTART_PENDING, MAX_CONDITIONS};
 pub use delta::{Assembler, DeltaError, InventoryDelta, InventoryPart, MAX_PART, MAX_PARTS, MAX_TEXT};
-pub use shelf::{Shelf, Shelved};
+pub use shared::{SharedEntries, SharedInventory};
 
 use crate::catalog::PackageKind;
 use crate::codec::{Bounded, Text};

@@ -26,9 +26,9 @@ pub use restart::{NoRestart, decide_restart};
 
 use calendar::Calendar;
 
-use crate::catalog::{Approval, RingPlan, Schedule};
+use crate::catalog::{Approval, RingPlan, Schedule, Window};
+use crate::codec::Bounded;
 use crate::ids::{DeviceId, ReleaseId};
-use crate::report::SubState;
 use crate::time::Wall;
 
 /// What a decision needs to know about a device.
@@ -116,17 +116,6 @@ impl Decision {
     }
 }
 
-impl Why {
-    /// How a report names it.
-    pub fn sub_state(self) -> SubState {
-        match self {
-            Why::AvailableFrom | Why::Ring { .. } | Why::Jitter | Why::Deadline => SubState::Scheduled,
-            Why::Deferred => SubState::Deferred,
-            Why::Window | Why::ActiveHours | Why::NoOpening => SubState::AwaitingWindow,
-        }
-    }
-}
-
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -145,6 +134,12 @@ impl fmt::Display for Why {
 /// The time zone with this IANA name, from the database inside the program; `None` when there is none.
 pub fn zone(name: &str) -> Option<TimeZone> {
     TimeZoneDatabase::bundled().get(name).ok()
+}
+
+/// Whether an instant lies in a window of this zone.
+pub fn is_within(window: Window, zone: &TimeZone, at: Wall) -> bool {
+    let schedule = Schedule { windows: Bounded::truncated(vec![window]), ..Schedule::default() };
+    Calendar::new(&schedule, zone).closed_by(at).is_none()
 }
 
 /// The device's place in the rollout of a release: 0 to 9999, evenly spread and always the same for the same pair, so that
@@ -169,12 +164,14 @@ pub fn decide(approval: &Approval, facts: &DeviceFacts<'_>, now: Wall) -> Decisi
     let Some((ring, delay)) = ring_delay(&approval.rings, ring_of(facts.device, approval.release)) else {
         return Decision::NotInRings;
     };
+    // An approval that is here was signed: what begins with it has begun, although this clock may be behind the signer's.
     let ring_begins = approval.issued + delay;
-    if now < ring_begins {
+    if now < ring_begins && !delay.is_zero() {
         return Decision::NotBefore { at: ring_begins, why: Why::Ring { index: ring } };
     }
-    let turn = ring_begins.max(available_from) + jitter(schedule, facts.device, approval.release);
-    if now < turn {
+    let share = jitter(schedule, facts.device, approval.release);
+    let turn = ring_begins.max(available_from) + share;
+    if now < turn && !(delay.is_zero() && share.is_zero()) {
         return Decision::NotBefore { at: turn, why: Why::Jitter };
     }
     let forced_at = forced_at(schedule, facts, now).unwrap_or(Wall(u64::MAX));

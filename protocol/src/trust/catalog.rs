@@ -1,15 +1,17 @@
-//! The catalog that is acted on, and the sets of documents that are being gathered to become one.
+//! The catalog that is acted on, its documents once they are verified, and the versions that only grow. Owns what is believed; never
+//! fetches, and never decides when something may be installed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::catalog::{Approval, DocEntry, Hold, Index, Release, Root};
+use crate::catalog::{Approval, DocEntry, Hold, Release, Root};
 use crate::codec::Text;
 use crate::envelope::Kind;
 use crate::ids::{DeviceId, DocHash, GroupId, PublicKey, ReleaseId};
 use crate::time::Wall;
 
 use super::TrustError;
+use super::dates::Stops;
 use super::verify::{approval_is_vouched, open_approval, open_release, release_is_vouched};
 
 /// A believed release.
@@ -42,6 +44,8 @@ pub struct Catalog {
     pub(super) index: Option<Label>,
     pub(super) holds: Vec<Hold>,
     pub(super) revoked: Vec<DeviceId>,
+    /// What a head stops that was set aside for its date.
+    aside: Stops,
     pub(super) origins: Vec<Text<512>>,
 }
 
@@ -63,11 +67,11 @@ impl Catalog {
 
     /// The stop that concerns this release in this group, if there is one.
     pub fn hold(&self, release: &ReleaseId, group: &GroupId) -> Option<Hold> {
-        self.holds.iter().copied().find(|hold| match hold {
+        self.holds.iter().chain(self.aside.holds.iter()).copied().find(|hold| match hold {
             Hold::Everything => true,
             Hold::Group(held) => held == group,
             Hold::Release(held) => held == release,
-            Hold::Approval(of_group, held) => of_group == group && held == release,
+            Hold::Approval(of_group, held) | Hold::Rollout(of_group, held) => of_group == group && held == release,
         })
     }
 
@@ -92,15 +96,19 @@ impl Catalog {
         releases.chain(self.approvals.values().map(|approval| approval.hash))
     }
 
-    /// Whether the admin has thrown this device out.
-    pub fn is_revoked(&self, device: &DeviceId) -> bool {
-        self.revoked.binary_search(device).is_ok()
+    /// Devices whose certificates no longer count.
+    pub fn revoked(&self) -> &[DeviceId] {
+        &self.revoked
     }
 
-    pub(super) fn take_stops(&mut self, index: &Index) {
-        self.holds = index.holds.to_vec();
-        self.revoked = index.revoked_devices.to_vec();
-        self.origins = index.origins.to_vec();
+    /// Whether the admin has thrown this device out.
+    pub fn is_revoked(&self, device: &DeviceId) -> bool {
+        self.revoked.binary_search(device).is_ok() || self.aside.revoked.contains(device)
+    }
+
+    /// Counts the stops of a head that was set aside for its date beside those of the newest index.
+    pub(super) fn set_aside(&mut self, stops: Stops) {
+        self.aside = stops;
     }
 }
 
@@ -149,7 +157,13 @@ impl Loaded {
         Ok(Self { document, signers: signers.into() })
     }
 
-    fn is_vouched(&self, root: &Root) -> Result<(), TrustError> {
+    /// The approvers of this root whose good signature it carries.
+    pub(super) fn approvers(&self, root: &Root) -> Approvers {
+        let signed = root.approvers.keys.iter().enumerate().filter(|(_, key)| self.signers.contains(key));
+        signed.fold(0, |approvers, (at, _)| approvers | 1 << at)
+    }
+
+    pub(super) fn is_vouched(&self, root: &Root) -> Result<(), TrustError> {
         match &self.document {
             Believed::Release(known) => release_is_vouched(root, &known.release, &self.signers),
             Believed::Approval(known) => approval_is_vouched(root, &known.approval.group, &self.signers),
@@ -157,151 +171,77 @@ impl Loaded {
     }
 }
 
-/// The documents of one index, as far as they are there. Every entry is in exactly one of `missing`, `loaded`, `refused`.
-#[derive(Debug, Clone)]
-pub(super) struct Assembly {
-    pub(super) label: Label,
-    pub(super) missing: BTreeMap<DocHash, DocEntry>,
-    pub(super) loaded: BTreeMap<DocHash, (DocEntry, Loaded)>,
-    pub(super) refused: BTreeMap<DocHash, DocEntry>,
-}
-
-impl Assembly {
-    pub(super) fn new(label: Label, entries: &[DocEntry]) -> Self {
-        let missing = entries.iter().map(|entry| (entry.hash, *entry)).collect();
-        Self { label, missing, loaded: BTreeMap::new(), refused: BTreeMap::new() }
-    }
-
-    /// Every document is there or refused.
-    pub(super) fn is_complete(&self) -> bool {
-        self.missing.is_empty()
-    }
-
-    pub(super) fn names(&self, hash: &DocHash) -> bool {
-        self.entry(hash).is_some() || self.refused.contains_key(hash)
-    }
-
-    /// What the index says about a document that was not refused.
-    pub(super) fn entry(&self, hash: &DocHash) -> Option<&DocEntry> {
-        self.missing.get(hash).or_else(|| self.loaded.get(hash).map(|(entry, _)| entry))
-    }
-
-    /// Takes over documents that an older assembly has verified already. An entry that describes them differently is left
-    /// to be refused when the document is offered.
-    pub(super) fn reuse(&mut self, older: &Assembly) {
-        for (hash, (entry, loaded)) in &older.loaded {
-            if self.missing.get(hash) == Some(entry) {
-                self.missing.remove(hash);
-                self.loaded.insert(*hash, (*entry, loaded.clone()));
-            }
-        }
-    }
-
-    /// The document was verified as this entry describes it.
-    pub(super) fn load(&mut self, entry: &DocEntry, loaded: &Loaded) {
-        if self.missing.get(&entry.hash) == Some(entry) {
-            self.missing.remove(&entry.hash);
-            self.loaded.insert(entry.hash, (*entry, loaded.clone()));
-        }
-    }
-
-    /// The document is not what this entry describes, or not signed as it should be.
-    pub(super) fn refuse(&mut self, entry: &DocEntry) {
-        if self.missing.get(&entry.hash) == Some(entry) {
-            self.missing.remove(&entry.hash);
-            self.refused.insert(entry.hash, *entry);
-        }
-    }
-
-    /// Drops what the keys of this root no longer vouch for. Returns that, with the reason.
-    pub(super) fn count_again(&mut self, root: &Root) -> Vec<(DocHash, Kind, String)> {
-        let mut dropped = Vec::new();
-        self.loaded.retain(|hash, (entry, loaded)| match loaded.is_vouched(root) {
-            Ok(()) => true,
-            Err(error) => {
-                dropped.push((*hash, *entry, error.to_string()));
-                false
-            }
-        });
-        self.refused.extend(dropped.iter().map(|(hash, entry, _)| (*hash, *entry)));
-        dropped.into_iter().map(|(hash, entry, reason)| (hash, entry.kind, reason)).collect()
-    }
-
-    /// Fills the releases and approvals of `catalog`. With `floors`, an approval below its floor is left out. What is left out is
-    /// refused for good. Returns what was left out, with the reason, in an order that is the
-    /// same on every machine.
-    pub(super) fn fill(&mut self, catalog: &mut Catalog, floors: Option<&Floors>) -> Vec<(DocHash, Kind, String)> {
-        let mut left_out = Vec::new();
-        catalog.releases.clear();
-        catalog.approvals.clear();
-        catalog.index = Some(self.label);
-        for (hash, (_, loaded)) in &self.loaded {
-            match &loaded.document {
-                // Two envelopes around one body differ in signatures only: the first will do.
-                Believed::Release(release) => {
-                    catalog.releases.entry(release.id).or_insert_with(|| release.clone());
-                }
-                Believed::Approval(known) => {
-                    let key = (known.approval.group, known.approval.release);
-                    let floor = floors.map_or(0, |floors| floors.of(&key));
-                    if known.approval.version < floor {
-                        left_out.push((*hash, Kind::Approval, format!("version {floor} was seen before")));
-                        continue;
-                    }
-                    let held = catalog.approvals.get(&key).map(|held| held.approval.clone());
-                    let same_version = |held: &&Arc<Approval>| held.version == known.approval.version;
-                    if held.as_ref().filter(same_version).is_some_and(|held| *held != known.approval) {
-                        let reason = format!("a second, different version {}", known.approval.version);
-                        left_out.push((*hash, Kind::Approval, reason));
-                    }
-                    if held.is_none_or(|held| held.version < known.approval.version) {
-                        catalog.approvals.insert(key, known.clone());
-                    }
-                }
-            }
-        }
-        for (hash, ..) in &left_out {
-            if let Some((entry, _)) = self.loaded.remove(hash) {
-                self.refused.insert(*hash, entry);
-            }
-        }
-        left_out
-    }
-}
+/// Approvers by their place in the root: bit 0 is the first.
+pub(super) type Approvers = u16;
 
 /// The highest version of each (group, release) approval that was ever believed: an approval that was replaced or declined
 /// stays so, even if the online keys would name the old one again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Floors(pub(super) BTreeMap<(GroupId, ReleaseId), Floor>);
+pub(super) struct Floors(pub(super) BTreeMap<(GroupId, ReleaseId), Vec<Floor>>);
 
-/// What is remembered of one approval.
+/// What is remembered of one approval. Beside the highest version stand lower ones that would outlive it: those which an approver
+/// signed who had no part in the higher one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Floor {
     pub(super) version: u64,
     /// Of the approval with that version: of too many floors the oldest are forgotten, whose approvals expired long ago.
     pub(super) issued: Wall,
+    /// Who has signed it.
+    pub(super) approvers: Approvers,
+}
+
+impl Floor {
+    /// Whether this one counts for as long as the other does, and says no less.
+    fn covers(&self, other: &Self) -> bool {
+        self.version >= other.version && other.approvers & !self.approvers == 0
+    }
 }
 
 impl Floors {
-    /// The most floors that are kept.
+    /// The most approvals of which floors are kept, and the most floors of one.
     pub(super) const MAX: usize = 32_768;
+    pub(super) const OF_ONE: usize = 4;
 
     pub(super) fn of(&self, key: &(GroupId, ReleaseId)) -> u64 {
-        self.0.get(key).map_or(0, |floor| floor.version)
+        self.0.get(key).and_then(|floors| floors.iter().map(|floor| floor.version).max()).unwrap_or(0)
     }
 
-    pub(super) fn raise(&mut self, approval: &Approval) {
-        let floor = self.0.entry((approval.group, approval.release)).or_insert(Floor { version: 0, issued: Wall(0) });
-        if approval.version > floor.version {
-            *floor = Floor { version: approval.version, issued: approval.issued };
+    pub(super) fn raise(&mut self, approval: &Approval, approvers: Approvers) {
+        let floor = Floor { version: approval.version, issued: approval.issued, approvers };
+        let floors = self.0.entry((approval.group, approval.release)).or_default();
+        if floors.iter().any(|known| known.covers(&floor)) {
+            return;
         }
+        floors.retain(|known| !floor.covers(known));
+        floors.push(floor);
+        floors.sort_unstable_by_key(|floor| core::cmp::Reverse(floor.version));
+        floors.truncate(Self::OF_ONE);
         if self.0.len() > Self::MAX {
             // In one sweep down to seven eighths, so that the cost per approval stays small.
-            let mut ages: Vec<_> = self.0.iter().map(|(key, floor)| (floor.issued, *key)).collect();
+            let age = |floors: &[Floor]| floors.iter().map(|floor| floor.issued).max();
+            let mut ages: Vec<_> = self.0.iter().map(|(key, floors)| (age(floors), *key)).collect();
             ages.sort_unstable();
             for (_, key) in &ages[..ages.len() - Self::MAX / 8 * 7] {
                 self.0.remove(key);
             }
         }
+    }
+
+    /// After a change of the approvers: forgets exactly what none of those who stay has signed.
+    pub(super) fn count_again(&mut self, old: &[PublicKey], new: &[PublicKey]) {
+        if old == new {
+            return;
+        }
+        let places: Vec<Option<usize>> = old.iter().map(|key| new.iter().position(|other| other == key)).collect();
+        let moved = |before: Approvers| {
+            let stay =
+                places.iter().enumerate().filter(|(at, _)| before >> at & 1 == 1).filter_map(|(_, place)| *place);
+            stay.fold(0, |approvers, place| approvers | 1 << place)
+        };
+        self.0.retain(|_, floors| {
+            floors.iter_mut().for_each(|floor| floor.approvers = moved(floor.approvers));
+            floors.retain(|floor| floor.approvers != 0);
+            !floors.is_empty()
+        });
     }
 }

@@ -7,51 +7,64 @@
 //! Where this differs from TUF, on purpose:
 //! * An expired document is *taken*, but nothing is installed while it is the newest ([`Trust::may_install`]). Versions only
 //!   grow all the same, a stop inside it counts, and a machine with a wrong clock does not think ill of honest neighbours.
-//! * Documents are taken one by one and the catalog is swapped when all of them are there; one that does not verify is
-//!   refused by itself, so that a single bad document cannot keep a fleet from all others.
+//! * The index names documents by a tree of pages, of which a machine takes what its groups need (TUF's delegations cut the same
+//!   way; a page is named by its hash, so it needs no signature). Pages and documents are taken one by one and the catalog is
+//!   swapped when all of them are there; one that does not verify is refused by itself, so that a single bad document cannot
+//!   keep a fleet from all others.
+//! * What the newest head has replaced counts for what is left of the life of the last head that named it, no longer
+//!   ([`Trust::may_install`] and [`Trust::admit`] read the same rule): withholding an index, a page or a document gains no more.
+//! * A head from further ahead than a day is set aside: its stops count, it moves neither versions nor time (`dates`).
 //!
 //! What only grows, as long as the online keys stay: (index version, issued) of the head, and the version of the approval of
 //! each (group, release), even after an index has stopped naming it. A release's counter may go down from index to index,
 //! because an admin may withdraw a release; the approval decides. When a new root takes an online key away, everything the
 //! old keys said is forgotten (recovery from fast-forward, TUF 5.3.11), and nothing is installed until a new head and index
-//! have come. When it takes an approver away, the approval versions are forgotten.
+//! have come. Who was revoked stays so until the new keys' index says who is; approvers are others, so approval versions stay
+//! too. When it takes an approver away, exactly the approval versions that nobody else vouches for are forgotten.
 //!
 //! The caller must persist [`Trust::snapshot`] before it acts on news.
 
+mod assembly;
 mod catalog;
+mod dates;
+mod evidence;
+mod papers;
 mod permit;
 mod snapshot;
 mod validate;
 mod verify;
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::Duration;
+use std::sync::Arc;
 
-use crate::catalog::{Certificate, DocEntry, Head, Index, Root};
-use crate::codec::{Bounded, Text};
+use crate::catalog::{DocEntry, DocRef, Head, Index, Root};
+use crate::codec::Text;
 use crate::envelope::{Envelope, Kind, Role};
 use crate::ids::{DocHash, PublicKey};
 use crate::time::Wall;
 
-use self::catalog::{Assembly, Believed, Floors, Label, Loaded};
-use self::verify::{open_certificate, open_head, open_index, open_next_root, open_own_root, unexpired};
+use self::assembly::{Assembly, Refused};
+use self::catalog::{Believed, Floors, Label, Loaded};
+use self::dates::{Aside, is_ahead, rank};
+use self::verify::{open_head, open_index, open_own_root};
 
+pub use self::assembly::{Interest, MAX_DOCUMENTS, MAX_GROUPS, MAX_PAGES};
 pub use self::catalog::{Catalog, CatalogApproval, CatalogRelease};
-pub use self::permit::{Admitted, Blocked, NotAdmitted};
+pub use self::dates::CLOCK_TOLERANCE;
+pub use self::evidence::{Evidence, MAX_EVIDENCE};
+pub use self::permit::{Admitted, Blocked, MAX_PROOF, NotAdmitted};
 pub use self::snapshot::MAX_SNAPSHOT;
 pub use self::validate::{Invalid, MAX_TIMEOUT_S, validate_approval, validate_release, validate_root};
-pub(crate) use self::verify::{Opened, open_approval, open_release};
-pub use self::verify::{TrustError, verify_pair};
+pub(crate) use self::verify::{
+    Opened, approval_is_vouched, open_approval, open_next_root, open_release, release_is_vouched,
+};
+pub use self::verify::{TrustError, verify_approval, verify_pair, verify_release};
 
 /// The most documents that one [`Wanted::Documents`] names.
 pub const MAX_WANTED: usize = 1024;
 /// The most refusals that are remembered; the first ones stay.
 pub const MAX_REFUSALS: usize = 256;
-/// The most pairs of contradicting documents that are kept; the first ones stay.
-pub const MAX_EVIDENCE: usize = 8;
 const MAX_ALARMS: usize = 16;
-/// A document signed this far ahead of this machine's clock means that one of two clocks is wrong.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(86_400);
 /// Bytes of a head's body: two versions, a hash, a length, two times.
 const HEAD_BODY: usize = 68;
 
@@ -64,9 +77,12 @@ pub enum HeadNews {
     Same,
     /// Newer: it is held now. [`Trust::wanted`] tells what follows.
     New,
+    /// Well signed and newer, but dated too far ahead of this machine's clock: only what it stops counts. See
+    /// [`Trust::wanted_stops`].
+    Aside,
     /// It was signed under a root that this machine does not have. The next root is wanted first; the head is kept and
     /// offered again by itself when that root arrives. If the head cannot be checked with the keys of today, this is a
-    /// rumour: do not pass the head on.
+    /// hearsay: do not pass the head on.
     NeedsRoot {
         /// The root version that the head names.
         version: u64,
@@ -87,7 +103,9 @@ pub enum Wanted {
         /// Bytes of its envelope.
         len: u32,
     },
-    /// Documents of the newest index, at most [`MAX_WANTED`] at a time. Look on the own disk first.
+    /// Pages of the newest index, at most [`MAX_WANTED`] at a time: those that name revoked devices come before all others.
+    Pages(Vec<DocRef>),
+    /// Documents that its pages name, at most [`MAX_WANTED`] at a time.
     Documents(Vec<DocEntry>),
 }
 
@@ -102,19 +120,6 @@ pub struct Refusal {
     pub reason: String,
 }
 
-/// Two documents that contradict each other, both well signed: a stolen key, or a coordinator restored from a backup.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Evidence {
-    /// [`Kind::Root`] or [`Kind::Head`].
-    pub kind: Kind,
-    /// The version that both claim (of the root, of the index).
-    pub version: u64,
-    /// The envelope that counts: the one that came first.
-    pub first: Bounded<u8, { Kind::Root.cap() }>,
-    /// The other one.
-    pub second: Bounded<u8, { Kind::Root.cap() }>,
-}
-
 /// The pinned root and everything that is believed because of it.
 #[derive(Debug, Clone)]
 pub struct Trust {
@@ -124,21 +129,20 @@ pub struct Trust {
     /// The root before, whose keys tell a forged twin of today's root from noise.
     previous: Option<Vec<u8>>,
     head: Option<(Head, Vec<u8>)>,
+    /// A head from too far ahead of this machine's clock.
+    aside: Option<Aside>,
     /// A head that waits for a root, and whether today's online keys signed it.
     waiting: Option<Waiting>,
-    /// Envelope of the newest index.
-    index_bytes: Option<Vec<u8>>,
-    /// The documents of the newest index.
+    /// What of the catalog this machine follows.
+    interest: Interest,
+    /// The newest index with its pages and documents.
     newest: Option<Assembly>,
-    /// The documents of the index before, in use until those of the newest are there.
+    /// The index before, in use until pages and documents of the newest are there.
     older: Option<Assembly>,
     catalog: Catalog,
     generation: u64,
+    edition: u64,
     floors: Floors,
-    /// Highest `issued` of a believed root.
-    root_issued: Wall,
-    /// Highest `issued` of a believed head or index, under today's online keys.
-    online_issued: Wall,
     refusals: Vec<Refusal>,
     evidence: Vec<Evidence>,
     alarms: VecDeque<String>,
@@ -170,19 +174,19 @@ impl Trust {
     fn rooted(root: Root, root_bytes: Vec<u8>, build_time: Wall) -> Self {
         Self {
             build_time,
-            root_issued: root.issued,
             root,
             root_bytes,
             previous: None,
             head: None,
+            aside: None,
             waiting: None,
-            index_bytes: None,
+            interest: Interest::default(),
             newest: None,
             older: None,
             catalog: Catalog::default(),
             generation: 0,
+            edition: 0,
             floors: Floors::default(),
-            online_issued: Wall(0),
             refusals: Vec::new(),
             evidence: Vec::new(),
             alarms: VecDeque::new(),
@@ -215,9 +219,9 @@ impl Trust {
         self.head.as_ref().map(|(_, bytes)| bytes.as_slice())
     }
 
-    /// The newest index's envelope, whether or not its documents are there.
+    /// The newest index's envelope, whether or not its pages and documents are there.
     pub fn index_bytes(&self) -> Option<&[u8]> {
-        self.index_bytes.as_deref()
+        self.newest.as_ref().map(|newest| newest.bytes.as_slice())
     }
 
     /// What to act on.
@@ -230,16 +234,47 @@ impl Trust {
         self.generation
     }
 
+    /// Grows whenever the releases and approvals of the catalog are swapped.
+    pub fn edition(&self) -> u64 {
+        self.edition
+    }
+
     /// Whether the catalog is the one that the newest head names: nothing is left to fetch.
     pub fn is_current(&self) -> bool {
         let newest = self.newest.as_ref().filter(|newest| newest.is_complete());
         self.head().is_some_and(|head| newest.is_some_and(|newest| newest.label.hash == head.index_hash))
     }
 
-    /// Documents to keep on disk: those of the newest index and of the one in use, there or still to come.
+    /// Pages and documents to keep on disk: those of the newest index and of the one in use, there or still to come.
     pub fn document_hashes(&self) -> BTreeSet<DocHash> {
-        let sets = self.newest.iter().chain(&self.older);
-        sets.flat_map(|set| set.loaded.keys().chain(set.missing.keys())).copied().collect()
+        self.newest.iter().chain(&self.older).flat_map(Assembly::hashes).copied().collect()
+    }
+
+    /// What of the catalog this machine follows.
+    pub fn interest(&self) -> &Interest {
+        &self.interest
+    }
+
+    /// This machine's groups are others now, or it has become a branch cache. Pages that it lacks for that are wanted, and the
+    /// catalog stays what it was until they and their documents are there. Returns whether that is a change.
+    pub fn set_interest(&mut self, interest: Interest) -> bool {
+        if self.interest == interest {
+            return false;
+        }
+        self.interest = interest.clone();
+        if let Some(before) = self.newest.take() {
+            let named = (before.label, before.index.clone(), before.bytes.clone());
+            let pool: Vec<_> = core::iter::once(&before).chain(&self.older).collect();
+            let refused = before.refused_hashes.clone();
+            let (set, problems) = Assembly::new(named, before.named_until, interest, refused, &pool);
+            self.newest = Some(set);
+            if before.is_complete() {
+                self.older = Some(before);
+            }
+            self.note_left_out(problems);
+        }
+        self.activate();
+        true
     }
 
     /// Documents that an index names and that were not believed, at most [`MAX_REFUSALS`].
@@ -255,12 +290,6 @@ impl Trust {
     /// Sentences that an admin should read, each given once.
     pub fn take_alarms(&mut self) -> Vec<String> {
         self.alarms.drain(..).collect()
-    }
-
-    /// The time to judge by: this machine's clock, but never before the build or before anything that the root keys or the
-    /// online keys have signed. So a clock that was set back does not bring expired documents back to life.
-    pub fn clock(&self, wall: Wall) -> Wall {
-        wall.max(self.build_time).max(self.root_issued).max(self.online_issued)
     }
 
     /// The next root. Strictly one version on, signed by the keys of the old one and by its own (TUF 5.3).
@@ -285,15 +314,12 @@ impl Trust {
         }
         // 5.3.6, 5.3.7: it is the trusted one now; the caller persists it.
         self.note_clock("root", root.issued, wall);
-        self.root_issued = self.root_issued.max(root.issued);
         let old = core::mem::replace(&mut self.root, root);
         self.previous = Some(core::mem::replace(&mut self.root_bytes, bytes.to_vec()));
         // 5.3.10: an expired root is kept and shown; `may_install` blocks on it.
         // 5.3.11: recovery from fast-forward.
         let gone = |old: &[PublicKey], new: &[PublicKey]| old.iter().any(|key| !new.contains(key));
-        if gone(&old.approvers.keys, &self.root.approvers.keys) {
-            self.floors = Floors::default();
-        }
+        self.floors.count_again(&old.approvers.keys, &self.root.approvers.keys);
         let stands = self.head_bytes().is_none_or(|head| open_head(&self.root, head).is_ok())
             && self.index_bytes().is_none_or(|index| open_index(&self.root, index).is_ok());
         if gone(&old.online.keys, &self.root.online.keys) || !stands {
@@ -313,7 +339,7 @@ impl Trust {
         // 5.4.2: signed by the online keys.
         let head = match open_head(&self.root, bytes) {
             Ok(head) => head,
-            Err(error) => return self.rumour(bytes).ok_or(error),
+            Err(error) => return self.hearsay(bytes).or_else(|| self.former_head(bytes)).ok_or(error),
         };
         if head.root_version > self.root.version {
             let version = head.root_version;
@@ -327,22 +353,26 @@ impl Trust {
                 let first = held_bytes.clone();
                 return Err(self.note_evidence(Kind::Head, head.index_version, &first, bytes));
             }
-            let rank = |head: &Head| (head.index_version, head.issued, head.root_version, head.expires);
             match rank(&head).cmp(&rank(held)) {
                 core::cmp::Ordering::Less => return Ok(HeadNews::Older),
                 core::cmp::Ordering::Equal => return Ok(HeadNews::Same),
                 core::cmp::Ordering::Greater => {}
             }
         }
+        if is_ahead(head.issued, wall) {
+            return Ok(self.set_aside(head, bytes, wall));
+        }
         // 5.4.4: an expired head is taken, and blocks installs (see the top of this file).
-        self.note_clock("head", head.issued, wall);
-        self.online_issued = self.online_issued.max(head.issued);
+        self.accepted(&head);
+        if let Some(newest) = self.newest.as_mut().filter(|newest| newest.label.hash == head.index_hash) {
+            newest.named_until = newest.named_until.max(head.expires);
+        }
         self.head = Some((head, bytes.to_vec()));
         Ok(HeadNews::New)
     }
 
-    /// What to fetch next: a root that a believed head names, then the index, then its documents, then a root of which there
-    /// is only a rumour (see [`Trust::wanted_root`]).
+    /// What to fetch next: a root that a believed head names, then the index, its pages, its documents, then a root of which there
+    /// is only a hearsay (see [`Trust::wanted_root`]).
     pub fn wanted(&self) -> Wanted {
         let next_root = Wanted::Root(self.root.version.saturating_add(1));
         if self.waiting.as_ref().is_some_and(|waiting| waiting.signed) {
@@ -354,6 +384,7 @@ impl Trust {
             return Wanted::Index { hash: head.index_hash, len: head.index_len };
         }
         match &self.newest {
+            Some(newest) if !newest.has_pages() => Wanted::Pages(newest.wanted_pages(MAX_WANTED)),
             Some(newest) if !newest.is_complete() => {
                 Wanted::Documents(newest.missing.values().take(MAX_WANTED).copied().collect())
             }
@@ -369,14 +400,20 @@ impl Trust {
     }
 
     /// The index that the head names (TUF 5.5). Its holds, revocations and origins count at once; its releases and approvals
-    /// when all of them are there.
-    pub fn offer_index(&mut self, bytes: Vec<u8>, wall: Wall) -> Result<(), TrustError> {
+    /// when all of them that this machine follows are there.
+    pub fn offer_index(&mut self, bytes: Vec<u8>) -> Result<(), TrustError> {
+        let found = DocHash::of(&bytes);
+        // Only for its stops.
+        if self.wanted_stops() == Some((found, bytes.len() as u32)) {
+            let index = open_index(&self.root, &bytes)?;
+            self.take_aside(found, &index);
+            return Ok(());
+        }
         let head = self.head().copied().ok_or(TrustError::NoHead)?;
         if self.newest.as_ref().is_some_and(|newest| newest.label.hash == head.index_hash) {
             return Ok(());
         }
         // 5.5.2: exactly the bytes that the head names.
-        let found = DocHash::of(&bytes);
         if found != head.index_hash || bytes.len() != head.index_len as usize {
             return Err(TrustError::Hash {
                 kind: Kind::Index,
@@ -393,26 +430,48 @@ impl Trust {
             return Err(TrustError::Version { kind: Kind::Index, expected, found });
         }
         // 5.5.5: rollback of what it names is judged when the documents are there. 5.5.6: expiry, as for the head.
-        self.note_clock("index", index.issued, wall);
-        self.online_issued = self.online_issued.max(index.issued);
-        self.take_index(&index, found);
-        self.index_bytes = Some(bytes);
+        self.take_index(index, bytes, head.expires, BTreeSet::new());
         self.activate();
         Ok(())
     }
 
-    /// A release or an approval that an index names (TUF 5.6). Returns its hash when it is believed; the caller keeps the
+    /// What of the indexes in use lies on the caller's own disk: `read` is asked for each page and document that is missing, once.
+    pub fn recall(&mut self, mut read: impl FnMut(&DocHash) -> Option<Vec<u8>>, wall: Wall) {
+        let mut asked = BTreeSet::new();
+        loop {
+            let sets = self.newest.iter().chain(&self.older);
+            let lacks: Vec<_> = sets.flat_map(Assembly::lacks).filter(|hash| !asked.contains(*hash)).copied().collect();
+            if lacks.is_empty() {
+                return;
+            }
+            for hash in lacks {
+                asked.insert(hash);
+                if let Some(bytes) = read(&hash) {
+                    // One that is no longer believed is as good as one that is not there.
+                    let _ = self.offer_document(bytes, wall);
+                }
+            }
+        }
+    }
+
+    /// A page, a release or an approval that an index names (TUF 5.6). Returns its hash when it is believed; the caller keeps the
     /// bytes then. One that is named but does not verify is refused for as long as this index and this root count: it is not
     /// asked for again, and the rest of the catalog goes on without it.
     pub fn offer_document(&mut self, bytes: Vec<u8>, wall: Wall) -> Result<DocHash, TrustError> {
         // 5.6.2: exactly the bytes that an index names.
         let hash = DocHash::of(&bytes);
         let sets = || self.newest.iter().chain(&self.older);
+        if sets().any(|set| set.lacks_page(&hash)) {
+            return self.take_page(hash, &bytes);
+        }
+        if sets().any(|set| set.has_page(&hash)) {
+            return Ok(hash);
+        }
         if sets().any(|set| set.loaded.contains_key(&hash)) && !sets().any(|set| set.missing.contains_key(&hash)) {
             return Ok(hash);
         }
         let Some(entry) = sets().find_map(|set| set.missing.get(&hash)).copied() else {
-            if sets().any(|set| set.refused.contains_key(&hash)) {
+            if sets().any(|set| set.refused_hashes.contains(&hash)) {
                 return Err(TrustError::Refused { hash, reason: "refused before".into() });
             }
             return Err(TrustError::NotNamed(hash));
@@ -428,7 +487,7 @@ impl Trust {
                 let issued = match &loaded.document {
                     Believed::Release(known) => known.release.issued,
                     Believed::Approval(known) => {
-                        self.floors.raise(&known.approval);
+                        self.floors.raise(&known.approval, loaded.approvers(&self.root));
                         known.approval.issued
                     }
                 };
@@ -446,50 +505,65 @@ impl Trust {
         result
     }
 
-    /// A device's certificate: signed by today's online keys, not expired, its device not revoked. The expiry of the root
-    /// does not count here, so that a new root can still travel from peer to peer.
-    pub fn check_certificate(&self, bytes: &[u8], wall: Wall) -> Result<Certificate, TrustError> {
-        let certificate = open_certificate(&self.root, bytes)?;
-        unexpired(Kind::Certificate, certificate.expires, self.clock(wall))?;
-        if self.catalog.is_revoked(&certificate.device) {
-            return Err(TrustError::Revoked(certificate.device));
+    fn take_page(&mut self, hash: DocHash, bytes: &[u8]) -> Result<DocHash, TrustError> {
+        let mut problems = Vec::new();
+        if let Some(newest) = &mut self.newest {
+            problems.extend(newest.take_page(hash, bytes, self.older.as_ref()));
         }
-        Ok(certificate)
+        if let Some(older) = &mut self.older {
+            problems.extend(older.take_page(hash, bytes, self.newest.as_ref()));
+        }
+        let own = problems.iter().find(|(refused, ..)| *refused == hash).map(|(.., reason)| reason.clone());
+        self.note_left_out(problems);
+        if let Some(newest) = &self.newest
+            && newest.give_revoked(&mut self.catalog)
+        {
+            self.generation += 1;
+        }
+        self.activate();
+        match own {
+            Some(reason) => Err(TrustError::Refused { hash, reason }),
+            None => Ok(hash),
+        }
     }
 
-    fn newest_names(&self, hash: &DocHash) -> bool {
-        self.newest.as_ref().is_some_and(|newest| newest.names(hash))
-    }
-
-    fn take_index(&mut self, index: &Index, hash: DocHash) {
-        let label = Label { version: index.version, hash, expires: index.expires };
-        let mut set = Assembly::new(label, &index.documents);
-        self.newest.iter().chain(&self.older).for_each(|older| set.reuse(older));
-        if let Some(before) = self.newest.replace(set).filter(Assembly::is_complete) {
-            self.older = Some(before);
+    fn take_index(&mut self, index: Index, bytes: Vec<u8>, named_until: Wall, refused: BTreeSet<DocHash>) {
+        let label = Label { version: index.version, hash: DocHash::of(&bytes), expires: index.expires };
+        let named = (label, Arc::new(index), Arc::new(bytes));
+        let pool: Vec<_> = self.newest.iter().chain(&self.older).collect();
+        let (set, problems) = Assembly::new(named, named_until, self.interest.clone(), refused, &pool);
+        set.give_stops(&mut self.catalog);
+        if let Some(before) = self.newest.replace(set) {
+            // One whose documents are all there serves until those of the newest are. An installer keeps none and judges by pages.
+            let served = self.older.as_ref().is_some_and(Assembly::is_complete);
+            if before.is_complete() || !served {
+                self.older = Some(before);
+            }
         }
         self.refusals.clear();
-        self.catalog.take_stops(index);
+        self.note_left_out(problems);
         self.generation += 1;
     }
 
     /// Swaps the catalog if the documents of the newest index are all there.
     fn activate(&mut self) {
-        let complete = |set: &&mut Assembly| set.is_complete();
-        let active = self.catalog.index;
-        let left_out = if let Some(newest) = self.newest.as_mut().filter(complete) {
-            if self.older.is_none() && active == Some(newest.label) {
+        let left_out = if let Some(newest) = self.newest.as_mut().filter(|set| set.is_complete()) {
+            if newest.filled {
                 return;
             }
-            self.older = None;
+            // An installer, which follows nothing, goes on judging by the index before while it lacks pages of the newest.
+            if self.interest != Interest::default() {
+                self.older = None;
+            }
             newest.fill(&mut self.catalog, Some(&self.floors))
-        } else if let Some(older) = self.older.as_mut().filter(complete).filter(|older| active != Some(older.label)) {
+        } else if let Some(older) = self.older.as_mut().filter(|set| set.is_complete() && !set.filled) {
             // It was in use before; `may_install` asks the newest index and the floors again about each document.
             older.fill(&mut self.catalog, None)
         } else {
             return;
         };
         self.generation += 1;
+        self.edition += 1;
         self.note_left_out(left_out);
     }
 
@@ -500,7 +574,7 @@ impl Trust {
             if newest.is_complete() && !newest.refused.is_empty() {
                 self.older = Some(newest.clone());
             }
-            newest.missing.append(&mut newest.refused);
+            newest.ask_again();
         }
         self.refusals.clear();
         let sets = self.newest.iter_mut().chain(&mut self.older);
@@ -510,6 +584,7 @@ impl Trust {
         self.catalog.approvals.clear();
         self.catalog.index = None;
         self.generation += 1;
+        self.edition += 1;
         self.activate();
     }
 
@@ -517,19 +592,21 @@ impl Trust {
     /// but nothing is installed before a new head and index have come.
     fn forget_online(&mut self) {
         self.head = None;
-        self.index_bytes = None;
-        self.online_issued = Wall(0);
-        self.floors = Floors::default();
+        self.aside = None;
         if let Some(before) = self.newest.take().filter(Assembly::is_complete) {
             self.older = Some(before);
         }
+        if let Some(older) = &mut self.older {
+            // No head of the new keys has named it.
+            older.named_until = Wall(0);
+        }
         self.catalog.holds.clear();
-        self.catalog.revoked.clear();
+        self.count_stops();
     }
 
     /// The version of a later root that a head speaks of which today's online keys have not signed. A single number is read
     /// from unchecked bytes by hand; it only makes this machine ask for the next root, which must prove itself.
-    fn rumour(&mut self, bytes: &[u8]) -> Option<HeadNews> {
+    fn hearsay(&mut self, bytes: &[u8]) -> Option<HeadNews> {
         let body = Envelope::parse(bytes, Kind::Head, Role::Online).ok()?.unverified_body();
         let version = u64::from_le_bytes(*body.first_chunk()?);
         if body.len() != HEAD_BODY || version <= self.root.version {
@@ -541,44 +618,13 @@ impl Trust {
         Some(HeadNews::NeedsRoot { version })
     }
 
-    /// Fails with [`TrustError::Equivocation`] if these bytes are a second root of today's version, signed by the keys of the
-    /// root before (or of today).
-    fn note_twin_root(&mut self, bytes: &[u8]) -> Result<(), TrustError> {
-        let before = self.previous.as_deref().and_then(|previous| open_own_root(previous).ok());
-        let twin = [Some(&self.root), before.as_ref()]
-            .into_iter()
-            .flatten()
-            .filter_map(|signer| open_next_root(signer, bytes).ok())
-            .any(|root| root.version == self.root.version && root != self.root);
-        if !twin {
-            return Ok(());
-        }
-        let first = self.root_bytes.clone();
-        Err(self.note_evidence(Kind::Root, self.root.version, &first, bytes))
+    /// A head by the online keys of the root before: no fault of a neighbour that has not got today's yet.
+    fn former_head(&self, bytes: &[u8]) -> Option<HeadNews> {
+        let before = self.previous.as_deref().and_then(|before| open_own_root(before).ok())?;
+        open_head(&before, bytes).ok().map(|_| HeadNews::Older)
     }
 
-    fn note_evidence(&mut self, kind: Kind, version: u64, first: &[u8], second: &[u8]) -> TrustError {
-        // Signatures can be added to an envelope by anyone who passes it on: what counts is what was signed.
-        let role = if kind == Kind::Root { Role::Root } else { Role::Online };
-        let body =
-            |bytes: &[u8]| Envelope::parse(bytes, kind, role).map(|envelope| envelope.unverified_body().to_vec());
-        let known = self.evidence.iter().any(|pair| match (body(&pair.second), body(second)) {
-            (Ok(held), Ok(new)) => held == new,
-            _ => false,
-        });
-        if !known && self.evidence.len() < MAX_EVIDENCE {
-            let keep = |bytes: &[u8]| Bounded::truncated(bytes.to_vec());
-            self.evidence.push(Evidence { kind, version, first: keep(first), second: keep(second) });
-            let what = if kind == Kind::Root { "roots" } else { "indexes" };
-            self.alarm(format!(
-                "two different {what} of version {version}, both well signed: a key may be stolen, or the coordinator was \
-                 restored from a backup; the first one counts"
-            ));
-        }
-        TrustError::Equivocation { kind, version }
-    }
-
-    fn note_left_out(&mut self, left_out: Vec<(DocHash, Kind, String)>) {
+    fn note_left_out(&mut self, left_out: Vec<Refused>) {
         for (hash, kind, reason) in left_out {
             self.note_refusal(hash, kind, reason);
         }
@@ -589,13 +635,6 @@ impl Trust {
             self.alarm(format!("the {kind:?} {} that the index names was refused: {reason}", hash.short()));
             let reason = Text::<200>::lossy(&reason).to_string();
             self.refusals.push(Refusal { hash, kind, reason });
-        }
-    }
-
-    fn note_clock(&mut self, what: &str, issued: Wall, wall: Wall) {
-        if issued > wall + CLOCK_TOLERANCE && !self.clock_alarmed {
-            self.clock_alarmed = true;
-            self.alarm(format!("a {what} was signed at {issued}, but this machine's clock says {wall}: set the clock"));
         }
     }
 

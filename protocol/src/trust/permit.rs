@@ -1,18 +1,28 @@
 //! The last question before an install: may it happen now?
 
 use core::fmt;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use crate::catalog::{Action, Approval, Hold, Release};
+use crate::catalog::page::Look;
+use crate::catalog::{Action, Approval, DocEntry, Hold, Page, Release};
 use crate::envelope::Kind;
 use crate::ids::{DocHash, GroupId, ReleaseId};
 use crate::time::Wall;
 
-use super::catalog::{Believed, Loaded};
+use super::assembly::Assembly;
+use super::catalog::{Approvers, Believed, Loaded};
+use super::verify::open_approval;
 use super::{Trust, TrustError};
+
+/// The most pages that lead to a release and its approval.
+pub const MAX_PROOF: usize = 32;
 
 /// Why nothing may be installed or removed now, in a sentence for `status` and `explain`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blocked {
+    /// This machine's clock is behind the time when the program was built.
+    Clock(Wall),
     /// The root has expired at this time.
     RootExpired(Wall),
     /// No head has come since enrolment or since the online keys were replaced.
@@ -34,6 +44,9 @@ pub enum Blocked {
     /// The newest index no longer names the release or the approval, or a later approval is known; the catalog that says
     /// so is on its way.
     Withdrawn,
+    /// The newest head names another index, and what that names has not come by this time, when the last head that named the one
+    /// in use expired.
+    Overdue(Wall),
     /// The admin has stopped it.
     Held(Hold),
 }
@@ -41,6 +54,9 @@ pub enum Blocked {
 impl fmt::Display for Blocked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Blocked::Clock(built) => {
+                write!(f, "this machine's clock is wrong: it is behind {built}, when upswarm was built; set the clock")
+            }
             Blocked::RootExpired(at) => write!(f, "the root expired at {at}; the admin must sign a new one"),
             Blocked::NoHead => f.write_str("no head has come from the coordinator yet"),
             Blocked::HeadExpired(at) => {
@@ -59,10 +75,16 @@ impl fmt::Display for Blocked {
             Blocked::Withdrawn => {
                 f.write_str("a newer index replaces this release or approval; its documents are still being fetched")
             }
+            Blocked::Overdue(at) => {
+                write!(f, "a newer index is known, and what it names has not come; the one in use counted until {at}")
+            }
             Blocked::Held(Hold::Everything) => f.write_str("the admin has stopped everything"),
             Blocked::Held(Hold::Group(_)) => f.write_str("the admin has stopped this group"),
             Blocked::Held(Hold::Release(_)) => f.write_str("the admin has stopped this release"),
             Blocked::Held(Hold::Approval(..)) => f.write_str("the admin has stopped this release in this group"),
+            Blocked::Held(Hold::Rollout(..)) => {
+                f.write_str("its rollout has stopped by itself: on too many machines it failed, or they fell silent")
+            }
         }
     }
 }
@@ -93,23 +115,38 @@ pub enum NotAdmitted {
 
 impl Trust {
     /// The question of an installer that keeps no catalog: may this release be acted on now, because of this approval? Takes
-    /// the bytes of both envelopes, and asks all that [`Trust::may_install`] asks, of the newest index alone.
+    /// the bytes of both envelopes, and of the pages that lead to them ([`Trust::proof`] names them); asks all that
+    /// [`Trust::may_install`] asks.
     ///
     /// The approval's version counts from now on, an older one does not: persist [`Trust::snapshot`] before acting.
-    pub fn admit(&mut self, release: &[u8], approval: &[u8], wall: Wall) -> Result<Admitted, NotAdmitted> {
+    pub fn admit<'a>(
+        &mut self,
+        release: &[u8],
+        approval: &[u8],
+        pages: impl IntoIterator<Item = &'a [u8]>,
+        wall: Wall,
+    ) -> Result<Admitted, NotAdmitted> {
         let now = self.clock(wall);
         let unexpired = |at: Wall, blocked: fn(Wall) -> Blocked| if now < at { Ok(()) } else { Err(blocked(at)) };
+        self.behind_build(wall).map_or(Ok(()), |built| Err(Blocked::Clock(built)))?;
         // 1. From the root down: nothing rests on a document above it that has expired, or on an index that the head has replaced.
         unexpired(self.root().expires, Blocked::RootExpired)?;
-        let head = self.head().ok_or(Blocked::NoHead)?;
-        unexpired(head.expires, Blocked::HeadExpired)?;
-        let newest = self.newest.as_ref().filter(|newest| newest.label.hash == head.index_hash);
-        unexpired(newest.ok_or(Blocked::Withdrawn)?.label.expires, Blocked::IndexExpired)?;
+        let newest =
+            self.newest.as_ref().ok_or(if self.head().is_some() { Blocked::Withdrawn } else { Blocked::NoHead })?;
+        self.counts(newest, now)?;
         // 2. The index names both, and they are signed by the product's publisher and the group's approvers.
-        let Believed::Release(known) = self.open_named(Kind::Release, release)? else {
+        let group = open_approval(self.root(), approval)?.value.group;
+        let given = pages
+            .into_iter()
+            .take(MAX_PROOF)
+            .filter_map(|bytes| Some((DocHash::of(bytes), Arc::new(Page::decode(bytes).ok()?))));
+        let given = given.collect();
+        let [of_release, of_approval] =
+            self.named_in(&group, [DocHash::of(release), DocHash::of(approval)], &given, now)?;
+        let (Believed::Release(known), _) = self.open_named(Kind::Release, &of_release, release)? else {
             return Err(Blocked::NoRelease.into());
         };
-        let Believed::Approval(approved) = self.open_named(Kind::Approval, approval)? else {
+        let (Believed::Approval(approved), approvers) = self.open_named(Kind::Approval, &of_approval, approval)? else {
             return Err(Blocked::NotApproved.into());
         };
         let (id, release, approval) = (known.id, known.release, approved.approval);
@@ -121,7 +158,7 @@ impl Trust {
         if approval.version < self.floors.of(&(approval.group, id)) {
             return Err(Blocked::Withdrawn.into());
         }
-        self.floors.raise(&approval);
+        self.floors.raise(&approval, approvers);
         // 5. Neither declined, nor stopped, nor too old.
         if approval.action == Action::None {
             return Err(Blocked::Declined.into());
@@ -134,13 +171,78 @@ impl Trust {
         Ok(Admitted { id, release: release.as_ref().clone(), approval: approval.as_ref().clone() })
     }
 
-    /// Verifies a document of this kind that the newest index names.
-    fn open_named(&self, kind: Kind, bytes: &[u8]) -> Result<Believed, TrustError> {
-        let hash = DocHash::of(bytes);
-        let entry = self.newest.as_ref().and_then(|newest| newest.entry(&hash));
-        let entry = entry.filter(|entry| entry.kind == kind && entry.len as usize == bytes.len());
-        let opened = Loaded::open(self.root(), entry.ok_or(TrustError::NotNamed(hash))?, bytes);
-        opened.map(|loaded| loaded.document).map_err(|reason| TrustError::Refused { hash, reason })
+    /// Verifies a document of this kind as an index describes it, and says which approvers have signed it.
+    fn open_named(&self, kind: Kind, entry: &DocEntry, bytes: &[u8]) -> Result<(Believed, Approvers), TrustError> {
+        let hash = entry.hash;
+        if entry.kind != kind || entry.len as usize != bytes.len() {
+            return Err(TrustError::NotNamed(hash));
+        }
+        let opened = Loaded::open(self.root(), entry, bytes);
+        let named = opened.map(|loaded| {
+            let approvers = loaded.approvers(self.root());
+            (loaded.document, approvers)
+        });
+        named.map_err(|reason| TrustError::Refused { hash, reason })
+    }
+
+    /// What the newest index says of two documents of a group; without its pages, what the one before says for as long as that
+    /// counts.
+    fn named_in(
+        &self,
+        group: &GroupId,
+        hashes: [DocHash; 2],
+        given: &BTreeMap<DocHash, Arc<Page>>,
+        now: Wall,
+    ) -> Result<[DocEntry; 2], NotAdmitted> {
+        for set in self.newest.iter().chain(&self.older) {
+            if let Err(blocked) = self.counts(set, now) {
+                return Err(blocked.into());
+            }
+            let found = hashes.map(|hash| set.find(group, &hash, given, &mut Vec::new()));
+            match found {
+                [Look::There(first), Look::There(second)] => return Ok([first, second]),
+                [Look::Lacks(_), _] | [_, Look::Lacks(_)] => {}
+                [Look::NotThere, _] => return Err(TrustError::NotNamed(hashes[0]).into()),
+                [_, Look::NotThere] => return Err(TrustError::NotNamed(hashes[1]).into()),
+            }
+        }
+        Err(Blocked::Withdrawn.into())
+    }
+
+    /// The pages that show that an index which counts names a release and an approval of it for this group, for
+    /// [`Trust::admit`] elsewhere. `None` without them.
+    pub fn proof(&self, release: &ReleaseId, group: &GroupId) -> Option<BTreeSet<DocHash>> {
+        let approved = self.catalog().approvals().get(&(*group, *release))?;
+        let known = self.catalog().releases().get(release)?;
+        self.newest.iter().chain(&self.older).find_map(|set| {
+            let mut way = Vec::new();
+            let there = |hash: &DocHash, way: &mut Vec<DocHash>| {
+                matches!(set.find(group, hash, &BTreeMap::new(), way), Look::There(_))
+            };
+            let both = there(&known.hash, &mut way) && there(&approved.hash, &mut way);
+            both.then(|| way.into_iter().collect())
+        })
+    }
+
+    /// The rule about withholding: an index counts while the newest head names it, and after that for what is left of the life of
+    /// the last head that did. So nobody gains more than a head's life by keeping back an index, a page or a document.
+    fn counts(&self, set: &Assembly, now: Wall) -> Result<(), Blocked> {
+        let unexpired = |at: Wall, blocked: fn(Wall) -> Blocked| if now < at { Ok(()) } else { Err(blocked(at)) };
+        let head = self.head().ok_or(Blocked::NoHead)?;
+        unexpired(head.expires, Blocked::HeadExpired)?;
+        if set.label.hash != head.index_hash {
+            if set.named_until == Wall(0) {
+                // No head of today's keys has ever named it.
+                return Err(Blocked::Withdrawn);
+            }
+            unexpired(set.named_until, Blocked::Overdue)?;
+        }
+        unexpired(set.label.expires, Blocked::IndexExpired)
+    }
+
+    /// Whether the newest index still names a document, or cannot be asked because of a page that is missing.
+    fn newest_may_name(&self, hash: &DocHash) -> bool {
+        self.newest.as_ref().is_some_and(|newest| newest.names(hash) || !newest.has_pages())
     }
 
     /// Whether a release may be installed (or removed, if its approval says so) in a group at this time.
@@ -148,11 +250,13 @@ impl Trust {
     pub fn may_install(&self, release: &ReleaseId, group: &GroupId, wall: Wall) -> Result<(), Blocked> {
         let now = self.clock(wall);
         let unexpired = |at: Wall, blocked: fn(Wall) -> Blocked| if now < at { Ok(()) } else { Err(blocked(at)) };
+        self.behind_build(wall).map_or(Ok(()), |built| Err(Blocked::Clock(built)))?;
         // From the root down: nothing rests on a document above it that has expired.
         unexpired(self.root().expires, Blocked::RootExpired)?;
         unexpired(self.head().ok_or(Blocked::NoHead)?.expires, Blocked::HeadExpired)?;
         let catalog = self.catalog();
-        unexpired(catalog.index.ok_or(Blocked::NoRelease)?.expires, Blocked::IndexExpired)?;
+        let in_use = |set: &&Assembly| catalog.index == Some(set.label);
+        self.counts(self.newest.iter().chain(&self.older).find(in_use).ok_or(Blocked::NoRelease)?, now)?;
         let approved = catalog.approvals().get(&(*group, *release)).ok_or(Blocked::NotApproved)?;
         let known = catalog.releases().get(release).ok_or(Blocked::NoRelease)?;
         if approved.approval.action == Action::None {
@@ -164,7 +268,7 @@ impl Trust {
             return Err(Blocked::Held(hold));
         }
         let replaced = approved.approval.version < self.floors.of(&(*group, *release));
-        if replaced || !self.newest_names(&known.hash) || !self.newest_names(&approved.hash) {
+        if replaced || !self.newest_may_name(&known.hash) || !self.newest_may_name(&approved.hash) {
             return Err(Blocked::Withdrawn);
         }
         unexpired(known.release.expires, Blocked::ReleaseExpired)?;

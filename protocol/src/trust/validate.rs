@@ -1,18 +1,30 @@
 //! What a document must be like beyond decoding. The verbs that sign call the same checks before signing, so that a document
 //! is refused at the admin's desk and not first on ten thousand machines.
 
+use core::time::Duration;
 use std::collections::BTreeSet;
 
 use ed25519_dalek::VerifyingKey;
 
-use crate::catalog::{Applicability, Approval, Detect, Head, Index, Keys, Payload, Recipe, Release, Root, Window};
+use crate::catalog::page::{self, Entry, Parts};
+use crate::catalog::{
+    APT_PREFIX, Applicability, Approval, AptRecipe, Detect, Head, Index, Keys, Payload, Piece, PublisherRule, Recipe,
+    Release, Root, WhenAbsent, Window, pieces,
+};
 use crate::chunk;
+use crate::codec::Text;
 use crate::envelope::Kind;
 use crate::ids::PublicKey;
 use crate::time::Wall;
 
 /// The longest that a command of a release may run, in seconds.
 pub const MAX_TIMEOUT_S: u32 = 86_400;
+
+const DAY: u64 = 86_400;
+/// The longest that a root may live.
+const MAX_ROOT_LIFE: Duration = Duration::from_secs(3_660 * DAY);
+/// Signatures that have room in a head.
+const MAX_ONLINE_THRESHOLD: usize = 8;
 
 /// A part of a document that cannot be meant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,16 +46,30 @@ fn ensure(good: bool, field: impl AsRef<str>, problem: impl AsRef<str>) -> Resul
 /// Checks keys, thresholds and rules of a root.
 pub fn validate_root(root: &Root) -> Result<(), Invalid> {
     ensure(root.version >= 1, "version", "versions begin at 1")?;
-    lifetime(root.issued, root.expires)?;
+    lifetime_within(root.issued, root.expires, MAX_ROOT_LIFE)?;
     keys("root", &root.root)?;
     keys("approvers", &root.approvers)?;
     keys("online", &root.online)?;
+    let fits = usize::from(root.online.threshold) <= MAX_ONLINE_THRESHOLD;
+    ensure(fits, "online", format!("at most {MAX_ONLINE_THRESHOLD} signatures have room in a head"))?;
     ensure(!root.publishers.is_empty(), "publishers", "nobody may publish anything; add a rule")?;
     let mut prefixes = BTreeSet::new();
     for (at, rule) in root.publishers.iter().enumerate() {
         keys(&format!("publishers[{at}]"), &rule.keys)?;
         let field = format!("publishers[{at}].product_prefix");
-        ensure(prefixes.insert(rule.product_prefix.as_str()), field, "another rule has the same prefix")?;
+        ensure(whole_names(rule), &field, "does not end where a name ends; write it like org.example")?;
+        ensure(prefixes.insert(rule.names()), field, "another rule has the same prefix")?;
+    }
+    separate_powers(root)?;
+    let mut upstreams = BTreeSet::new();
+    for (at, rule) in root.upstreams.iter().enumerate() {
+        let field = format!("upstreams[{at}].name");
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let good = rule.name.starts_with(char::is_alphanumeric)
+            && rule.name.ends_with(char::is_alphanumeric)
+            && rule.name.chars().all(plain);
+        ensure(good, &field, "only lower-case letters, digits and hyphens, as in debian-security")?;
+        ensure(upstreams.insert(rule.name.as_str()), field, "another upstream has the same name")?;
     }
     let mut groups = BTreeSet::new();
     for (at, rule) in root.group_rules.iter().enumerate() {
@@ -51,6 +77,25 @@ pub fn validate_root(root: &Root) -> Result<(), Invalid> {
         ensure(groups.insert(rule.group), &field, "another rule is about the same group")?;
         let possible = (1..=root.approvers.keys.len()).contains(&usize::from(rule.threshold));
         ensure(possible, field, "the threshold must lie between 1 and the number of approvers")?;
+    }
+    Ok(())
+}
+
+/// No key in two roles: a thief of an online key that is also an approver's would hold both halves of what installs.
+fn separate_powers(root: &Root) -> Result<(), Invalid> {
+    let publishers = root.publishers.iter().flat_map(|rule| rule.keys.keys.iter());
+    let roles: [(&str, BTreeSet<&PublicKey>); 4] = [
+        ("root", root.root.keys.iter().collect()),
+        ("publishers", publishers.collect()),
+        ("approvers", root.approvers.keys.iter().collect()),
+        ("online", root.online.keys.iter().collect()),
+    ];
+    for (at, (role, keys)) in roles.iter().enumerate() {
+        for (other, others) in &roles[..at] {
+            if let Some(key) = keys.intersection(others).next() {
+                return ensure(false, role, format!("{key} is a key of {other} too; each role has keys of its own"));
+            }
+        }
     }
     Ok(())
 }
@@ -87,6 +132,30 @@ pub fn validate_release(release: &Release) -> Result<(), Invalid> {
     }
 }
 
+/// Checks a release against the repositories that the root names: packages are installed from those alone, and whoever publishes
+/// a snapshot says nothing beyond which of upstream's files it is about.
+pub(super) fn validate_upstream(root: &Root, release: &Release) -> Result<(), Invalid> {
+    let is_snapshot =
+        PublisherRule { product_prefix: Text::lossy(APT_PREFIX), keys: root.root.clone() }.is_for(&release.product);
+    let Recipe::Apt(apt) = &release.install else {
+        return ensure(
+            !is_snapshot,
+            "install",
+            format!("{APT_PREFIX} stands for repositories; other recipes need another product"),
+        );
+    };
+    ensure(is_snapshot, "product", format!("an apt recipe needs the product {APT_PREFIX}.NAME of its repository"))?;
+    let Some(rule) = root.upstream_of(&release.product) else {
+        return ensure(false, "product", format!("the root names no repository for {}", release.product));
+    };
+    let described = release.payloads.get(usize::from(apt.upstream)).is_some_and(|file| file.id.0 == rule.description.0);
+    ensure(described, "install.upstream", "not the description of the repository that the root names")?;
+    ensure(release.uninstall.is_none(), "uninstall", "a snapshot is not uninstalled; approve an earlier one")?;
+    ensure(release.detect[..] == [Detect::Selection], "detect", "a snapshot is detected by its packages alone")?;
+    let alone = release.depends.is_empty() && release.supersedes.is_empty() && release.applicability.is_empty();
+    ensure(alone, "depends", "a snapshot names no other releases and no conditions")
+}
+
 /// Checks the schedule and the rings of an approval.
 pub fn validate_approval(approval: &Approval) -> Result<(), Invalid> {
     ensure(approval.version >= 1, "version", "versions begin at 1")?;
@@ -117,17 +186,13 @@ pub fn validate_approval(approval: &Approval) -> Result<(), Invalid> {
 pub(super) fn validate_index(index: &Index) -> Result<(), Invalid> {
     ensure(index.version >= 1, "version", "versions begin at 1")?;
     lifetime(index.issued, index.expires)?;
-    let mut hashes = BTreeSet::new();
-    for (at, entry) in index.documents.iter().enumerate() {
-        let field = format!("documents[{at}]");
-        ensure(matches!(entry.kind, Kind::Release | Kind::Approval), &field, "neither a release nor an approval")?;
-        ensure((1..=entry.kind.cap()).contains(&(entry.len as usize)), &field, "longer than its kind may be")?;
-        ensure(hashes.insert(entry.hash), field, "named twice")?;
+    fn ordered<T: Entry>(part: &Parts<'_, T>, field: &str) -> Result<(), Invalid> {
+        let Parts::Leaf(entries) = part else { return Ok(()) };
+        ensure(page::in_place(entries, &[]), field, "not sorted, or named twice")
     }
-    let sorted = index.documents.is_sorted_by_key(|entry| (entry.kind, entry.hash));
-    ensure(sorted, "documents", "not sorted by kind and hash")?;
-    let sorted = index.revoked_devices.is_sorted_by(|a, b| a < b);
-    ensure(sorted, "revoked_devices", "not sorted, or a device is named twice")
+    ordered(&index.revoked.parts(), "revoked")?;
+    ordered(&index.groups.parts(), "groups")?;
+    ordered(&index.published.parts(), "published")
 }
 
 pub(super) fn validate_head(head: &Head) -> Result<(), Invalid> {
@@ -136,15 +201,29 @@ pub(super) fn validate_head(head: &Head) -> Result<(), Invalid> {
     lifetime(head.issued, head.expires)
 }
 
-/// A key that can be believed: a canonical encoding of a point that is not of small order. A small-order key would verify
-/// signatures that nobody made; a second encoding would let one key count twice.
+/// A key that can be believed: a canonical encoding of a point of the prime-order group. A small-order key would verify
+/// signatures that nobody made; a second encoding, or the sum with a point of small order, would let one secret count twice.
 pub(super) fn is_sound(key: &PublicKey) -> bool {
-    VerifyingKey::from_bytes(key.as_bytes())
-        .is_ok_and(|point| !point.is_weak() && point.to_edwards().compress().as_bytes() == key.as_bytes())
+    VerifyingKey::from_bytes(key.as_bytes()).is_ok_and(|point| {
+        let edwards = point.to_edwards();
+        !point.is_weak() && edwards.is_torsion_free() && edwards.compress().as_bytes() == key.as_bytes()
+    })
 }
 
 fn lifetime(issued: Wall, expires: Wall) -> Result<(), Invalid> {
     ensure(issued < expires, "expires", "not after issued")
+}
+
+fn lifetime_within(issued: Wall, expires: Wall, most: Duration) -> Result<(), Invalid> {
+    lifetime(issued, expires)?;
+    let days = most.as_secs() / DAY;
+    ensure(expires.since(issued) <= most, "expires", format!("more than {days} days after issued"))
+}
+
+/// Names joined by dots, or nothing. A lone dot would look like a prefix and match everything.
+fn whole_names(rule: &PublisherRule) -> bool {
+    let whole = |name: &str| name.starts_with(char::is_alphanumeric) && name.ends_with(char::is_alphanumeric);
+    rule.product_prefix.is_empty() || rule.names().split('.').all(whole)
 }
 
 fn keys(field: &str, keys: &Keys) -> Result<(), Invalid> {
@@ -190,6 +269,7 @@ fn detect(field: &str, rule: &Detect, windows: bool) -> Result<(), Invalid> {
             file_path(&format!("{field}.argv[0]"), program, windows)?;
             timeout(field, *timeout_s)
         }
+        Detect::Selection => Ok(()),
         Detect::Package { name, version, .. } => {
             ensure(!version.is_empty(), field, "no version")?;
             package_name(field, name)
@@ -232,21 +312,51 @@ fn recipe(field: &str, recipe: &Recipe, payloads: usize, windows: bool) -> Resul
             packages.iter().try_for_each(|name| package_name(field, name))?;
             timeout(field, *timeout_s)
         }
+        Recipe::Apt(apt) => {
+            ensure(!windows, field, "apt is not for Windows")?;
+            apt_recipe(field, apt, payloads)
+        }
     }
 }
 
-/// `{payload}` is the first payload; `{payload:N}` must name one that is there.
-fn placeholders(field: &str, argument: &str, payloads: usize) -> Result<(), Invalid> {
-    for (at, found) in argument.match_indices("{payload") {
-        let rest = &argument[at + found.len()..];
-        let named = match rest.strip_prefix(':') {
-            Some(rest) => rest.split_once('}').and_then(|(number, _)| number.parse::<usize>().ok()),
-            None => rest.starts_with('}').then_some(0),
-        };
-        let there = named.is_some_and(|number| number < payloads);
-        ensure(there, field, format!("{argument:?} names a payload that the release does not have"))?;
+fn apt_recipe(field: &str, apt: &AptRecipe, payloads: usize) -> Result<(), Invalid> {
+    timeout(field, apt.timeout_s)?;
+    ensure(!apt.indexes.is_empty(), format!("{field}.indexes"), "no index: apt would know of no package")?;
+    ensure(!apt.packages.is_empty(), format!("{field}.packages"), "no packages")?;
+    // Each payload has one use: a package's file is not at the same time an index.
+    let mut used = BTreeSet::new();
+    for at in apt.metadata().chain(apt.packages.iter().map(|package| package.payload.into())) {
+        ensure(at < payloads, field, "a payload that the release does not have")?;
+        ensure(used.insert(at), field, format!("payloads[{at}] has two uses"))?;
+    }
+    for (at, index) in apt.indexes.iter().enumerate() {
+        let plain = |part: &str| !matches!(part, "" | "." | "..") && part.chars().all(|c| c.is_ascii_graphic());
+        let good = index.path.split('/').all(plain);
+        ensure(good, format!("{field}.indexes[{at}].path"), format!("{:?} is no path below dists/SUITE", index.path))?;
+    }
+    let mut names = BTreeSet::new();
+    for (at, package) in apt.packages.iter().enumerate() {
+        let field = format!("{field}.packages[{at}]");
+        package_name(&field, &package.name)?;
+        package_name(&field, &package.source)?;
+        package_name(&field, &package.arch)?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || ".+-~:".contains(c);
+        let version = package.version.starts_with(|c: char| c.is_ascii_digit()) && package.version.chars().all(plain);
+        ensure(version, &field, format!("{:?} is not a Debian version", package.version))?;
+        ensure(names.insert((&package.name, &package.arch)), &field, "named twice")?;
+        if let WhenAbsent::With(others) = &package.when_absent {
+            let there = |other: &u16| usize::from(*other) < apt.packages.len() && usize::from(*other) != at;
+            ensure(!others.is_empty() && others.iter().all(there), &field, "comes with a package that is not there")?;
+        }
     }
     Ok(())
+}
+
+/// Each placeholder must name a payload that is there.
+fn placeholders(field: &str, argument: &str, payloads: usize) -> Result<(), Invalid> {
+    let pieces = pieces(argument).or_else(|bad| ensure(false, field, bad.to_string()).map(|()| Vec::new()))?;
+    let there = pieces.iter().all(|piece| !matches!(piece, Piece::Payload(number) if *number >= payloads));
+    ensure(there, field, format!("{argument:?} names a payload that the release does not have"))
 }
 
 fn timeout(field: &str, seconds: u32) -> Result<(), Invalid> {

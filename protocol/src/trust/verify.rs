@@ -1,13 +1,13 @@
 //! From bytes to a believed document, one numbered step per check (TUF specification, section 5; Uptane's split between the
 //! one who publishes and the one who approves).
 
-use crate::catalog::{Approval, Certificate, Head, Index, Release, Root};
+use crate::catalog::{Approval, Assignment, Certificate, Head, Index, Release, Root};
 use crate::envelope::{Envelope, EnvelopeError, Kind, Role, Verified};
 use crate::ids::{DeviceId, DocHash, GroupId, PublicKey, ReleaseId};
 use crate::time::Wall;
 
 use super::validate::{
-    self, Invalid, validate_approval, validate_head, validate_index, validate_release, validate_root,
+    self, Invalid, validate_approval, validate_head, validate_index, validate_release, validate_root, validate_upstream,
 };
 
 /// Why a document was not believed, or could not be used.
@@ -136,6 +136,17 @@ pub fn verify_pair(
     Ok((release.id, release.value, approval.value))
 }
 
+/// A release as its publisher signed it, from a root that is believed already: its id and what it says. For whoever signs, away
+/// from every catalog; expiry is not asked.
+pub fn verify_release(root: &Root, bytes: &[u8]) -> Result<(ReleaseId, Release), TrustError> {
+    open_release(root, bytes).map(|opened| (opened.id, opened.value))
+}
+
+/// An approval as enough approvers signed it, from a root that is believed already; expiry is not asked.
+pub fn verify_approval(root: &Root, bytes: &[u8]) -> Result<Approval, TrustError> {
+    open_approval(root, bytes).map(|opened| opened.value)
+}
+
 pub(super) fn unexpired(kind: Kind, at: Wall, now: Wall) -> Result<(), TrustError> {
     if now < at { Ok(()) } else { Err(TrustError::Expired { kind, at, now }) }
 }
@@ -145,7 +156,7 @@ pub(super) fn unexpired(kind: Kind, at: Wall, now: Wall) -> Result<(), TrustErro
 pub(crate) struct Opened<T> {
     pub(crate) id: ReleaseId,
     pub(crate) value: T,
-    pub(super) signers: Vec<PublicKey>,
+    pub(crate) signers: Vec<PublicKey>,
 }
 
 pub(crate) fn open_release(root: &Root, bytes: &[u8]) -> Result<Opened<Release>, TrustError> {
@@ -181,16 +192,17 @@ pub(crate) fn open_approval(root: &Root, bytes: &[u8]) -> Result<Opened<Approval
     Ok(Opened { id: value.release, value, signers })
 }
 
-/// Whether the publisher of the product has signed often enough.
-pub(super) fn release_is_vouched(root: &Root, release: &Release, signers: &[PublicKey]) -> Result<(), TrustError> {
+/// Whether the publisher of the product has signed often enough, and may say this of the repositories that the root names.
+pub(crate) fn release_is_vouched(root: &Root, release: &Release, signers: &[PublicKey]) -> Result<(), TrustError> {
     let keys = root
         .publisher_of(&release.product)
         .ok_or_else(|| TrustError::NoPublisher { product: release.product.to_string() })?;
-    enough(Kind::Release, &keys.keys, signers, usize::from(keys.threshold))
+    enough(Kind::Release, &keys.keys, signers, usize::from(keys.threshold))?;
+    validate_upstream(root, release).map_err(invalid(Kind::Release))
 }
 
 /// Whether enough approvers have signed for this group.
-pub(super) fn approval_is_vouched(root: &Root, group: &GroupId, signers: &[PublicKey]) -> Result<(), TrustError> {
+pub(crate) fn approval_is_vouched(root: &Root, group: &GroupId, signers: &[PublicKey]) -> Result<(), TrustError> {
     enough(Kind::Approval, &root.approvers.keys, signers, root.approvals_needed(group))
 }
 
@@ -235,7 +247,7 @@ pub(super) fn open_own_root(bytes: &[u8]) -> Result<Root, TrustError> {
 }
 
 /// A root that the holders of another root's keys have signed, and its own keys too.
-pub(super) fn open_next_root(signed_by: &Root, bytes: &[u8]) -> Result<Root, TrustError> {
+pub(crate) fn open_next_root(signed_by: &Root, bytes: &[u8]) -> Result<Root, TrustError> {
     let wrong = of(Kind::Root);
     // TUF 5.3.4: signed by the old keys, then by the new ones.
     let envelope = Envelope::parse(bytes, Kind::Root, Role::Root).map_err(&wrong)?;
@@ -265,6 +277,10 @@ pub(super) fn open_certificate(root: &Root, bytes: &[u8]) -> Result<Certificate,
         return Err(invalid(Kind::Certificate)(problem("not a sound Ed25519 public key")));
     }
     Ok(certificate)
+}
+
+pub(super) fn open_assignment(root: &Root, bytes: &[u8]) -> Result<Assignment, TrustError> {
+    open_online(root, bytes, Kind::Assignment)
 }
 
 fn open_online<T: serde::de::DeserializeOwned>(root: &Root, bytes: &[u8], kind: Kind) -> Result<T, TrustError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use upswarm_protocol::catalog::*;
 use upswarm_protocol::chunk::{Bitmap, ChunkList, ChunkSizes};
 use upswarm_protocol::ids::*;
-use upswarm_protocol::node_state::*;
+use upswarm_protocol::node::*;
 use upswarm_protocol::report::{DeploymentState, SubState};
 use upswarm_protocol::time::{Mono, Now};
 use upswarm_protocol::wire::{self, Message};
@@ -26,17 +26,32 @@ pub fn tool() -> Release {
     Release { payloads: list(vec![payload]), ..release("org.example.tool", 1) }
 }
 
+/// A snapshot each file of which has a chunk list that the machine has.
+pub fn snapshot_with_lists(packages: &[(&str, WhenAbsent)]) -> Release {
+    let list_bytes = chunk_list().to_bytes();
+    let mut release = snapshot(1, packages);
+    let with_list = |file: Payload| Payload {
+        chunk_list: DocHash::of(&list_bytes),
+        chunk_list_len: list_bytes.len() as u32,
+        ..file
+    };
+    release.payloads = list(release.payloads.into_vec().into_iter().map(with_list).collect());
+    release
+}
+
 /// Whom a bench's node believes to be the coordinator.
 pub const COORDINATOR: DeviceId = DeviceId([0xcc; 32]);
 
-/// A node with what it asked of its shell.
+/// A node with what it asked of its driver.
 pub struct Bench {
     pub state: NodeState,
     pub now: Now,
     pub asked: Vec<Output>,
     /// What is on disk, of deployments.
     pub records: BTreeMap<ReleaseId, Vec<u8>>,
-    restored: Restored,
+    /// The assignments that it has written down, newest last.
+    pub assignments: Vec<Vec<u8>>,
+    pub restored: Restored,
     config: NodeConfig,
     /// What detection answers.
     pub found: Detection,
@@ -53,22 +68,40 @@ impl Bench {
         edition: &Edition,
         change: impl FnOnce(&mut NodeConfig),
     ) -> Self {
+        let certificate = Certificate { label: text(label), ..certificate(device) };
+        Self::certified(device, (certificate, assignment(device)), edition, change)
+    }
+
+    /// A machine that is in these groups.
+    pub fn of_groups(groups: &[GroupId], role: NodeRole, edition: &Edition) -> Self {
+        let device = key(40);
+        let assignment = Assignment { groups: list(groups.to_vec()), ..assignment(&device) };
+        let certificate = Certificate { role, ..certificate(&device) };
+        Self::certified(&device, (certificate, assignment), edition, |_| ())
+    }
+
+    fn certified(
+        device: &ed25519_dalek::SigningKey,
+        (certificate, assignment): (Certificate, Assignment),
+        edition: &Edition,
+        change: impl FnOnce(&mut NodeConfig),
+    ) -> Self {
         let world = World::new();
         let mut trust = world.trust();
         edition.offer_to(&mut trust);
-        let certificate = Certificate { label: text(label), ..certificate(device) };
-        let mut documents: Vec<_> = edition.documents.iter().map(|document| document.bytes.clone()).collect();
+        let mut documents: Vec<_> = edition.stored().into_values().collect();
         documents.push(chunk_list().to_bytes());
         let restored = Restored {
             trust: trust.snapshot(),
             certificate: world.certificate_doc(&certificate),
+            assignment: world.assignment_doc(&assignment),
             documents,
             ..Restored::default()
         };
         let mut config = NodeConfig {
             key: device.clone(),
             seed: 1,
-            label: text(label),
+            label: certificate.label.clone(),
             agent: text("test"),
             os: text("linux"),
             build_time: NOW - DAY,
@@ -87,7 +120,7 @@ impl Bench {
         let now = Now { mono: Mono(1_000_000_000), wall: NOW };
         let state = NodeState::new(config.clone(), restored.clone(), now).unwrap();
         let (found, records) = (Detection::Absent, BTreeMap::new());
-        let mut bench = Self { state, now, asked: vec![], records, restored, config, found };
+        let mut bench = Self { state, now, asked: vec![], records, assignments: vec![], restored, config, found };
         bench.drain();
         bench.pass(Duration::from_millis(100));
         bench
@@ -130,6 +163,12 @@ impl Bench {
             if let Output::Persist { record: Record::Deployment(release, bytes), .. } = &output {
                 self.records.insert(*release, bytes.clone());
             }
+            if let Output::Persist { record: Record::WanLimits(bytes), .. } = &output {
+                self.restored.wan_limits = Some(bytes.clone());
+            }
+            if let Output::Persist { record: Record::Assignment(bytes), .. } = &output {
+                self.assignments.push(bytes.clone());
+            }
             self.asked.push(output);
         }
         let answers: Vec<Input> = self
@@ -137,6 +176,11 @@ impl Bench {
             .iter()
             .filter_map(|output| match output {
                 Output::Persist { token, .. } => Some(Input::Persisted { token: *token }),
+                Output::FetchDoc { fetch, from: FetchFrom::Disk, what: wire::BlockWhat::Doc(hash), .. } => {
+                    let found = self.restored.documents.iter().find(|bytes| DocHash::of(bytes) == *hash).cloned();
+                    let result = found.ok_or(FetchError::Unreachable("not on disk".into()));
+                    Some(Input::DocFetched { fetch: *fetch, result })
+                }
                 Output::Detect { release } => Some(Input::Detected { release: *release, result: self.found.clone() }),
                 Output::Open { payload, .. } => {
                     Some(Input::Opened { payload: *payload, result: Ok((Bitmap::new(2), 0)) })
@@ -144,8 +188,11 @@ impl Bench {
                 _ => None,
             })
             .collect();
-        self.asked
-            .retain(|output| !matches!(output, Output::Persist { .. } | Output::Detect { .. } | Output::Open { .. }));
+        let done = |output: &Output| {
+            let disk = matches!(output, Output::FetchDoc { from: FetchFrom::Disk, .. });
+            disk || matches!(output, Output::Persist { .. } | Output::Detect { .. } | Output::Open { .. })
+        };
+        self.asked.retain(|output| !done(output));
         for answer in answers {
             self.input(answer);
         }
@@ -164,6 +211,10 @@ impl Bench {
     pub fn input(&mut self, input: Input) {
         self.state.handle_input(input, self.now);
         self.drain();
+    }
+
+    pub fn frame(&mut self, peer: DeviceId, message: &Message) {
+        self.input(Input::Frame { peer, bytes: message.encode().unwrap() });
     }
 
     /// Lets time pass, timer by timer.
@@ -251,4 +302,14 @@ pub fn meet(here: &mut Bench, there: &mut Bench) {
     here.input(Input::PeerUp { peer: there.device(), dialled: None });
     there.input(Input::PeerUp { peer: here.device(), dialled: None });
     talk(here, there);
+}
+
+/// Lets time pass for two nodes that are connected, and lets them talk meanwhile.
+pub fn pass_together(a: &mut Bench, b: &mut Bench, time: Duration) {
+    let step = Duration::from_millis(10);
+    for _ in 0..time.as_millis() / step.as_millis() {
+        a.pass(step);
+        b.pass(step);
+        talk(a, b);
+    }
 }

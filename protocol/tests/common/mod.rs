@@ -3,6 +3,7 @@
 
 pub mod bench;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
@@ -11,7 +12,7 @@ use upswarm_protocol::codec::{Bounded, Text};
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::*;
 use upswarm_protocol::time::Wall;
-use upswarm_protocol::trust::{HeadNews, Trust, Wanted};
+use upswarm_protocol::trust::{HeadNews, Interest, Trust, Wanted};
 
 pub const HOUR: Duration = Duration::from_secs(3600);
 pub const DAY: Duration = Duration::from_secs(86_400);
@@ -58,11 +59,12 @@ impl Doc {
     }
 }
 
-/// One state of the catalog: a head, its index, and the documents that this names.
+/// One state of the catalog: a head, its index, the pages below it, and the documents that these name.
 #[derive(Debug, Clone)]
 pub struct Edition {
     pub head: Vec<u8>,
     pub index: Vec<u8>,
+    pub pages: Vec<Vec<u8>>,
     pub documents: Vec<Doc>,
 }
 
@@ -70,14 +72,39 @@ impl Edition {
     /// Offers all of it; every part must be taken.
     pub fn offer_to(&self, trust: &mut Trust) {
         assert_eq!(trust.offer_head(&self.head, NOW).unwrap(), HeadNews::New);
-        trust.offer_index(self.index.clone(), NOW).unwrap();
+        trust.offer_index(self.index.clone()).unwrap();
         self.offer_documents(trust);
         assert_eq!(trust.wanted(), Wanted::Nothing);
         assert!(trust.is_current());
     }
 
-    /// Offers the documents, whatever comes of it.
+    /// Offers index and pages.
+    pub fn offer_index(&self, trust: &mut Trust) {
+        trust.offer_index(self.index.clone()).unwrap();
+        self.offer_pages(trust);
+    }
+
+    /// Offers the pages until no more are wanted.
+    pub fn offer_pages(&self, trust: &mut Trust) {
+        for _ in 0..page::MAX_DEPTH {
+            for page in &self.pages {
+                let _ = trust.offer_document(page.clone(), NOW);
+            }
+            if !matches!(trust.wanted(), Wanted::Pages(_)) {
+                return;
+            }
+        }
+    }
+
+    /// Everything below the index, as it lies on a disk.
+    pub fn stored(&self) -> BTreeMap<DocHash, Vec<u8>> {
+        let documents = self.documents.iter().map(|document| &document.bytes);
+        self.pages.iter().chain(documents).map(|bytes| (DocHash::of(bytes), bytes.clone())).collect()
+    }
+
+    /// Offers pages and documents, whatever comes of it.
     pub fn offer_documents(&self, trust: &mut Trust) {
+        self.offer_pages(trust);
         for document in &self.documents {
             let _ = trust.offer_document(document.bytes.clone(), NOW);
         }
@@ -93,6 +120,8 @@ pub struct World {
     pub publisher: SigningKey,
     /// Two of two for `org.example.critical.` products.
     pub critical: Vec<SigningKey>,
+    /// May publish snapshots of repositories.
+    pub sync: SigningKey,
     pub approvers: Vec<SigningKey>,
     pub online: Vec<SigningKey>,
     pub root: Root,
@@ -103,6 +132,7 @@ impl World {
         let root_keys = vec![key(1), key(2), key(3)];
         let publisher = key(10);
         let critical = vec![key(11), key(12)];
+        let sync = key(13);
         let approvers = vec![key(20), key(21)];
         let online = vec![key(30)];
         let rule = |prefix: &str, keys| PublisherRule { product_prefix: text(prefix), keys };
@@ -114,13 +144,18 @@ impl World {
             publishers: list(vec![
                 rule("org.example.", keys(std::slice::from_ref(&publisher), 1)),
                 rule("org.example.critical.", keys(&critical, 2)),
+                rule("apt", keys(std::slice::from_ref(&sync), 1)),
             ]),
             approvers: keys(&approvers, 1),
             group_rules: list(vec![GroupRule { group: CAREFUL, threshold: 2 }]),
+            upstreams: list(vec![UpstreamRule {
+                name: text("debian"),
+                description: DocHash(payload("upstream.json").id.0),
+            }]),
             online: keys(&online, 1),
             report_key: [0x55; 32],
         };
-        Self { root_keys, publisher, critical, approvers, online, root }
+        Self { root_keys, publisher, critical, sync, approvers, online, root }
     }
 
     /// The root, signed by the first two root keys.
@@ -132,7 +167,9 @@ impl World {
     pub fn trust(&self) -> Trust {
         let root = self.root_doc();
         let hash = DocHash::of(&root);
-        Trust::pin(root, hash, NOW - DAY).unwrap()
+        let mut trust = Trust::pin(root, hash, NOW - DAY).unwrap();
+        trust.set_interest(Interest::of([GROUP, CAREFUL]));
+        trust
     }
 
     /// This world one root further, after `change`; signed by the same root keys.
@@ -153,7 +190,8 @@ impl World {
     }
 
     pub fn publish(&self, release: &Release) -> Doc {
-        publish(release, &[&self.publisher])
+        let of_a_repository = release.product.starts_with("apt.");
+        publish(release, &[if of_a_repository { &self.sync } else { &self.publisher }])
     }
 
     pub fn approve(&self, approval: &Approval) -> Doc {
@@ -184,14 +222,18 @@ impl World {
     }
 
     pub fn edition_with(&self, version: u64, documents: Vec<Doc>, change: impl FnOnce(&mut Index)) -> Edition {
-        let mut index = index(version, &documents);
+        let (mut index, pages) = index(version, &documents);
         change(&mut index);
         let index = self.index_doc(&index);
-        Edition { head: self.head_doc(&self.head(version, &index)), index, documents }
+        Edition { head: self.head_doc(&self.head(version, &index)), index, pages, documents }
     }
 
     pub fn certificate_doc(&self, certificate: &Certificate) -> Vec<u8> {
         envelope::sign(Kind::Certificate, Role::Online, certificate, &[&self.online[0]]).unwrap()
+    }
+
+    pub fn assignment_doc(&self, assignment: &Assignment) -> Vec<u8> {
+        envelope::sign(Kind::Assignment, Role::Online, assignment, &[&self.online[0]]).unwrap()
     }
 
     /// An edition with one approved release.
@@ -222,18 +264,58 @@ pub fn approve(approval: &Approval, by: &[&SigningKey]) -> Doc {
     Doc::new(Kind::Approval, approval.version, bytes, approval.release)
 }
 
-pub fn index(version: u64, documents: &[Doc]) -> Index {
-    let mut entries: Vec<_> = documents.iter().map(|document| document.entry).collect();
-    entries.sort_by_key(|entry| (entry.kind, entry.hash));
-    Index {
+/// An index of these documents and its pages: approvals with the releases that they name by group, the rest undecided.
+pub fn index(version: u64, documents: &[Doc]) -> (Index, Vec<Vec<u8>>) {
+    let mut groups: BTreeMap<GroupId, BTreeMap<DocHash, DocEntry>> = BTreeMap::new();
+    let mut undecided: BTreeMap<DocHash, DocEntry> =
+        documents.iter().map(|document| (document.entry.hash, document.entry)).collect();
+    let releases: BTreeMap<ReleaseId, DocEntry> = documents
+        .iter()
+        .filter(|document| document.entry.kind == Kind::Release)
+        .map(|document| (document.release, document.entry))
+        .collect();
+    for document in documents {
+        let Some(approval) = approval_in(&document.bytes).filter(|_| document.entry.kind == Kind::Approval) else {
+            continue;
+        };
+        for named in releases.get(&approval.release).into_iter().chain([&document.entry]) {
+            groups.entry(approval.group).or_default().insert(named.hash, *named);
+            undecided.remove(&named.hash);
+        }
+    }
+    let mut pages = Vec::new();
+    let groups: Vec<_> = groups
+        .into_iter()
+        .map(|(group, entries)| {
+            let entries: Vec<_> = entries.into_values().collect();
+            GroupEntry { group, documents: page::grow_page(&entries, 128, &mut pages).unwrap() }
+        })
+        .collect();
+    let undecided: Vec<_> = undecided.into_values().collect();
+    let index = Index {
         version,
         issued: NOW - HOUR,
         expires: NOW + 7 * DAY,
-        documents: list(entries),
-        revoked_devices: list(vec![]),
         holds: list(vec![]),
         origins: list(vec![text("https://updates.example.org/")]),
-    }
+        revoked: Node::default(),
+        groups: page::grow(&groups, 16, 16, &mut pages).unwrap(),
+        published: page::grow(&undecided, 4, 16, &mut pages).unwrap(),
+        audit: None,
+    };
+    (index, pages.into_iter().map(|page| page.bytes).collect())
+}
+
+fn approval_in(bytes: &[u8]) -> Option<Approval> {
+    let envelope = envelope::Envelope::parse(bytes, Kind::Approval, Role::Approver).ok()?;
+    upswarm_protocol::codec::decode(envelope.unverified_body(), Kind::Approval.cap()).ok()
+}
+
+/// The part of an index that says who is revoked.
+pub fn revoked(devices: &[DeviceId]) -> Node<DeviceId, { page::INDEX_ENTRIES }> {
+    let mut devices = devices.to_vec();
+    devices.sort_unstable();
+    Node::Leaf(list(devices))
 }
 
 pub fn payload(name: &str) -> Payload {
@@ -274,6 +356,34 @@ pub fn release(product: &str, counter: u64) -> Release {
     }
 }
 
+/// A snapshot of the repository `debian`, with these packages for amd64 at version 2.
+pub fn snapshot(counter: u64, packages: &[(&str, WhenAbsent)]) -> Release {
+    let mut release = release("apt.debian", counter);
+    let mut files = vec![payload("upstream.json"), payload("InRelease"), payload("Packages.xz")];
+    let packages = packages.iter().map(|(name, when_absent)| {
+        files.push(payload(&format!("{name}_2_amd64.deb")));
+        AptPackage {
+            payload: files.len() as u16 - 1,
+            name: text(name),
+            version: text("2"),
+            arch: text("amd64"),
+            source: text(name),
+            when_absent: when_absent.clone(),
+        }
+    });
+    release.install = Recipe::Apt(AptRecipe {
+        upstream: 0,
+        in_release: 1,
+        indexes: list(vec![AptIndex { payload: 2, path: text("main/binary-amd64/Packages.xz") }]),
+        packages: list(packages.collect()),
+        timeout_s: 600,
+    });
+    release.payloads = list(files);
+    release.detect = list(vec![Detect::Selection]);
+    release.uninstall = None;
+    release
+}
+
 pub fn approval(group: GroupId, release: ReleaseId, version: u64) -> Approval {
     Approval {
         group,
@@ -292,9 +402,17 @@ pub fn certificate(device: &SigningKey) -> Certificate {
     Certificate {
         device: DeviceId(*device.verifying_key().as_bytes()),
         site: SITE,
-        groups: list(vec![GROUP]),
         role: NodeRole::Node,
         label: text("pc-1"),
+        issued: NOW - DAY,
+        expires: NOW + 89 * DAY,
+    }
+}
+
+pub fn assignment(device: &SigningKey) -> Assignment {
+    Assignment {
+        device: DeviceId(*device.verifying_key().as_bytes()),
+        groups: list(vec![GROUP]),
         issued: NOW - DAY,
         expires: NOW + 89 * DAY,
     }

@@ -1,7 +1,8 @@
 //! The installer's question, asked with the bytes of two envelopes.
 
 use upswarm_protocol::catalog::{Action, Hold};
-use upswarm_protocol::trust::{Blocked, NotAdmitted, Trust};
+use upswarm_protocol::time::Wall;
+use upswarm_protocol::trust::{Admitted, Blocked, Interest, NotAdmitted, Trust};
 
 use crate::common::*;
 
@@ -13,10 +14,21 @@ fn offered(world: &World, edition: &Edition) -> Trust {
 
 fn take(trust: &mut Trust, edition: &Edition) {
     trust.offer_head(&edition.head, NOW).unwrap();
-    trust.offer_index(edition.index.clone(), NOW).unwrap();
+    edition.offer_index(trust);
 }
 
-fn blocked(result: Result<upswarm_protocol::trust::Admitted, NotAdmitted>) -> Blocked {
+/// The installer's question, with all pages of an edition as proof.
+fn admit(
+    trust: &mut Trust,
+    edition: &Edition,
+    release: &Doc,
+    approval: &Doc,
+    at: Wall,
+) -> Result<Admitted, NotAdmitted> {
+    trust.admit(&release.bytes, &approval.bytes, edition.pages.iter().map(Vec::as_slice), at)
+}
+
+fn blocked(result: Result<Admitted, NotAdmitted>) -> Blocked {
     match result {
         Err(NotAdmitted::Blocked(blocked)) => blocked,
         other => panic!("{other:?}"),
@@ -29,25 +41,26 @@ fn a_named_pair_is_admitted_and_nothing_else_is() {
     let edition = world.simple(1);
     let (release, approval) = (&edition.documents[0], &edition.documents[1]);
     let mut trust = offered(&world, &edition);
-    let admitted = trust.admit(&release.bytes, &approval.bytes, NOW).unwrap();
+    let admitted = admit(&mut trust, &edition, release, approval, NOW).unwrap();
     assert_eq!((admitted.id, admitted.approval.group), (release.release, GROUP));
 
     // Well signed, and in no index.
     let other = world.simple(2);
-    assert!(matches!(trust.admit(&other.documents[0].bytes, &approval.bytes, NOW), Err(NotAdmitted::Document(_))));
-    assert!(matches!(trust.admit(&release.bytes, &other.documents[1].bytes, NOW), Err(NotAdmitted::Document(_))));
+    assert!(matches!(admit(&mut trust, &edition, &other.documents[0], approval, NOW), Err(NotAdmitted::Document(_))));
+    assert!(matches!(admit(&mut trust, &edition, release, &other.documents[1], NOW), Err(NotAdmitted::Document(_))));
     // One in the place of the other.
-    assert!(trust.admit(&approval.bytes, &release.bytes, NOW).is_err());
-    assert!(trust.admit(&release.bytes, &release.bytes, NOW).is_err());
+    assert!(admit(&mut trust, &edition, approval, release, NOW).is_err());
+    assert!(admit(&mut trust, &edition, release, release, NOW).is_err());
     // Both named, and not about each other.
     let both = world.edition(3, [edition.documents.clone(), other.documents.clone()].concat());
     take(&mut trust, &both);
-    assert!(matches!(trust.admit(&other.documents[0].bytes, &approval.bytes, NOW), Err(NotAdmitted::Document(_))));
+    let crossed = admit(&mut trust, &both, &other.documents[0], approval, NOW);
+    assert!(matches!(crossed, Err(NotAdmitted::Document(_))));
     // Named by the online keys, signed by nobody who may.
     let forged = approve(&approval_of(release), &[&world.online[0]]);
     let edition = world.edition(4, vec![release.clone(), forged.clone()]);
     take(&mut trust, &edition);
-    assert!(matches!(trust.admit(&release.bytes, &forged.bytes, NOW), Err(NotAdmitted::Document(_))));
+    assert!(matches!(admit(&mut trust, &edition, release, &forged, NOW), Err(NotAdmitted::Document(_))));
 }
 
 fn approval_of(release: &Doc) -> upswarm_protocol::catalog::Approval {
@@ -60,25 +73,24 @@ fn stops_and_expiry_block_a_genuine_pair() {
     let edition = world.simple(1);
     let [release, approval] = &edition.documents[..] else { panic!("two documents") };
     let mut trust = world.trust();
-    assert_eq!(blocked(trust.admit(&release.bytes, &approval.bytes, NOW)), Blocked::NoHead);
+    assert_eq!(blocked(admit(&mut trust, &edition, release, approval, NOW)), Blocked::NoHead);
     trust.offer_head(&edition.head, NOW).unwrap();
-    assert_eq!(blocked(trust.admit(&release.bytes, &approval.bytes, NOW)), Blocked::Withdrawn, "no index yet");
-    trust.offer_index(edition.index.clone(), NOW).unwrap();
+    assert_eq!(blocked(admit(&mut trust, &edition, release, approval, NOW)), Blocked::Withdrawn, "no index yet");
+    edition.offer_index(&mut trust);
     for (wait, expected) in [(4, "head"), (400, "root")] {
-        let why = blocked(trust.admit(&release.bytes, &approval.bytes, NOW + wait * DAY));
+        let why = blocked(admit(&mut trust, &edition, release, approval, NOW + wait * DAY));
         assert!(why.to_string().contains(expected), "{why}");
     }
-    // A head that the index has not followed yet.
+    // A stop.
     let held = world.edition_with(2, edition.documents.clone(), |index| {
         index.holds = list(vec![Hold::Release(release.release)]);
     });
-    trust.offer_head(&held.head, NOW).unwrap();
-    assert_eq!(blocked(trust.admit(&release.bytes, &approval.bytes, NOW)), Blocked::Withdrawn);
-    trust.offer_index(held.index.clone(), NOW).unwrap();
-    assert!(matches!(blocked(trust.admit(&release.bytes, &approval.bytes, NOW)), Blocked::Held(_)));
+    take(&mut trust, &held);
+    assert!(matches!(blocked(admit(&mut trust, &held, release, approval, NOW)), Blocked::Held(_)));
     // Withdrawn from the index.
-    take(&mut trust, &world.edition(3, vec![release.clone()]));
-    assert!(matches!(trust.admit(&release.bytes, &approval.bytes, NOW), Err(NotAdmitted::Document(_))));
+    let without = world.edition(3, vec![release.clone()]);
+    take(&mut trust, &without);
+    assert!(matches!(admit(&mut trust, &without, release, approval, NOW), Err(NotAdmitted::Document(_))));
 }
 
 /// What was declined stays so, over a restart, even if the online keys name the old approval again.
@@ -91,10 +103,55 @@ fn an_old_approval_does_not_come_back() {
     declined.action = Action::None;
     let declined = world.approve(&declined);
     let mut trust = offered(&world, &first);
-    assert!(trust.admit(&release.bytes, &old.bytes, NOW).is_ok());
-    take(&mut trust, &world.edition(2, vec![release.clone(), declined.clone()]));
-    assert_eq!(blocked(trust.admit(&release.bytes, &declined.bytes, NOW)), Blocked::Declined);
+    assert!(admit(&mut trust, &first, &release, &old, NOW).is_ok());
+    let second = world.edition(2, vec![release.clone(), declined.clone()]);
+    take(&mut trust, &second);
+    assert_eq!(blocked(admit(&mut trust, &second, &release, &declined, NOW)), Blocked::Declined);
     let mut trust = Trust::restore(&trust.snapshot(), NOW - DAY).unwrap();
-    take(&mut trust, &world.edition(3, vec![release.clone(), old.clone()]));
-    assert_eq!(blocked(trust.admit(&release.bytes, &old.bytes, NOW)), Blocked::Withdrawn);
+    let third = world.edition(3, vec![release.clone(), old.clone()]);
+    take(&mut trust, &third);
+    assert_eq!(blocked(admit(&mut trust, &third, &release, &old, NOW)), Blocked::Withdrawn);
+}
+
+/// An installer follows no group: it judges by the pages that come with the question.
+#[test]
+fn an_installer_needs_the_pages_on_the_way_and_no_others() {
+    let world = World::new();
+    let mut documents = Vec::new();
+    for at in 0..40u8 {
+        let release = world.publish(&release(&format!("org.example.tool{at}"), 1));
+        let mut group = GROUP;
+        group.0[0] = at.wrapping_mul(37);
+        documents.push(world.approve(&approval(group, release.release, 1)));
+        documents.push(release);
+    }
+    let ours = world.simple(1);
+    let (release, decision) = (ours.documents[0].clone(), ours.documents[1].clone());
+    documents.extend(ours.documents);
+    let edition = world.edition(1, documents);
+    let mut follower = world.trust();
+    edition.offer_to(&mut follower);
+    let proof = follower.proof(&release.release, &GROUP).unwrap();
+    assert!((2..=4).contains(&proof.len()) && edition.pages.len() > 40, "{} of {}", proof.len(), edition.pages.len());
+    let stored = edition.stored();
+    let proof: Vec<&[u8]> = proof.iter().map(|hash| stored[hash].as_slice()).collect();
+
+    let mut installer = world.trust();
+    installer.set_interest(Interest::default());
+    installer.offer_head(&edition.head, NOW).unwrap();
+    installer.offer_index(edition.index.clone()).unwrap();
+    let ask = |trust: &mut Trust, pages: &[&[u8]]| {
+        trust.admit(&release.bytes, &decision.bytes, pages.iter().copied(), NOW).map(|admitted| admitted.id)
+    };
+    assert_eq!(ask(&mut installer, &proof).unwrap(), release.release);
+    for without in 0..proof.len() {
+        let mut less = proof.clone();
+        less.remove(without);
+        assert!(matches!(ask(&mut installer, &less), Err(NotAdmitted::Blocked(Blocked::Withdrawn))), "{without}");
+        // Another page in its place has another hash.
+        let mut damaged = proof[without].to_vec();
+        *damaged.last_mut().unwrap() ^= 1;
+        less.push(&damaged);
+        assert!(ask(&mut installer, &less).is_err());
+    }
 }

@@ -50,6 +50,7 @@ fn arbitrary_software_of_a_stranger_is_refused_and_the_rest_goes_on() {
         ("a root key", publish(&evil, &[&world.root_keys[0]])),
         ("no key", publish(&evil, &[])),
         ("the publisher of another prefix", publish(&release("com.other.tool", 1), &[&world.publisher])),
+        ("the publisher of a name that begins alike", publish(&release("org.examplex.tool", 1), &[&world.publisher])),
         ("the publisher of a shorter prefix", publish(&release("org.example.critical.x", 1), &[&world.publisher])),
         ("half of two publishers", publish(&release("org.example.critical.x", 1), &[&world.critical[0]])),
         (
@@ -62,7 +63,7 @@ fn arbitrary_software_of_a_stranger_is_refused_and_the_rest_goes_on() {
         let order = world.approve(&approval(GROUP, attempt.release, 1));
         let edition = world.edition(1, vec![good.clone(), decision.clone(), attempt.clone(), order]);
         trust.offer_head(&edition.head, NOW).unwrap();
-        trust.offer_index(edition.index.clone(), NOW).unwrap();
+        edition.offer_index(&mut trust);
         let refused = trust.offer_document(attempt.bytes.clone(), NOW);
         assert!(matches!(refused, Err(TrustError::Refused { .. })), "{who}: {refused:?}");
         match trust.wanted() {
@@ -102,7 +103,7 @@ fn an_approval_needs_its_approvers() {
         let mut trust = world.trust();
         let edition = world.edition(1, vec![product.clone(), decision.clone()]);
         trust.offer_head(&edition.head, NOW).unwrap();
-        trust.offer_index(edition.index.clone(), NOW).unwrap();
+        edition.offer_index(&mut trust);
         edition.offer_documents(&mut trust);
         assert_eq!(trust.catalog().approvals().len(), usize::from(good), "{who}");
         let pair = verify_pair(trust.root(), &product.bytes, &decision.bytes, NOW);
@@ -158,7 +159,7 @@ fn the_index_may_name_a_document_only_as_what_it_is() {
         let edition = world.edition(1, vec![named]);
         let mut trust = world.trust();
         trust.offer_head(&edition.head, NOW).unwrap();
-        trust.offer_index(edition.index.clone(), NOW).unwrap();
+        edition.offer_index(&mut trust);
         let refused = trust.offer_document(product.bytes.clone(), NOW);
         assert!(matches!(refused, Err(TrustError::Refused { .. })), "{refused:?}");
         assert!(trust.catalog().releases().is_empty() && trust.is_current());
@@ -173,7 +174,7 @@ fn rollback_of_head_and_index() {
     editions[3].offer_to(&mut trust);
     for old in &editions[..3] {
         assert_eq!(trust.offer_head(&old.head, NOW).unwrap(), HeadNews::Older);
-        assert!(matches!(trust.offer_index(old.index.clone(), NOW), Ok(())), "nothing is wanted, nothing is taken");
+        assert!(matches!(trust.offer_index(old.index.clone()), Ok(())), "nothing is wanted, nothing is taken");
         assert_eq!(trust.catalog().index_version(), 4);
     }
     assert_eq!(trust.offer_head(&editions[3].head, NOW).unwrap(), HeadNews::Same);
@@ -187,13 +188,13 @@ fn rollback_of_head_and_index() {
     // A new head, answered with an old index.
     trust.offer_head(&editions[4].head, NOW).unwrap();
     for old in &editions[..4] {
-        assert!(matches!(trust.offer_index(old.index.clone(), NOW), Err(TrustError::Hash { .. })));
+        assert!(matches!(trust.offer_index(old.index.clone()), Err(TrustError::Hash { .. })));
     }
     // An index that lies about its version, well signed and well named.
-    let liar = world.index_doc(&index(3, &[]));
+    let liar = world.index_doc(&index(3, &[]).0);
     let head = world.head_doc(&world.head(9, &liar));
     trust.offer_head(&head, NOW).unwrap();
-    let refused = trust.offer_index(liar, NOW);
+    let refused = trust.offer_index(liar);
     assert!(matches!(refused, Err(TrustError::Version { kind: Kind::Index, expected: 9, found: 3 })), "{refused:?}");
     assert_eq!(trust.catalog().index_version(), 4);
 }
@@ -257,7 +258,7 @@ fn freeze_shows_and_blocks_but_versions_still_grow() {
     assert_eq!(at(&trust, NOW + 4 * DAY), Err(Blocked::HeadExpired(NOW + 3 * DAY)));
     // A head that was expired when it came is taken, so that what is older can never come back, and still blocks.
     let stale = Head { issued: NOW, expires: NOW + HOUR, ..world.head(3, &edition.index) };
-    let renewed = world.index_doc(&index(3, &edition.documents));
+    let renewed = world.index_doc(&index(3, &edition.documents).0);
     let stale = Head { index_hash: DocHash::of(&renewed), index_len: renewed.len() as u32, ..stale };
     assert_eq!(trust.offer_head(&world.head_doc(&stale), NOW + 5 * DAY).unwrap(), HeadNews::New);
     assert_eq!(trust.offer_head(&edition.head, NOW).unwrap(), HeadNews::Older);
@@ -265,7 +266,7 @@ fn freeze_shows_and_blocks_but_versions_still_grow() {
     // Fresh heads around an index that is not renewed, or is withheld.
     let fresh = Head { issued: NOW + 8 * DAY, expires: NOW + 11 * DAY, ..stale };
     trust.offer_head(&world.head_doc(&fresh), NOW + 8 * DAY).unwrap();
-    assert_eq!(at(&trust, NOW + 8 * DAY), Err(Blocked::IndexExpired(NOW + 7 * DAY)));
+    assert_eq!(at(&trust, NOW + 8 * DAY), Err(Blocked::Overdue(NOW + 3 * DAY)));
 }
 
 #[test]
@@ -299,7 +300,8 @@ fn mix_and_match_accepts_exactly_what_belongs_together() {
         for (i, index) in editions.iter().enumerate() {
             let mut indexed = world.trust();
             indexed.offer_head(&head.head, NOW).unwrap();
-            assert_eq!(indexed.offer_index(index.index.clone(), NOW).is_ok(), h == i);
+            assert_eq!(indexed.offer_index(index.index.clone()).is_ok(), h == i);
+            index.offer_pages(&mut indexed);
             for (r, product) in editions.iter().enumerate() {
                 for (a, decision) in editions.iter().enumerate() {
                     let mut trust = indexed.clone();
@@ -335,7 +337,7 @@ fn the_catalog_changes_as_a_whole() {
     documents.extend(world.simple(2).documents);
     let new = world.edition(2, documents);
     trust.offer_head(&new.head, NOW).unwrap();
-    trust.offer_index(new.index.clone(), NOW).unwrap();
+    new.offer_index(&mut trust);
     let before = trust.catalog().clone();
     for (at, document) in new.documents.iter().enumerate() {
         assert_eq!(trust.catalog(), &before, "after {at} of {}", new.documents.len());
@@ -358,8 +360,10 @@ fn stops_do_not_wait_for_documents() {
     let id = edition.documents[0].release;
     let other = world.publish(&release("org.example.other", 1));
     let device = DeviceId(*key(50).verifying_key().as_bytes());
-    let ours = [Hold::Everything, Hold::Group(GROUP), Hold::Release(id), Hold::Approval(GROUP, id)];
-    let others = [Hold::Group(CAREFUL), Hold::Release(other.release), Hold::Approval(CAREFUL, id)];
+    let ours =
+        [Hold::Everything, Hold::Group(GROUP), Hold::Release(id), Hold::Approval(GROUP, id), Hold::Rollout(GROUP, id)];
+    let others =
+        [Hold::Group(CAREFUL), Hold::Release(other.release), Hold::Approval(CAREFUL, id), Hold::Rollout(CAREFUL, id)];
     for (hold, stops) in ours.map(|hold| (hold, true)).into_iter().chain(others.map(|hold| (hold, false))) {
         let mut trust = world.trust();
         edition.offer_to(&mut trust);
@@ -368,10 +372,10 @@ fn stops_do_not_wait_for_documents() {
         documents.push(other.clone());
         let next = world.edition_with(2, documents, |index| {
             index.holds = list(vec![hold]);
-            index.revoked_devices = list(vec![device]);
+            index.revoked = revoked(&[device]);
         });
         trust.offer_head(&next.head, NOW).unwrap();
-        trust.offer_index(next.index, NOW).unwrap();
+        next.offer_index(&mut trust);
         assert_eq!(trust.catalog().index_version(), 1, "{hold:?}");
         assert_eq!(installs(&trust, id), if stops { Err(Blocked::Held(hold)) } else { Ok(()) });
         assert!(trust.catalog().is_revoked(&device));
@@ -406,8 +410,10 @@ fn endless_data_is_refused_by_its_length() {
     named.entry.len = Kind::Release.cap() as u32 + 1;
     let next = world.edition(1, vec![named]);
     trust.offer_head(&next.head, NOW).unwrap();
-    assert!(matches!(trust.offer_index(next.index, NOW), Err(TrustError::Invalid { .. })));
-    assert!(matches!(trust.offer_index(long(&edition.index, Kind::Index), NOW), Err(TrustError::Hash { .. })));
+    assert!(trust.offer_index(next.index).is_ok());
+    assert!(trust.refusals().len() == 1 && trust.wanted() == Wanted::Nothing, "it is not asked for");
+    trust.offer_head(&world.edition(2, vec![]).head, NOW).unwrap();
+    assert!(matches!(trust.offer_index(long(&edition.index, Kind::Index)), Err(TrustError::Hash { .. })));
 }
 
 #[test]
@@ -447,7 +453,7 @@ fn what_nobody_named_is_not_taken() {
     let world = World::new();
     let mut trust = world.trust();
     let edition = world.simple(1);
-    assert!(matches!(trust.offer_index(edition.index.clone(), NOW), Err(TrustError::NoHead)));
+    assert!(matches!(trust.offer_index(edition.index.clone()), Err(TrustError::NoHead)));
     let unnamed = edition.documents[0].bytes.clone();
     assert!(matches!(trust.offer_document(unnamed, NOW), Err(TrustError::NotNamed(_))));
     edition.offer_to(&mut trust);
@@ -466,7 +472,7 @@ fn many_documents_are_wanted_in_parts() {
     let edition = world.edition(1, documents);
     let mut trust = world.trust();
     trust.offer_head(&edition.head, NOW).unwrap();
-    trust.offer_index(edition.index.clone(), NOW).unwrap();
+    edition.offer_index(&mut trust);
     match trust.wanted() {
         Wanted::Documents(part) => assert_eq!(part.len(), MAX_WANTED),
         other => panic!("{other:?}"),

@@ -18,7 +18,7 @@ fn a_certificate_counts_until_it_expires_or_is_revoked() {
     let expired = trust.check_certificate(&bytes, NOW + 89 * DAY);
     assert!(matches!(expired, Err(TrustError::Expired { kind: Kind::Certificate, .. })), "{expired:?}");
 
-    let revoke = |index: &mut Index| index.revoked_devices = list(vec![device.device]);
+    let revoke = |index: &mut Index| index.revoked = revoked(&[device.device]);
     world.edition_with(1, vec![], revoke).offer_to(&mut trust);
     assert!(matches!(trust.check_certificate(&bytes, NOW), Err(TrustError::Revoked(id)) if id == device.device));
     assert!(trust.check_certificate(&world.certificate_doc(&certificate(&key(51))), NOW).is_ok());

@@ -217,31 +217,44 @@ fn approvals_that_no_calendar_knows() {
 fn indexes_and_heads_that_do_not_add_up() {
     let world = World::new();
     let product = world.publish(&release("org.example.tool", 1));
-    let decision = world.approve(&approval(GROUP, product.release, 1));
-    let documents = vec![product, decision];
+    let other = world.publish(&release("org.example.other", 1));
+    let documents = vec![product, other];
+    let entries = |index: &Index| match &index.published {
+        Node::Leaf(entries) => entries.to_vec(),
+        Node::Fork(_) => panic!("two entries are no tree"),
+    };
     let device = |at: u8| DeviceId([at; 32]);
-    let changes: [fn(&mut Index); 4] = [
-        |index| index.documents = list(index.documents.iter().rev().copied().collect()),
-        |index| index.documents = list([index.documents.to_vec(), index.documents.to_vec()].concat()),
-        |index| index.expires = index.issued,
-        |index| {
-            let entry = DocEntry { kind: upswarm_protocol::envelope::Kind::Index, ..index.documents[0] };
-            index.documents = list(vec![entry]);
-        },
+    let changes: [&dyn Fn(&mut Index); 3] = [
+        &|index| index.published = Node::Leaf(list(entries(index).into_iter().rev().collect())),
+        &|index| index.published = Node::Leaf(list([entries(index), entries(index)].concat())),
+        &|index| index.expires = index.issued,
     ];
     let offer = |change: &dyn Fn(&mut Index)| {
         let edition = world.edition_with(1, documents.clone(), |index| change(index));
         let mut trust = world.trust();
         trust.offer_head(&edition.head, NOW).unwrap();
-        trust.offer_index(edition.index, NOW)
+        trust.offer_index(edition.index)
     };
     for change in changes {
-        let result = offer(&change);
+        let result = offer(change);
         assert!(matches!(result, Err(TrustError::Invalid { .. })), "{result:?}");
     }
-    assert!(offer(&|index| index.revoked_devices = list(vec![device(1), device(2)])).is_ok());
-    assert!(offer(&|index| index.revoked_devices = list(vec![device(2), device(1)])).is_err());
-    assert!(offer(&|index| index.revoked_devices = list(vec![device(1), device(1)])).is_err());
+    for (devices, good) in [([1, 2], true), ([2, 1], false), ([1, 1], false)] {
+        let devices = Node::Leaf(list(devices.map(device).to_vec()));
+        assert_eq!(offer(&|index| index.revoked = devices.clone()).is_ok(), good);
+    }
+    // One entry that cannot be meant costs nobody the others.
+    let edition = world.edition_with(1, documents.clone(), |index| {
+        let mut entries = entries(index);
+        entries[0].kind = upswarm_protocol::envelope::Kind::Index;
+        index.published = Node::Leaf(list(entries));
+    });
+    let mut trust = world.trust();
+    trust.offer_head(&edition.head, NOW).unwrap();
+    edition.offer_index(&mut trust);
+    assert_eq!(trust.refusals().len(), 1);
+    edition.offer_documents(&mut trust);
+    assert!(trust.is_current() && trust.catalog().releases().len() == 1);
     let mut trust = world.trust();
     let good = world.head(1, b"index");
     for bad in [Head { index_version: 0, ..good }, Head { index_len: 0, ..good }, Head { expires: good.issued, ..good }]

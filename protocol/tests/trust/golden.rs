@@ -18,16 +18,17 @@ fn pinned(what: &str, bytes: &[u8], expected: &str) {
     assert!(found == expected, "the format of {what} has changed: bump its version.\nnow: {found}\nwas: {expected}");
 }
 
-pub(crate) fn beacon() -> Beacon {
-    Beacon {
+pub(crate) fn presence() -> Presence {
+    Presence {
         certificate: list(vec![1, 2, 3]),
         issued: NOW,
         addresses: list(vec![text("/ip4/10.0.0.7/tcp/4001")]),
         wan_weight: 8,
         uplink: true,
         leaving: false,
-        wants: list(vec![PayloadId([7; 32])]),
-        holds: list(vec![PayloadId([9; 32])]),
+        fetches: list(vec![PayloadKey([7; 8])]),
+        holds: list(vec![PayloadKey([9; 8])]),
+        shares: false,
     }
 }
 
@@ -36,15 +37,17 @@ pub(crate) fn lease() -> Lease {
         device: DeviceId([5; 32]),
         site: SITE,
         seq: 9,
-        payload: PayloadId([6; 32]),
-        extents: list(vec![1, 7]),
-        held: list(vec![0b1001, 1]),
         progress: 4096,
+        claims: list(vec![Claim {
+            payload: PayloadId([6; 32]),
+            extents: list(vec![1, 7]),
+            held: list(vec![0b1001, 1]),
+        }]),
     }
 }
 
-pub(crate) fn told() -> Told {
-    Told::Status(Box::new(report()))
+pub(crate) fn device_message() -> DeviceMessage {
+    DeviceMessage::Status(Box::new(report()))
 }
 
 fn report() -> Report {
@@ -58,9 +61,11 @@ fn report() -> Report {
         agent: text("0.1.0"),
         os: text("Debian"),
         index_version: 4,
+        papers: Papers { certificate: NOW, assignment: NOW },
         addresses: list(vec![text("/ip4/10.0.0.7/tcp/4001")]),
         bytes: BytesBySource { origin: 1, cache: 2, lan_peer: 3, local_reuse: 4 },
-        alarms: list(vec![text("a")]),
+        neighbours: 7,
+        alarms: list(vec![DeviceAlarm { kind: Trouble::Disk, text: text("a") }]),
         deployments: list(vec![DeploymentReport {
             release: ReleaseId([8; 32]),
             group: GROUP,
@@ -73,6 +78,7 @@ fn report() -> Report {
             since: NOW,
             done: 1,
             total: 2,
+            next_try: None,
         }]),
     }
 }
@@ -125,7 +131,7 @@ fn full_approval() -> Approval {
 #[test]
 fn envelope_and_catalog() {
     let world = World::new();
-    let small = envelope::seal(Kind::Head, Role::Online, b"body", &[&key(7)]).unwrap();
+    let small = envelope::sign_body(Kind::Head, Role::Online, b"body", &[&key(7)]).unwrap();
     pinned("the envelope", &small, ENVELOPE);
     let body = |kind: Kind, value: &dyn Fn(usize) -> Vec<u8>| value(kind.cap());
     let root = body(Kind::Root, &|cap| codec::encode(&world.root, cap).unwrap());
@@ -135,18 +141,33 @@ fn envelope_and_catalog() {
         pinned(&format!("recipe {at}"), &codec::encode(&recipe, 4096).unwrap(), expected);
     }
     pinned("the approval", &codec::encode(&full_approval(), Kind::Approval.cap()).unwrap(), APPROVAL);
-    let mut index = index(4, &world.simple(1).documents);
-    index.revoked_devices = list(vec![DeviceId([5; 32])]);
+    let undecided = world.publish(&release("org.example.new", 1));
+    let (mut index, pages) = index(4, &[world.simple(1).documents, vec![undecided]].concat());
+    index.revoked = revoked(&[DeviceId([5; 32])]);
+    index.audit = Some(AuditHead { entries: 9, last: DocHash([4; 32]) });
     index.holds = list(vec![
         Hold::Everything,
         Hold::Group(GROUP),
         Hold::Release(ReleaseId([8; 32])),
         Hold::Approval(GROUP, ReleaseId([8; 32])),
+        Hold::Rollout(GROUP, ReleaseId([8; 32])),
     ]);
     pinned("the index", &codec::encode(&index, Kind::Index.cap()).unwrap(), INDEX);
+    pinned("a page of documents", &pages[0], PAGE);
+    let mut children = [None; 16];
+    children[5] = Some(DocRef { hash: DocHash([6; 32]), len: 300 });
+    let groups = GroupEntry { group: GROUP, documents: DocRef { hash: DocHash([7; 32]), len: 200 } };
+    let more = [
+        Page::Groups(Node::Leaf(list(vec![groups]))),
+        Page::Devices(Node::Leaf(list(vec![DeviceId([5; 32])]))),
+        Page::Documents(Node::Fork(Box::new(children))),
+    ];
+    pinned("other pages", &more.map(|page| page.encode().unwrap()).concat(), PAGES);
     pinned("the head", &codec::encode(&world.head(4, b"index"), Kind::Head.cap()).unwrap(), HEAD);
     let certificate = codec::encode(&certificate(&key(50)), Kind::Certificate.cap()).unwrap();
     pinned("the certificate", &certificate, CERTIFICATE);
+    let assignment = codec::encode(&assignment(&key(50)), Kind::Assignment.cap()).unwrap();
+    pinned("the assignment", &assignment, ASSIGNMENT);
     let signed = [world.root_doc(), world.simple(1).head, world.simple(1).index].concat();
     pinned("signed documents", &signed, SIGNED);
 }
@@ -159,6 +180,11 @@ fn recipes() -> Vec<Recipe> {
         Recipe::RemoveDeb { packages: list(vec![text("a")]), timeout_s: 1 },
         Recipe::Rpm { timeout_s: 1 },
         Recipe::RemoveRpm { packages: list(vec![text("a")]), timeout_s: 1 },
+        crate::common::snapshot(
+            1,
+            &[("a", WhenAbsent::Never), ("b", WhenAbsent::With(list(vec![0]))), ("c", WhenAbsent::Always)],
+        )
+        .install,
     ]
 }
 
@@ -171,19 +197,28 @@ fn chunk_list() {
 
 #[test]
 fn what_devices_sign() {
-    pinned("the beacon", &codec::encode(&beacon(), Kind::Beacon.cap()).unwrap(), BEACON);
+    pinned("the presence", &codec::encode(&presence(), Kind::Presence.cap()).unwrap(), PRESENCE);
     pinned("the lease", &codec::encode(&lease(), Kind::Lease.cap()).unwrap(), LEASE);
-    pinned("the report", &codec::encode(&told(), Kind::Report.cap()).unwrap(), REPORT);
+    pinned("the report", &codec::encode(&device_message(), Kind::Report.cap()).unwrap(), REPORT);
 }
 
 #[test]
 fn control_frames() {
     let payload = PayloadId([6; 32]);
+    let mention = Mention {
+        member: MemberKey([3; 6]),
+        issued: NOW,
+        wan_weight: 8,
+        leaving: false,
+        speaks: true,
+        has_record: true,
+    };
     let frames = [
         Message::Hello { version: VERSION, certificate: list(vec![1]), head: list(vec![2]), root_version: 3 },
         Message::Enrol { version: VERSION, secret: [4; 32], role: NodeRole::Coordinator, label: text("pc") },
         Message::Enrolled {
             certificate: list(vec![1]),
+            assignment: list(vec![2]),
             head: list(vec![]),
             origins: list(vec![text("o")]),
             peers: list(vec![text("p")]),
@@ -193,13 +228,33 @@ fn control_frames() {
         Message::Renewed { certificate: list(vec![1]) },
         Message::Head(list(vec![2])),
         Message::Catalog { index: DocHash([7; 32]) },
-        Message::Members(list(vec![list(vec![1]), list(vec![2])])),
+        Message::Members(Records::pack([[1].as_slice(), &[2, 3]]).0),
         Message::Peers(list(vec![text("p")])),
-        Message::Holding { payload, bits: list(vec![0xff, 1]) },
-        Message::Have { payload, chunks: list(vec![1, 2]) },
-        Message::Forget { payload },
-        Message::Relay { device: DeviceId([5; 32]), seq: 1, sealed: list(vec![9]) },
-        Message::RelayAck { device: DeviceId([5; 32]), seq: 1, held: DocHash([6; 32]), proof: [7; 32] },
+        Message::Holdings(list(vec![
+            Holding { payload, wants: true, held: Held::Some(list(vec![0xff, 1])) },
+            Holding { payload, wants: true, held: Held::More(list(vec![1, 2])) },
+            Holding { payload, wants: false, held: Held::All },
+            Holding { payload, wants: false, held: Held::Nothing },
+        ])),
+        Message::Relay { device: DeviceId([5; 32]), seq: 1, encrypted: list(vec![9]) },
+        Message::RelayAck {
+            device: DeviceId([5; 32]),
+            seq: 1,
+            held: DocHash([6; 32]),
+            news: list(vec![8]),
+            proof: [7; 32],
+        },
+        Message::FirstOfSite,
+        Message::Digest { buckets: list(vec![MentionId([3; 6]), MentionId([4; 6])]), answer: true },
+        Message::Known(list(vec![mention])),
+        Message::Ask(list(vec![MemberKey([4; 6])])),
+        Message::Suspects(list(vec![(MemberKey([5; 6]), NOW)])),
+        Message::Assignment(list(vec![9])),
+        Message::Call { device: DeviceId([5; 32]) },
+        Message::Retry(list(vec![8])),
+        Message::Here { clock: NOW, run: 8 },
+        Message::Leave,
+        Message::WanLimits(list(vec![7])),
     ];
     assert_eq!(frames.len(), FRAMES.len());
     for (frame, expected) in frames.iter().zip(FRAMES) {
@@ -214,8 +269,8 @@ fn reports_of_inventories_and_scans() {
     let device = DeviceId([5; 32]);
     let entries = list(vec![0, 1, 2]);
     let part = InventoryPart { base: DocHash([6; 32]), result: DocHash([7; 32]), part: 1, parts: 2, entries };
-    let inventory = Told::Inventory(Box::new(InventoryReport { device, seq: 3, issued: NOW, part }));
-    let scan = Told::Scan(Box::new(ScanReport {
+    let inventory = DeviceMessage::Inventory(Box::new(InventoryReport { device, seq: 3, issued: NOW, part }));
+    let scan = DeviceMessage::Scan(Box::new(ScanReport {
         device,
         seq: 4,
         issued: NOW,
@@ -234,22 +289,22 @@ fn reports_of_inventories_and_scans() {
             "0100000000000000"
         ),
     ];
-    for (told, expected) in [inventory, scan].iter().zip(expected) {
-        let bytes = codec::encode(told, Kind::Report.cap()).unwrap();
+    for (message, expected) in [inventory, scan].iter().zip(expected) {
+        let bytes = codec::encode(message, Kind::Report.cap()).unwrap();
         pinned("a report", &bytes, &expected);
-        assert_eq!(codec::decode::<Told>(&bytes, Kind::Report.cap()).unwrap(), *told);
+        assert_eq!(codec::decode::<DeviceMessage>(&bytes, Kind::Report.cap()).unwrap(), *message);
     }
 }
 
-/// Signed and sealed, the largest ones fit what neighbours pass on.
+/// Signed and encrypted, the largest ones fit what neighbours pass on.
 #[test]
 fn the_largest_reports_fit() {
     let device = DeviceId([5; 32]);
     let entries = list(vec![7; upswarm_protocol::inventory::MAX_PART]);
     let part = InventoryPart { base: DocHash([6; 32]), result: DocHash([7; 32]), part: 1, parts: 2, entries };
     let states = (0..MAX_SCAN_PART).map(|_| (ReleaseId([8; 32]), ScanState::Required)).collect();
-    let inventory = Told::Inventory(Box::new(InventoryReport { device, seq: 3, issued: NOW, part }));
-    let scan = Told::Scan(Box::new(ScanReport {
+    let inventory = DeviceMessage::Inventory(Box::new(InventoryReport { device, seq: 3, issued: NOW, part }));
+    let scan = DeviceMessage::Scan(Box::new(ScanReport {
         device,
         seq: 4,
         issued: NOW,
@@ -259,9 +314,9 @@ fn the_largest_reports_fit() {
         parts: 1,
         states: list(states),
     }));
-    for told in [inventory, scan] {
-        let signed = envelope::sign(Kind::Report, Role::Device, &told, &[&key(5)]).unwrap();
-        assert!(signed.len() + 48 <= 4 << 10, "{} bytes and a seal", signed.len());
+    for message in [inventory, scan] {
+        let signed = envelope::sign(Kind::Report, Role::Device, &message, &[&key(5)]).unwrap();
+        assert!(signed.len() + 48 <= 4 << 10, "{} bytes and encryption", signed.len());
     }
 }
 
@@ -285,45 +340,58 @@ fn snapshot() {
 }
 
 const ENVELOPE: &str = "555053310504000004000000626f647901ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c19787cd9eb971d6aafa3286e6f1d3678f2e247f834bc347c097709385c6afbc1a833f3e9cd6d4f2ce94f55a241eefbbb6c50fe303d10f0d7d1274a71e6441409";
-const ROOT: &str = "471:ceb465c57b0036821d3341ca641c46e3fa094aee1a5815907609d9d004871a3d";
+const ROOT: &str = "577:4b6fa2a6f1201f177e6d6bce4751ec1d039beb45dd91b411e08ba9605a67bc55";
 const RELEASE: &str = "916:87ba4a1072e5282515efc125e393cc38cfc109ad77f353708e59e7ce6f98a1e7";
-const RECIPES: [&str; 6] = [
+const RECIPES: [&str; 7] = [
     "010000000100000000000000010002000000000000002f61a4010000",
     "02000000010000000000000002000000000000002f61",
     "0300000001000000",
     "04000000010000000000000001000000000000006101000000",
     "0500000001000000",
     "06000000010000000000000001000000000000006101000000",
+    "0700000000000100010000000000000002001d000000000000006d61696e2f62696e6172792d616d6436342f5061636b616765732e787a030000000000000003000100000000000000610100000000000000320500000000000000616d6436340100000000000000610000000004000100000000000000620100000000000000320500000000000000616d643634010000000000000062010000000100000000000000000005000100000000000000630100000000000000320500000000000000616d6436340100000000000000630200000058020000",
 ];
 const APPROVAL: &str = "11111111111111111111111111111111080808080808080808080808080808080808080808080808080808080808080802000000000000000000000080612518a30100000018dbb2a30100000100505c18a30100000100ac821da30100003c00000001000000000000007f28052c01011fe0013804038051010058020000000100000000000000f40100000000e80302000000000000006f6b";
-const INDEX: &str = "332:82f00ce77ea7ff25c771a749f45b8363c0505e2b67350ce0759ea35862df5e11";
+const PAGE: &str = "5550470101000000000000000200000000000000020000005a4733d24a49242f2846c622df0167bc7a4bdd90315a1c43038043524a5aa032e6000000010000000000000001000000f73afa3e52d2f5f35d548f5bbc3f7c26bc5eb5113042232410848b5490c86ed9200200000100000000000000";
+const PAGES: &str = "5550470100000000000000000100000000000000111111111111111111111111111111110707070707070707070707070707070707070707070707070707070707070707c80000005550470102000000000000000100000000000000050505050505050505050505050505050505050505050505050505050505050555504701010000000100000000000000000106060606060606060606060606060606060606060606060606060606060606062c01000000000000000000000000";
+const INDEX: &str = "449:a265e0e2177dfa36ab243511b33dc020eb60408ff12663d831c2925fe0c21b78";
 const HEAD: &str = "01000000000000000400000000000000aaa6dc8a27328ce8cb8fc0d7a46c2774d23a9db2b642477ca4b420102d359c450500000080612518a30100000064cf27a3010000";
-const CERTIFICATE: &str = "5e212c0980e4b39fc09721134aa02109374edfd260c0d3d03cb501c8d65457a93333333333333333333333333333333301000000000000001111111111111111111111111111111100000000040000000000000070632d3100f43513a3010000004cb2e2a4010000";
-const SIGNED: &str = "1150:a0df21a440aa3c28140b30e1016e6575bdcdaef7d6e447ed917b30b6ff02b359";
+const CERTIFICATE: &str = "5e212c0980e4b39fc09721134aa02109374edfd260c0d3d03cb501c8d65457a93333333333333333333333333333333300000000040000000000000070632d3100f43513a3010000004cb2e2a4010000";
+const ASSIGNMENT: &str = "5e212c0980e4b39fc09721134aa02109374edfd260c0d3d03cb501c8d65457a901000000000000001111111111111111111111111111111100f43513a3010000004cb2e2a4010000";
+const SIGNED: &str = "1233:b5f774463de500509f33bdcd2e593fe111c342e11ffe2b041d6e401fa58117d8";
 const CHUNK_LIST: &str = "5550434c01000000000001000000040000001000701102000000000002000000010101010101010101010101010101010101010101010101010101010101010100000100020202020202020202020202020202020202020202020202020202020202020270110100";
-const BEACON: &str = "030000000000000001020300505c18a3010000010000000000000016000000000000002f6970342f31302e302e302e372f7463702f343030310801000100000000000000070707070707070707070707070707070707070707070707070707070707070701000000000000000909090909090909090909090909090909090909090909090909090909090909";
-const LEASE: &str = "0505050505050505050505050505050505050505050505050505050505050505333333333333333333333333333333330900000000000000060606060606060606060606060606060606060606060606060606060606060602000000000000000100000007000000020000000000000009010010000000000000";
-const REPORT: &str = "321:fa9a3fc9cb0fa6f6de125483cc0de740e493079b5e71471d7e5d759ffcd2f2a1";
-const FRAMES: [&str; 15] = [
-    "0000000002000100000000000000010100000000000000020300000000000000",
-    "01000000020004040404040404040404040404040404040404040404040404040404040404040200000002000000000000007063",
-    "020000000100000000000000010000000000000000010000000000000001000000000000006f0100000000000000010000000000000070",
+const PRESENCE: &str = "030000000000000001020300505c18a3010000010000000000000016000000000000002f6970342f31302e302e302e372f7463702f34303031080100010000000000000007070707070707070100000000000000090909090909090900";
+const LEASE: &str = "05050505050505050505050505050505050505050505050505050505050505053333333333333333333333333333333309000000000000000010000000000000010000000000000006060606060606060606060606060606060606060606060606060606060606060200000000000000010000000700000002000000000000000901";
+const REPORT: &str = "346:d02791bbceb24a12ee6f3b3f838893bb405f00eb2b7342b7ab5dc6122a3c8b93";
+const FRAMES: [&str; 24] = [
+    "0000000005000100000000000000010100000000000000020300000000000000",
+    "01000000050004040404040404040404040404040404040404040404040404040404040404040200000002000000000000007063",
+    "020000000100000000000000010100000000000000020000000000000000010000000000000001000000000000006f0100000000000000010000000000000070",
     "0300000002000000000000006e6f",
     "04000000",
     "05000000010000000000000001",
     "06000000010000000000000002",
     "070000000707070707070707070707070707070707070707070707070707070707070707",
-    "080000000200000000000000010000000000000001010000000000000002",
+    "080000000700000008000000000000007001000102000203",
     "090000000100000000000000010000000000000070",
-    "0a00000006060606060606060606060606060606060606060606060606060606060606060200000000000000ff01",
-    "0b000000060606060606060606060606060606060606060606060606060606060606060602000000000000000100000002000000",
-    "0c0000000606060606060606060606060606060606060606060606060606060606060606",
-    "0d00000005050505050505050505050505050505050505050505050505050505050505050100000000000000010000000000000009",
-    "0e0000000505050505050505050505050505050505050505050505050505050505050505010000000000000006060606060606060606060606060606060606060606060606060606060606060707070707070707070707070707070707070707070707070707070707070707",
+    "0a0000000400000000000000060606060606060606060606060606060606060606060606060606060606060601010000000200000000000000ff0106060606060606060606060606060606060606060606060606060606060606060102000000020000000000000001000000020000000606060606060606060606060606060606060606060606060606060606060606000300000006060606060606060606060606060606060606060606060606060606060606060000000000",
+    "0b00000005050505050505050505050505050505050505050505050505050505050505050100000000000000010000000000000009",
+    "0c0000000505050505050505050505050505050505050505050505050505050505050505010000000000000006060606060606060606060606060606060606060606060606060606060606060100000000000000080707070707070707070707070707070707070707070707070707070707070707",
+    "0d000000",
+    "0e000000020000000000000003030303030304040404040401",
+    "0f000000010000000000000003030303030300505c18a3c108",
+    "100000000100000000000000040404040404",
+    "11000000010000000000000005050505050500505c18a3010000",
+    "12000000010000000000000009",
+    "130000000505050505050505050505050505050505050505050505050505050505050505",
+    "14000000010000000000000008",
+    "1500000000505c18a30100000800000000000000",
+    "16000000",
+    "17000000010000000000000007",
 ];
 const BLOCKS: [&str; 3] = [
     "010000000006060606060606060606060606060606060606060606060606060606060606060200000003000000",
     "010000000107070707070707070707070707070707070707070707070707070707070707070000000000000000",
     "010000000200000000000000000000000000000000000000000000000000000000000000000500000000000000",
 ];
-const SNAPSHOT: &str = "1330:3e4f0ac656a017fbc98ebed3428f9da37a75a1e8d3f97989eddd19aa8de9cbf0";
+const SNAPSHOT: &str = "1506:89b921b8bad32f52d562318e7d918d94db06925230203339285a389caa45461d";

@@ -47,7 +47,7 @@ fn threshold_tricks() {
     assert!(offer(&world, &next, &[a, &world.online[0]]).is_err(), "another role as the second");
     assert!(offer(&world, &next, &[b, c]).is_ok(), "any two of three");
     // A root that could be satisfied by nobody, or by too few.
-    let changes: [(&str, Change); 12] = [
+    let changes: [(&str, Change); 16] = [
         ("root threshold 0", |root| root.root.threshold = 0),
         ("root threshold 4 of 3", |root| root.root.threshold = 4),
         ("approver threshold 0", |root| root.approvers.threshold = 0),
@@ -63,6 +63,22 @@ fn threshold_tricks() {
         ("two rules for one prefix", |root| {
             let rule = PublisherRule { product_prefix: text("x."), keys: keys(&[key(10)], 1) };
             root.publishers = list(vec![rule.clone(), rule]);
+        }),
+        ("two rules for one prefix, one with a dot behind it", |root| {
+            let rule = |prefix| PublisherRule { product_prefix: text(prefix), keys: keys(&[key(10)], 1) };
+            root.publishers = list(vec![rule("x"), rule("x.")]);
+        }),
+        ("a prefix that ends in the midst of a name", |root| {
+            let rule = PublisherRule { product_prefix: text("x-"), keys: keys(&[key(10)], 1) };
+            root.publishers = list(vec![rule]);
+        }),
+        ("a prefix of a dot alone", |root| {
+            let rule = PublisherRule { product_prefix: text("."), keys: keys(&[key(10)], 1) };
+            root.publishers = list(vec![rule]);
+        }),
+        ("a prefix with an empty name", |root| {
+            let rule = PublisherRule { product_prefix: text("x..y"), keys: keys(&[key(10)], 1) };
+            root.publishers = list(vec![rule]);
         }),
         ("a group that needs 3 of 2", |root| {
             root.group_rules = list(vec![GroupRule { group: CAREFUL, threshold: 3 }]);
@@ -98,6 +114,80 @@ fn weak_keys_are_refused_in_every_role() {
             assert!(matches!(result, Err(TrustError::Invalid { .. })), "{point} as {role}: {result:?}");
         }
     }
+}
+
+/// The public key of `key(20)`, and its sum with the point of order 2: signatures by the one secret can be made good for both.
+const TWINS: [&str; 2] = [
+    "20828bf5c5bdcacb684863336c202fb5599da48be5596615742170705beca9f7",
+    "cd7d740a3a42353497b79ccc93dfd04aa6625b741aa699ea8bde8f8fa4135608",
+];
+
+#[test]
+fn one_secret_under_two_names_meets_no_threshold_of_two() {
+    let world = World::new();
+    let twins = TWINS.map(|twin| PublicKey(bytes32(twin)));
+    assert_eq!(twins[0], public(&key(20)));
+    for of_two in [vec![twins[0], twins[1]], vec![twins[1], public(&key(21))]] {
+        let bad = world.next(|next| next.root.approvers = Keys { keys: list(of_two), threshold: 2 }).root;
+        let result = offer(&world, &bad, &[&world.root_keys[0], &world.root_keys[1]]);
+        assert!(matches!(result, Err(TrustError::Invalid { .. })), "{result:?}");
+    }
+}
+
+#[test]
+fn no_key_has_two_powers() {
+    let world = World::new();
+    let publisher = |key: SigningKey| list(vec![PublisherRule { product_prefix: text(""), keys: keys(&[key], 1) }]);
+    let roles = |root: &Root| {
+        let of = |keys: &Keys| keys.keys.iter().copied().collect::<Vec<_>>();
+        [of(&root.root), of(&root.publishers[0].keys), of(&root.approvers), of(&root.online)]
+    };
+    let owned = roles(&world.root);
+    for (at, of) in owned.iter().enumerate() {
+        assert!(owned[..at].iter().flatten().all(|key| !of.contains(key)), "the world's own roles are apart");
+    }
+    let (root_key, approver, online) = (world.root_keys[0].clone(), key(20), world.online[0].clone());
+    let bad = [
+        world.next(|next| next.root.publishers = publisher(approver.clone())),
+        world.next(|next| next.root.publishers = publisher(online.clone())),
+        world.next(|next| next.root.publishers = publisher(root_key.clone())),
+        world.next(|next| next.root.approvers = keys(&[online.clone(), key(21)], 1)),
+        world.next(|next| next.root.approvers = keys(&[root_key.clone(), key(21)], 1)),
+        world.next(|next| next.root.online = keys(std::slice::from_ref(&root_key), 1)),
+    ];
+    for bad in bad {
+        let result = offer(&world, &bad.root, &[&world.root_keys[0], &world.root_keys[1]]);
+        let said = result.unwrap_err().to_string();
+        assert!(said.contains("each role has keys of its own"), "{said}");
+    }
+}
+
+#[test]
+fn a_root_of_sixteen_may_replace_them_all_and_no_life_is_without_end() {
+    let world = World::new();
+    let (old, new): (Vec<_>, Vec<_>) = ((100..116).map(key).collect(), (120..136).map(key).collect());
+    let by = |keys: &[&[SigningKey]]| keys.iter().flat_map(|keys| keys.iter()).cloned().collect::<Vec<_>>();
+    let sixteen = world.next(|next| {
+        next.root_keys = old.clone();
+        next.root.root = keys(&old, 16);
+    });
+    let mut trust = world.trust();
+    let all = by(&[&world.root_keys, &old]);
+    trust.offer_root(&sign_root(&sixteen.root, &all.iter().collect::<Vec<_>>()), NOW).unwrap();
+    let other = sixteen.next(|next| {
+        next.root_keys = new.clone();
+        next.root.root = keys(&new, 16);
+    });
+    let all = by(&[&old, &new]);
+    trust.offer_root(&sign_root(&other.root, &all.iter().collect::<Vec<_>>()), NOW).unwrap();
+    assert_eq!(trust.root().version, 3);
+
+    let nine: Vec<_> = (140..149).map(key).collect();
+    let bad = world.next(|next| next.root.online = keys(&nine, 9)).root;
+    assert!(validate_root(&bad).unwrap_err().to_string().contains("room in a head"));
+    let endless =
+        world.next(|next| next.root.expires = next.root.issued + std::time::Duration::from_secs(86_400 * 4_000)).root;
+    assert!(validate_root(&endless).unwrap_err().to_string().contains("days after issued"));
 }
 
 #[test]
@@ -186,15 +276,19 @@ fn fast_forward_is_recovered_by_one_rotation() {
         index.issued = NOW + 9000 * DAY;
         index.expires = NOW + 9999 * DAY;
         index.holds = list(vec![Hold::Everything]);
-        index.revoked_devices = list(vec![DeviceId(*key(50).verifying_key().as_bytes())]);
+        index.revoked = revoked(&[DeviceId(*key(50).verifying_key().as_bytes())]);
     });
     let head = Head { issued: NOW + 9000 * DAY, ..world.head(u64::MAX, &evil.index) };
     let head = Head { expires: NOW + 9999 * DAY, root_version: 1, ..head };
-    trust.offer_head(&world.head_doc(&head), NOW).unwrap();
-    trust.offer_index(evil.index, NOW).unwrap();
+    assert_eq!(trust.offer_head(&world.head_doc(&head), NOW).unwrap(), HeadNews::Aside);
+    evil.offer_index(&mut trust);
     let mut trust = Trust::restore(&trust.snapshot(), NOW).unwrap();
+    edition.offer_documents(&mut trust);
+    assert_eq!(trust.clock(NOW), NOW, "the far future moves nothing");
+    assert_eq!(trust.may_install(&id, &GROUP, NOW), Err(Blocked::Held(Hold::Everything)), "but it stops");
+    let today = Head { issued: NOW, expires: NOW + DAY, ..head };
+    assert_eq!(trust.offer_head(&world.head_doc(&today), NOW).unwrap(), HeadNews::New);
     assert_eq!(trust.offer_head(&world.simple(2).head, NOW).unwrap(), HeadNews::Older);
-    assert!(trust.clock(NOW) > NOW + 8000 * DAY);
 
     let rescued = world.with_online(31);
     let fresh = rescued.edition(1, edition.documents.clone());
@@ -202,7 +296,8 @@ fn fast_forward_is_recovered_by_one_rotation() {
     assert_eq!(trust.clock(NOW), NOW, "the thief's time is forgotten too");
     assert_eq!(trust.may_install(&id, &GROUP, NOW), Err(Blocked::NoHead), "and its head, index, holds");
     assert!(trust.catalog().holds().is_empty());
-    assert!(trust.offer_head(&world.simple(3).head, NOW).is_err(), "the old key is out");
+    assert_eq!(trust.offer_head(&world.simple(3).head, NOW).unwrap(), HeadNews::Older);
+    assert!(trust.head().is_none(), "the old key is out");
     fresh.offer_to(&mut trust);
     assert_eq!(trust.may_install(&id, &GROUP, NOW), Ok(()));
 }
@@ -220,7 +315,7 @@ fn between_a_rotation_and_the_first_new_index_nothing_is_installed() {
     let fresh = rescued.edition(1, edition.documents.clone());
     trust.offer_head(&fresh.head, NOW).unwrap();
     assert_eq!(trust.may_install(&id, &GROUP, NOW), Err(Blocked::Withdrawn));
-    trust.offer_index(fresh.index, NOW).unwrap();
+    fresh.offer_index(&mut trust);
     assert!(trust.is_current(), "no document was fetched again");
     assert_eq!(trust.may_install(&id, &GROUP, NOW), Ok(()));
 }
@@ -330,7 +425,7 @@ fn a_head_that_speaks_of_a_later_root_waits_for_it() {
     let edition = world.simple(1);
     let fresh = rescued.edition(1, vec![]);
     let mut trust = world.trust();
-    // With other online keys it is only a rumour, which must not keep this machine from its work.
+    // With other online keys it is only a hearsay, which must not keep this machine from its work.
     assert_eq!(trust.offer_head(&fresh.head, NOW).unwrap(), HeadNews::NeedsRoot { version: 2 });
     assert_eq!((trust.wanted(), trust.wanted_root()), (Wanted::Root(2), Some(2)));
     trust.offer_head(&edition.head, NOW).unwrap();
@@ -339,21 +434,21 @@ fn a_head_that_speaks_of_a_later_root_waits_for_it() {
     trust.offer_root(&rescued.root_doc(), NOW).unwrap();
     assert_eq!(trust.head_bytes(), Some(fresh.head.as_slice()), "the head that waited was taken up");
     assert_eq!(trust.wanted_root(), None);
-    trust.offer_index(fresh.index, NOW).unwrap();
+    fresh.offer_index(&mut trust);
     assert!(trust.is_current());
-    // With the same online keys it is no rumour: the root comes first.
+    // With the same online keys it is no hearsay: the root comes first.
     let later = rescued.next(|_| ());
     let signed = later.edition(2, vec![]);
     assert_eq!(trust.offer_head(&signed.head, NOW).unwrap(), HeadNews::NeedsRoot { version: 3 });
-    let rumour = later.with_online(32).edition(9, vec![]);
-    assert_eq!(trust.offer_head(&rumour.head, NOW).unwrap(), HeadNews::NeedsRoot { version: 4 });
+    let hearsay = later.with_online(32).edition(9, vec![]);
+    assert_eq!(trust.offer_head(&hearsay.head, NOW).unwrap(), HeadNews::NeedsRoot { version: 4 });
     assert_eq!(trust.wanted(), Wanted::Root(3));
     trust.offer_root(&later.root_doc(), NOW).unwrap();
     assert_eq!(trust.head().unwrap().index_version, 2);
-    // Noise about an older root, or that is not even a head, is no rumour.
+    // Noise about an older root, or that is not even a head, is no hearsay.
     let noise = World::new().with_online(77).edition(9, vec![]);
     assert!(trust.offer_head(&noise.head, NOW).is_err());
-    let short = envelope::seal(Kind::Head, Role::Online, &[0xff; 8], &[&key(77)]).unwrap();
+    let short = envelope::sign_body(Kind::Head, Role::Online, &[0xff; 8], &[&key(77)]).unwrap();
     assert!(trust.offer_head(&short, NOW).is_err());
     assert_eq!(trust.wanted_root(), None);
 }
@@ -391,10 +486,107 @@ fn all_subsets_of_stolen_keys() {
         let order = thief.approve(&approval(GROUP, product.release, 1));
         let edition = thief.edition(1, vec![product.clone(), order]);
         if trust.offer_head(&edition.head, NOW).is_ok_and(|news| news == HeadNews::New) {
-            trust.offer_index(edition.index.clone(), NOW).unwrap();
+            edition.offer_index(&mut trust);
             edition.offer_documents(&mut trust);
         }
         let installed = trust.may_install(&product.release, &GROUP, NOW).is_ok();
         assert_eq!(installed, rooted || has(0) && has(1) && has(2), "{stolen:05b}");
     }
+}
+
+#[test]
+fn a_prefix_ends_where_a_name_ends() {
+    let rule = |prefix| PublisherRule { product_prefix: text(prefix), keys: keys(&[key(10)], 1) };
+    for prefix in ["org.mozilla", "org.mozilla."] {
+        for (product, its) in [
+            ("org.mozilla", true),
+            ("org.mozilla.firefox", true),
+            ("org.mozillax", false),
+            ("org.mozilla-firefox", false),
+            ("org.mozill", false),
+            ("org", false),
+            ("", false),
+        ] {
+            assert_eq!(rule(prefix).is_for(product), its, "{prefix:?} and {product:?}");
+        }
+    }
+    assert!(rule("").is_for("anything"));
+    let mut root = World::new().root;
+    let by = |prefix, seed| PublisherRule { product_prefix: text(prefix), keys: keys(&[key(seed)], 1) };
+    root.publishers = list(vec![by("", 10), by("org.mozilla.firefox", 12), by("org.mozilla", 11)]);
+    for (product, seed) in [("org.mozilla.firefox.esr", 12), ("org.mozilla.firefoxx", 11), ("org.mozillax", 10)] {
+        assert_eq!(root.publisher_of(product), Some(&keys(&[key(seed)], 1)), "{product}");
+    }
+}
+
+#[test]
+fn taking_an_approver_away_forgets_exactly_what_nobody_else_has_signed() {
+    let world = World::new();
+    let product = world.publish(&release("org.example.tool", 1));
+    let by = |version: u64, signers: &[usize]| {
+        let signers: Vec<_> = signers.iter().map(|at| &world.approvers[*at]).collect();
+        approve(&approval(GROUP, product.release, version), &signers)
+    };
+    // The honest one replaced 1 by 2. Then the thief of the other key went far ahead.
+    let (first, second, far) = (by(1, &[1]), by(2, &[1]), by(u64::MAX, &[0]));
+    let mut trust = world.trust();
+    for (at, decision) in [&first, &second, &far].into_iter().enumerate() {
+        world.edition(at as u64 + 1, vec![product.clone(), decision.clone()]).offer_to(&mut trust);
+    }
+    let next = world.next(|next| {
+        next.approvers = vec![key(21)];
+        next.root.approvers = keys(&next.approvers, 1);
+        next.root.group_rules = list(vec![]);
+    });
+    trust.offer_root(&next.root_doc(), NOW).unwrap();
+    let mut restarted = Trust::restore(&trust.snapshot(), NOW).unwrap();
+    for trust in [&mut trust, &mut restarted] {
+        let offer = |trust: &mut Trust, version, decision: &Doc| {
+            let edition = next.edition(version, vec![product.clone(), decision.clone()]);
+            trust.offer_head(&edition.head, NOW).unwrap();
+            edition.offer_index(trust);
+            edition.offer_documents(trust);
+            trust.may_install(&product.release, &GROUP, NOW)
+        };
+        assert_eq!(offer(trust, 4, &first), Err(Blocked::NotApproved), "it was replaced by one who is still there");
+        assert_eq!(offer(trust, 5, &second), Ok(()), "the thief's version is forgotten");
+        assert_eq!(offer(trust, 6, &by(3, &[1])), Ok(()));
+        assert_eq!(offer(trust, 7, &second), Err(Blocked::NotApproved));
+    }
+}
+
+#[test]
+fn new_online_keys_neither_bring_an_old_approval_back_nor_a_revoked_device() {
+    let world = World::new();
+    let product = world.publish(&release("org.example.tool", 1));
+    let decision = |version| world.approve(&approval(GROUP, product.release, version));
+    let lost = certificate(&key(50));
+    let mut trust = world.trust();
+    world.edition(1, vec![product.clone(), decision(1)]).offer_to(&mut trust);
+    let revoke = |index: &mut Index| index.revoked = revoked(&[lost.device]);
+    world.edition_with(2, vec![product.clone(), decision(2)], revoke).offer_to(&mut trust);
+    let rescued = world.with_online(31);
+    trust.offer_root(&rescued.root_doc(), NOW).unwrap();
+    let shown = rescued.certificate_doc(&lost);
+    assert!(matches!(trust.check_certificate(&shown, NOW), Err(TrustError::Revoked(_))), "before the new index");
+    let stale = rescued.edition(1, vec![product.clone(), decision(1)]);
+    trust.offer_head(&stale.head, NOW).unwrap();
+    stale.offer_index(&mut trust);
+    stale.offer_documents(&mut trust);
+    assert_eq!(trust.may_install(&product.release, &GROUP, NOW), Err(Blocked::NotApproved));
+    assert!(trust.check_certificate(&shown, NOW).is_ok(), "the new index says who is revoked");
+}
+
+#[test]
+fn a_neighbour_that_still_has_the_root_before_is_no_liar() {
+    let world = World::new();
+    let mut trust = world.trust();
+    let old = world.simple(1);
+    old.offer_to(&mut trust);
+    let rescued = world.with_online(31);
+    trust.offer_root(&rescued.root_doc(), NOW).unwrap();
+    assert_eq!(trust.offer_head(&old.head, NOW).unwrap(), HeadNews::Older);
+    assert!(trust.head().is_none(), "and it moves nothing");
+    trust.offer_root(&rescued.with_online(32).root_doc(), NOW).unwrap();
+    assert!(trust.offer_head(&old.head, NOW).is_err());
 }

@@ -12,5 +12,7 @@ mod ed25519;
 mod golden;
 mod keys;
 mod mutation;
+mod pages;
 mod properties;
+mod repositories;
 mod restart;

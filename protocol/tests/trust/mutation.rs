@@ -3,9 +3,9 @@
 use upswarm_protocol::chunk::{ChunkList, ChunkSizes};
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::*;
-use upswarm_protocol::report::Told;
+use upswarm_protocol::report::DeviceMessage;
 use upswarm_protocol::trust::*;
-use upswarm_protocol::wire::{Beacon, Lease};
+use upswarm_protocol::wire::{Lease, Presence};
 
 use crate::common::*;
 use crate::golden;
@@ -57,12 +57,12 @@ fn index() {
     let mut trust = world.trust();
     let edition = world.simple(1);
     trust.offer_head(&edition.head, NOW).unwrap();
-    flip_all("index", &edition.index, |bytes| trust.clone().offer_index(bytes.to_vec(), NOW).is_ok());
+    flip_all("index", &edition.index, |bytes| trust.clone().offer_index(bytes.to_vec()).is_ok());
     // Even if a head named the changed bytes: they are not signed.
     flip_all("unpinned index", &edition.index, |bytes| {
         let mut trust = world.trust();
         let named = world.head_doc(&world.head(1, bytes));
-        trust.offer_head(&named, NOW).is_ok() && trust.offer_index(bytes.to_vec(), NOW).is_ok()
+        trust.offer_head(&named, NOW).is_ok() && trust.offer_index(bytes.to_vec()).is_ok()
     });
 }
 
@@ -72,7 +72,7 @@ fn release_and_approval() {
     let edition = world.simple(1);
     let mut trust = world.trust();
     trust.offer_head(&edition.head, NOW).unwrap();
-    trust.offer_index(edition.index.clone(), NOW).unwrap();
+    edition.offer_index(&mut trust);
     let [product, decision] = [&edition.documents[0].bytes, &edition.documents[1].bytes];
     flip_all("release", product, |bytes| trust.clone().offer_document(bytes.to_vec(), NOW).is_ok());
     flip_all("approval", decision, |bytes| trust.clone().offer_document(bytes.to_vec(), NOW).is_ok());
@@ -85,14 +85,16 @@ fn release_and_approval() {
 fn documents_of_devices() {
     let device = key(50);
     let trusted = [public(&device)];
-    let beacon = envelope::sign(Kind::Beacon, Role::Device, &golden::beacon(), &[&device]).unwrap();
-    flip_all("beacon", &beacon, |bytes| {
-        envelope::open::<Beacon>(bytes, Kind::Beacon, Role::Device, &trusted, 1).is_ok()
+    let presence = envelope::sign(Kind::Presence, Role::Device, &golden::presence(), &[&device]).unwrap();
+    flip_all("presence", &presence, |bytes| {
+        envelope::open::<Presence>(bytes, Kind::Presence, Role::Device, &trusted, 1).is_ok()
     });
     let lease = envelope::sign(Kind::Lease, Role::Device, &golden::lease(), &[&device]).unwrap();
     flip_all("lease", &lease, |bytes| envelope::open::<Lease>(bytes, Kind::Lease, Role::Device, &trusted, 1).is_ok());
-    let report = envelope::sign(Kind::Report, Role::Device, &golden::told(), &[&device]).unwrap();
-    flip_all("report", &report, |bytes| envelope::open::<Told>(bytes, Kind::Report, Role::Device, &trusted, 1).is_ok());
+    let report = envelope::sign(Kind::Report, Role::Device, &golden::device_message(), &[&device]).unwrap();
+    flip_all("report", &report, |bytes| {
+        envelope::open::<DeviceMessage>(bytes, Kind::Report, Role::Device, &trusted, 1).is_ok()
+    });
 }
 
 #[test]

@@ -91,7 +91,7 @@ fn plain_offer() -> impl Strategy<Value = Offer> {
         (0..3usize).prop_map(Offer::Root),
         (0..9usize).prop_map(Offer::Head),
         (0..9usize).prop_map(Offer::Index),
-        (0..9usize, 0..4usize).prop_map(|(edition, at)| Offer::Document(edition, at)),
+        (0..9usize, 0..5usize).prop_map(|(edition, at)| Offer::Document(edition, at)),
     ]
 }
 
@@ -111,12 +111,18 @@ impl Universe {
             Offer::Head(at) => self.editions[*at].head.clone(),
             Offer::Index(at) => self.editions[*at].index.clone(),
             Offer::Document(edition, at) => {
-                let documents = &self.editions[*edition].documents;
-                documents[at % documents.len()].bytes.clone()
+                let edition = &self.editions[*edition];
+                let documents = edition.documents.iter().map(|document| &document.bytes);
+                let all: Vec<_> = edition.pages.iter().chain(documents).collect();
+                all[at % all.len()].clone()
             }
             Offer::Damaged(offer, edit) => edited(&self.bytes(offer), edit),
             Offer::Wanted | Offer::Restart => Vec::new(),
         }
+    }
+
+    fn pages(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.editions.iter().flat_map(|edition| &edition.pages)
     }
 
     fn documents(&self) -> impl Iterator<Item = &Doc> {
@@ -134,7 +140,11 @@ impl Universe {
             }
             Wanted::Index { hash, .. } => {
                 let found = self.editions.iter().find(|edition| DocHash::of(&edition.index) == hash).unwrap();
-                trust.offer_index(found.index.clone(), NOW).unwrap();
+                trust.offer_index(found.index.clone()).unwrap();
+            }
+            Wanted::Pages(pages) => {
+                let page = self.pages().find(|page| DocHash::of(page) == pages[0].hash).unwrap();
+                assert!(machine.offer_document(page));
             }
             Wanted::Documents(entries) => {
                 let found = self.documents().find(|document| document.entry == entries[0]).unwrap();
@@ -151,9 +161,10 @@ impl Universe {
         assert!(again.snapshot() == snapshot, "the snapshot of a restored snapshot");
         let kept = trust.document_hashes();
         machine.stored.retain(|hash, _| kept.contains(hash));
-        for bytes in machine.stored.values() {
-            let _ = (again.offer_document(bytes.clone(), NOW), trust.offer_document(bytes.clone(), NOW));
+        for trust in [&mut again, trust] {
+            trust.recall(|hash| machine.stored.get(hash).cloned(), NOW);
         }
+        let trust = &machine.trust;
         assert_eq!(again.catalog(), trust.catalog());
         assert!(again.snapshot() == trust.snapshot(), "the snapshot with all documents");
         assert_eq!((again.head(), again.clock(NOW)), (trust.head(), trust.clock(NOW)));
@@ -168,7 +179,7 @@ impl Universe {
         match kind {
             Offer::Root(_) => trust.offer_root(&bytes, NOW).is_ok(),
             Offer::Head(_) => trust.offer_head(&bytes, NOW).is_ok_and(|news| news == HeadNews::New),
-            Offer::Index(_) => trust.offer_index(bytes, NOW).is_ok(),
+            Offer::Index(_) => trust.offer_index(bytes).is_ok(),
             Offer::Document(..) => machine.offer_document(&bytes),
             Offer::Wanted => {
                 self.answer(machine);
@@ -277,7 +288,7 @@ proptest! {
                 trust.offer_root(&universe.roots[1], NOW).unwrap();
             }
             if matches!(offer, Offer::Document(..)) {
-                trust.offer_index(edition.index.clone(), NOW).unwrap();
+                edition.offer_index(trust);
             }
         }
         let before = (versions(trust), trust.catalog().clone());

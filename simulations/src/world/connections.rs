@@ -1,8 +1,8 @@
 //! Connections, control frames and gossip.
 
 use upswarm_protocol::codec::Text;
-use upswarm_protocol::coordinator_state as coordinator;
-use upswarm_protocol::node_state::{FetchError, Input};
+use upswarm_protocol::coordinator;
+use upswarm_protocol::node::{FetchError, Input};
 use upswarm_protocol::wire::{Message, Topic};
 
 use super::{Happening, World};
@@ -77,8 +77,12 @@ impl World {
 
     /// Ends the connection between two machines; the other side hears of it a little later. Frames on their way still arrive.
     pub(super) fn hang_up(&mut self, from: usize, to: usize) {
-        let Some(epoch) = self.connection(from, to) else { return };
         let after = if self.is_reachable(from) { self.latency(from, to) } else { 50_000 };
+        self.hang_up_after(from, to, after);
+    }
+
+    pub(super) fn hang_up_after(&mut self, from: usize, to: usize, after: u64) {
+        let Some(epoch) = self.connection(from, to) else { return };
         self.push(after, Happening::Closed { node: to, peer: from, epoch });
         self.push(after, Happening::Closed { node: from, peer: to, epoch });
     }
@@ -115,11 +119,13 @@ impl World {
         let Some(epoch) = self.connection(from, to) else { return };
         if from != self.hub_number() {
             self.counts.frames += 1;
+            self.counts.sent[from] += bytes.len() as u64;
             self.counts.frame_bytes += bytes.len() as u64;
             // Fixed-size integers: a frame begins with the number of its kind.
             let kind = bytes.first_chunk().map_or(u32::MAX, |kind| u32::from_le_bytes(*kind));
             let name = || Message::decode(&bytes).map_or("?", |message| name(&message));
-            self.counts.kinds.entry(kind).or_insert_with(|| (name(), 0)).1 += 1;
+            let entry = self.counts.kinds.entry(kind).or_insert_with(|| (name(), 0, 0));
+            (entry.1, entry.2) = (entry.1 + 1, entry.2 + bytes.len() as u64);
         }
         self.push(self.latency(from, to), Happening::Frame { from, to, epoch, bytes });
     }
@@ -134,36 +140,36 @@ impl World {
     }
 
     /// Gossips a message, unless this machine has seen it before.
-    pub(super) fn publish_rumour(&mut self, from: usize, topic: Topic, bytes: Vec<u8>) {
+    pub(super) fn publish_gossip(&mut self, from: usize, topic: Topic, bytes: Vec<u8>) {
         let machines = match topic {
             Topic::Head => 0..self.machines.len() + 1,
             Topic::Site(_) => self.machines.get(from).map_or(0..0, |machine| self.site(machine.place)),
         };
-        let known = self.rumours.len();
-        let rumour = self.rumours.enter(self.now, topic, bytes, machines);
-        self.counts.rumours += self.rumours.len() - known;
-        if self.see(from, rumour) {
-            self.flood(from, rumour, usize::MAX);
+        let known = self.gossip.len();
+        let message = self.gossip.enter(self.now, topic, bytes, machines);
+        self.counts.gossip_made += self.gossip.len() - known;
+        if self.see(from, message) {
+            self.flood(from, message, usize::MAX);
         }
     }
 
     /// A machine gossips these bytes as a head, against what its own program thinks.
     pub fn forge_head(&mut self, from: usize, bytes: Vec<u8>) {
-        self.publish_rumour(from, Topic::Head, bytes);
+        self.publish_gossip(from, Topic::Head, bytes);
     }
 
-    fn see(&mut self, node: usize, rumour: u64) -> bool {
+    fn see(&mut self, node: usize, message: u64) -> bool {
         let life = self.machines.get(node).map_or(0, |machine| machine.life);
-        self.rumours.see(rumour, node, life)
+        self.gossip.see(message, node, life)
     }
 
     /// Passes a message on to the neighbours of the mesh; its maker gives it to all.
-    pub(super) fn spread(&mut self, from: usize, rumour: u64) {
-        self.flood(from, rumour, MESH);
+    pub(super) fn spread(&mut self, from: usize, message: u64) {
+        self.flood(from, message, MESH);
     }
 
-    fn flood(&mut self, from: usize, rumour: u64, most: usize) {
-        let Some((topic, bytes)) = self.rumours.get(rumour) else { return };
+    fn flood(&mut self, from: usize, message: u64, most: usize) {
+        let Some((topic, bytes)) = self.gossip.get(message) else { return };
         let len = bytes.len() as u64;
         let hub = self.hub_number();
         let neighbours: Vec<_> = if from == hub {
@@ -189,20 +195,21 @@ impl World {
             left -= 1;
             if from != hub {
                 self.counts.gossip += 1;
+                self.counts.sent[from] += len;
                 self.counts.gossip_bytes += len;
             }
             let life = self.machines.get(to).map_or(0, |machine| machine.life);
-            if !self.rumours.has_seen(rumour, to, life) {
-                self.push(self.latency(from, to), Happening::Gossip { from, to, epoch, rumour });
+            if !self.gossip.has_seen(message, to, life) {
+                self.push(self.latency(from, to), Happening::Gossip { from, to, epoch, message });
             }
         }
     }
 
-    pub(super) fn rumour_arrives(&mut self, from: usize, to: usize, id: u64) {
+    pub(super) fn gossip_arrives(&mut self, from: usize, to: usize, id: u64) {
         if !self.see(to, id) {
             return;
         }
-        let Some((topic, bytes)) = self.rumours.get(id) else { return };
+        let Some((topic, bytes)) = self.gossip.get(id) else { return };
         let bytes = bytes.to_vec();
         if to == self.hub_number() {
             let from = self.machines[from].device;
@@ -220,11 +227,15 @@ fn name(message: &Message) -> &'static str {
         Message::Head(_) => "Head",
         Message::Catalog { .. } => "Catalog",
         Message::Members(_) => "Members",
-        Message::Holding { .. } => "Holding",
-        Message::Have { .. } => "Have",
-        Message::Forget { .. } => "Forget",
+        Message::Digest { .. } => "Digest",
+        Message::Known(_) => "Known",
+        Message::Ask(_) => "Ask",
+        Message::Suspects(_) => "Suspects",
+        Message::Holdings(_) => "Holdings",
         Message::Relay { .. } => "Relay",
         Message::RelayAck { .. } => "RelayAck",
+        Message::Assignment(_) => "Assignment",
+        Message::Call { .. } => "Call",
         _ => "other",
     }
 }

@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use upswarm_protocol::catalog::{Action, Hold, NodeRole, RingPlan, Schedule};
 use upswarm_protocol::codec::{Bounded, Text};
-use upswarm_protocol::coordinator_state::{
+use upswarm_protocol::coordinator::{
     Command, CoordinatorState, DeviceRecord, HeldList, Input, Output, Record, Refusal, RolloutStatus, ServeWhat, Setup,
     Stored,
 };
 use upswarm_protocol::ids::{DeviceId, DocHash, ReleaseId, SiteId};
-use upswarm_protocol::node_state::Verdict;
+use upswarm_protocol::node::Verdict;
 use upswarm_protocol::report::{BytesBySource, DeploymentReport};
 use upswarm_protocol::time::{Mono, Now};
 use upswarm_protocol::trust::Trust;
 use upswarm_protocol::wire::BlockWhat;
 
 use super::{GROUP, Happening, World};
-use crate::admin::{self, Admin, Published, START, Wish};
+use crate::admin::{self, Admin, Published, ReleaseSpec, START};
 
 /// The coordinator, and the disk of the machine it runs on, which is the origin too.
 #[derive(Debug)]
@@ -54,7 +54,13 @@ pub(super) fn pinned(admin: &Admin) -> Trust {
     Trust::pin(admin.root_bytes.clone(), hash, START - Duration::from_secs(86_400)).expect("the admin's own root")
 }
 
-pub(super) fn record(device: DeviceId, role: NodeRole, site: SiteId, certificate: &[u8]) -> DeviceRecord {
+pub(super) fn record(
+    device: DeviceId,
+    role: NodeRole,
+    site: SiteId,
+    certificate: &[u8],
+    assignment: &[u8],
+) -> DeviceRecord {
     DeviceRecord {
         device,
         role,
@@ -62,8 +68,11 @@ pub(super) fn record(device: DeviceId, role: NodeRole, site: SiteId, certificate
         site,
         groups: Bounded::truncated(vec![GROUP]),
         enrolled: START - Duration::from_secs(86_400),
+        invited: true,
         certificate: Bounded::truncated(certificate.to_vec()),
         certified: START - Duration::from_secs(86_400),
+        assignment: Bounded::truncated(assignment.to_vec()),
+        assigned: START - Duration::from_secs(86_400),
     }
 }
 
@@ -102,8 +111,8 @@ impl Hub {
 
 impl World {
     /// Makes and publishes a release.
-    pub fn publish(&mut self, wish: &Wish) -> Published {
-        let published = self.admin.release(wish, self.clock().wall);
+    pub fn publish(&mut self, spec: &ReleaseSpec) -> Published {
+        let published = self.admin.release(spec, self.clock().wall);
         let list = published.list.to_bytes();
         let hash = DocHash::of(&list);
         let held = HeldList { len: list.len() as u32, payload_len: published.len() };
@@ -204,7 +213,7 @@ impl World {
                     }
                 }
                 Output::Subscribe(_) => {}
-                Output::Publish { topic, bytes } => self.publish_rumour(hub, topic, bytes),
+                Output::Publish { topic, bytes } => self.publish_gossip(hub, topic, bytes),
                 Output::GossipVerdict { id, verdict, .. } => {
                     if verdict == Verdict::Accept {
                         self.spread(hub, id);
@@ -218,10 +227,10 @@ impl World {
                     self.hub_serves(serve, bytes);
                 }
                 Output::Deny { serve, status } => self.hub_denies(serve, status),
-                Output::OpenReport { open, sealed } => {
+                Output::OpenReport { open, encrypted } => {
                     self.counts.relays += 1;
-                    self.count_told(&sealed);
-                    opened.push_back(Input::ReportOpened { open, bytes: Some(sealed) });
+                    self.count_told(&encrypted);
+                    opened.push_back(Input::ReportOpened { open, bytes: Some(encrypted) });
                 }
                 Output::Answer { request, result } => {
                     self.hub.answers.insert(request, result.map(|done| done.index_version));
@@ -241,12 +250,15 @@ impl World {
                         | Record::Device(..)
                         | Record::Invite(..)
                         | Record::Rollouts(_)
-                        | Record::Groups(_) => {}
+                        | Record::Groups(_)
+                        | Record::WanLimits(_)
+                        | Record::Root(..) => {}
                     }
                     self.push(2_000, Happening::HubInput(Box::new(Input::Persisted { token })));
                 }
                 Output::DropDocument(hash) => drop(self.hub.documents.remove(&hash)),
-                Output::Alarm(text) => self.alarm(hub, text),
+                Output::Alarm(text) | Output::Raise { text, .. } => self.alarm(hub, text),
+                Output::Over { .. } | Output::Left(_) => {}
                 Output::RolloutStopped(status) => self.hub.stopped.push((self.now, status)),
             }
         }

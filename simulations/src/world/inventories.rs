@@ -5,8 +5,8 @@ use std::sync::Arc;
 use upswarm_protocol::codec;
 use upswarm_protocol::envelope::{Envelope, Kind, Role};
 use upswarm_protocol::inventory::Inventory;
-use upswarm_protocol::node_state::Input;
-use upswarm_protocol::report::Told;
+use upswarm_protocol::node::Input;
+use upswarm_protocol::report::DeviceMessage;
 
 use super::World;
 
@@ -39,14 +39,16 @@ impl World {
         })
     }
 
-    /// Counts a report that has reached the coordinator. In a simulation nothing is sealed; a seal is 48 bytes more.
+    /// Counts a report that has reached the coordinator. In a simulation nothing is encrypted; encryption adds 48 bytes more.
     pub(super) fn count_told(&mut self, report: &[u8]) {
         let Ok(envelope) = Envelope::parse(report, Kind::Report, Role::Device) else { return };
-        let Ok(told) = codec::decode::<Told>(envelope.unverified_body(), Kind::Report.cap()) else { return };
-        let at = match told {
-            Told::Status(_) => 0,
-            Told::Inventory(_) => 1,
-            Told::Scan(_) => 2,
+        let Ok(message) = codec::decode::<DeviceMessage>(envelope.unverified_body(), Kind::Report.cap()) else {
+            return;
+        };
+        let at = match message {
+            DeviceMessage::Status(_) => 0,
+            DeviceMessage::Inventory(_) => 1,
+            DeviceMessage::Scan(_) => 2,
         };
         self.counts.told_bytes[at] += report.len() as u64 + 48;
     }

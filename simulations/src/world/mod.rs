@@ -8,10 +8,11 @@
 
 mod agenda;
 mod connections;
+mod gossip;
+mod hostile;
 mod hub;
 mod inventories;
 mod nodes;
-mod rumours;
 mod transfers;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,12 +25,12 @@ use serde::Serialize;
 use upswarm_protocol::catalog::{Action, NodeRole};
 use upswarm_protocol::chunk::ChunkList;
 use upswarm_protocol::codec::Text;
-use upswarm_protocol::coordinator_state as coordinator;
+use upswarm_protocol::coordinator;
 use upswarm_protocol::ids::{DeviceId, GroupId, PayloadId, ReleaseId, SiteId};
-use upswarm_protocol::node_state::{FetchId, Input, NodeState, Record};
+use upswarm_protocol::node::{FetchId, Input, NodeState, Record, ServeWhat};
 use upswarm_protocol::report::{DeploymentState, SubState};
+use upswarm_protocol::signature_cache;
 use upswarm_protocol::time::{Mono, Now};
-use upswarm_protocol::verdicts;
 use upswarm_protocol::wire::{BlockStatus, BlockWhat};
 
 use crate::admin::{self, Admin, Published, START};
@@ -37,8 +38,9 @@ use crate::machine::Disk;
 use crate::wan::Wan;
 
 use agenda::Agenda;
-use rumours::Rumours;
+use gossip::Gossip;
 
+pub use hostile::{Hostile, KINDS};
 pub use hub::Hub;
 
 /// Bytes per microsecond of a machine's LAN link: 1 Gbit/s, each way.
@@ -50,7 +52,7 @@ const STORM: u32 = 10_000;
 /// Outputs after one input that are taken for a flood.
 const FLOOD: usize = 20_000;
 
-/// Good signatures that are remembered at least: those of two rounds of beacons in a large world.
+/// Good signatures that are remembered at least: those of everybody's record and certificate in a large world.
 const REMEMBERED_SIGNATURES: usize = 1 << 17;
 
 /// How machines find each other.
@@ -127,7 +129,7 @@ pub struct Counts {
     /// Their bytes.
     pub gossip_bytes: u64,
     /// Gossip messages made.
-    pub rumours: u64,
+    pub gossip_made: u64,
     /// Dials.
     pub dials: u64,
     /// Dials that led nowhere.
@@ -144,12 +146,14 @@ pub struct Counts {
     pub inputs: u64,
     /// Installs begun.
     pub installs: u64,
+    /// Bytes of control frames and gossip that machines sent, by machine.
+    pub sent: Vec<u64>,
     /// Most outputs after one change.
     pub most_outputs: usize,
     /// Alarms of machines, at most a hundred.
     pub alarms: Vec<String>,
-    /// Frames by kind: its number on the wire, its name, how many.
-    pub kinds: BTreeMap<u32, (&'static str, u64)>,
+    /// Frames by kind: its number on the wire, its name, how many, their bytes.
+    pub kinds: BTreeMap<u32, (&'static str, u64, u64)>,
 }
 
 /// A fetch of a machine.
@@ -184,6 +188,8 @@ pub struct Machine {
     pub weight: u8,
     /// Whether every chunk that it sends is bad.
     pub poisons: bool,
+    /// What it does, if it means harm.
+    pub hostile: Option<Hostile>,
     /// When its program was started, each time, in microseconds.
     pub started: BTreeSet<u64>,
     /// When the recipe of each release was first begun, in microseconds.
@@ -246,18 +252,21 @@ enum Happening {
     Start(usize),
     Wake { node: usize, life: u32 },
     Local { node: usize, life: u32, input: Box<Input> },
+    Hint { node: usize, life: u32, of: usize },
     Written { node: usize, life: u32, token: u64, record: Record },
     Installed { node: usize, life: u32, release: ReleaseId, action: Action },
     Flush { node: usize, life: u32 },
     Connect { from: usize, life: u32, address: Text<512> },
     Closed { node: usize, peer: usize, epoch: u32 },
     Frame { from: usize, to: usize, epoch: u32, bytes: Vec<u8> },
-    Gossip { from: usize, to: usize, epoch: u32, rumour: u64 },
+    Gossip { from: usize, to: usize, epoch: u32, message: u64 },
     Request { from: usize, to: usize, epoch: u32, fetch: FetchId, what: BlockWhat },
     Answer { node: usize, life: u32, fetch: FetchId, status: BlockStatus },
     Document { node: usize, life: u32, fetch: FetchId, bytes: Vec<u8> },
     Chunk { node: usize, life: u32, fetch: FetchId, payload: PayloadId, chunk: u32, last: bool, bad: bool },
     Served { node: usize, life: u32, serve: u64, bytes: u64 },
+    Hostile { node: usize, life: u32 },
+    HostileServe { node: usize, life: u32, serve: u64, what: Box<ServeWhat> },
     WanBegin { node: usize, life: u32, fetch: FetchId, payload: PayloadId, first: u32, count: u32 },
     WanDue { place: usize, number: u64 },
     HubWake,
@@ -301,7 +310,7 @@ pub struct World {
     agenda: Agenda<Happening>,
     rng: fastrand::Rng,
     by_device: BTreeMap<DeviceId, usize>,
-    rumours: Rumours,
+    gossip: Gossip,
 }
 
 fn site_id(place: usize) -> SiteId {
@@ -315,7 +324,7 @@ pub const GROUP: GroupId = GroupId([1; 16]);
 impl World {
     /// A world in which nothing runs yet but the coordinator.
     pub fn new(params: Params) -> Self {
-        verdicts::remember(REMEMBERED_SIGNATURES);
+        signature_cache::remember(REMEMBERED_SIGNATURES);
         let admin = Admin::new();
         let mut rng = fastrand::Rng::with_seed(params.seed);
         let size = params.nodes + usize::from(params.cache);
@@ -328,14 +337,15 @@ impl World {
             let (place, cache) = (at / size, params.cache && at % size == params.nodes);
             let site = site_id(place);
             let role = if cache { NodeRole::Cache } else { NodeRole::Node };
-            let certificate = admin.certificate(device, site, GROUP, role);
+            let certificate = admin.certificate(device, site, role);
+            let assignment = admin.assignment(device, GROUP);
             let metered = !cache && rng.usize(..10) < params.metered_in_ten;
             let weight = match (cache, metered) {
                 (true, _) => 64,
                 (_, true) => 0,
                 _ => 8,
             };
-            records.push(hub::record(device, role, site, &certificate));
+            records.push(hub::record(device, role, site, &certificate, &assignment));
             let trust = hub::pinned(&admin).snapshot();
             let skew = Duration::from_millis(rng.u64(..=2 * params.skew.as_millis() as u64));
             machines.push(Machine {
@@ -343,9 +353,10 @@ impl World {
                 site,
                 place,
                 state: None,
-                disk: Disk::new(trust, certificate),
+                disk: Disk::new(trust, certificate, assignment),
                 weight,
                 poisons: false,
+                hostile: None,
                 started: BTreeSet::new(),
                 begun: BTreeMap::new(),
                 done: BTreeMap::new(),
@@ -373,7 +384,7 @@ impl World {
             admin,
             machines,
             hub,
-            counts: Counts::default(),
+            counts: Counts { sent: vec![0; total], ..Counts::default() },
             origin_up: true,
             origin_tampers: false,
             releases: BTreeMap::new(),
@@ -387,7 +398,7 @@ impl World {
             agenda: Agenda::default(),
             rng,
             by_device,
-            rumours: Rumours::default(),
+            gossip: Gossip::default(),
         };
         world.hub_drain();
         world
@@ -492,6 +503,9 @@ impl World {
             Happening::Start(node) => self.started(node),
             Happening::Wake { node, life } if self.is_alive(node, life) => self.woken(node),
             Happening::Local { node, life, input } if self.is_alive(node, life) => self.input(node, *input),
+            Happening::Hint { node, life, of } if self.is_alive(node, life) => {
+                self.input(node, Input::Hint { address: Text::lossy(&connections::address(of)) });
+            }
             Happening::Written { node, life, token, record } if self.is_alive(node, life) => {
                 self.machines[node].disk.write(record);
                 self.input(node, Input::Persisted { token });
@@ -508,8 +522,8 @@ impl World {
             Happening::Frame { from, to, epoch, bytes } if self.is_connected(from, to, epoch) => {
                 self.frame(from, to, bytes);
             }
-            Happening::Gossip { from, to, epoch, rumour } if self.is_connected(from, to, epoch) => {
-                self.rumour_arrives(from, to, rumour);
+            Happening::Gossip { from, to, epoch, message } if self.is_connected(from, to, epoch) => {
+                self.gossip_arrives(from, to, message);
             }
             Happening::Request { from, to, epoch, fetch, what } if self.is_connected(from, to, epoch) => {
                 self.requested(from, to, epoch, fetch, what);
@@ -525,6 +539,10 @@ impl World {
             }
             Happening::Served { node, life, serve, bytes } if self.is_alive(node, life) => {
                 self.served(node, serve, bytes);
+            }
+            Happening::Hostile { node, life } if self.is_alive(node, life) => self.hostile_acts(node),
+            Happening::HostileServe { node, life, serve, what } if self.is_alive(node, life) => {
+                self.serve(node, serve, *what);
             }
             Happening::WanBegin { node, life, fetch, payload, first, count } if self.is_alive(node, life) => {
                 self.wan_begins(node, fetch, payload, first, count);

@@ -1,4 +1,4 @@
-//! The shell of a node: hands inputs in, does what comes out.
+//! The driver of a node: hands inputs in, does what comes out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use upswarm_protocol::catalog::Action;
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::ReleaseId;
-use upswarm_protocol::node_state::{
+use upswarm_protocol::node::{
     Detection, Input, InstallOutcome, NodeConfig, NodeState, NodeStatus, Output, Record, Verdict,
 };
 use upswarm_protocol::report::receipt;
@@ -19,10 +19,18 @@ use super::connections::address;
 use super::{Discovery, FLOOD, GROUP, Happening, Harm, STORM, Standing, World};
 use crate::admin::START;
 
+/// Microseconds until the transport gives up a connection whose other end is gone: a ping every 15 s, answered within 20 s.
+const PING_FAILS: u64 = 35_000_000;
+
 impl World {
     fn clock_of(&self, node: usize) -> Now {
         let right = self.clock();
         Now { mono: right.mono, wall: right.wall + self.machines[node].skew - self.params.skew }
+    }
+
+    /// Members of its site that a running machine knows to be here, itself included.
+    pub fn members(&self, node: usize) -> usize {
+        self.machines[node].state.as_ref().map_or(0, |state| state.members())
     }
 
     /// What a running machine says about itself.
@@ -72,6 +80,7 @@ impl World {
         machine.wake = u64::MAX;
         (machine.up_free, machine.down_free, machine.flushing) = (0, 0, false);
         let (place, life) = (machine.place, machine.life);
+        self.hostile_started(node);
         self.drain(node);
         self.input(node, Input::Listening { addresses: vec![Text::lossy(&address(node))] });
         self.scan(node);
@@ -84,8 +93,7 @@ impl World {
                 let other_life = neighbour.life;
                 for (to, life, of) in [(node, life, other), (other, other_life, node)] {
                     let after = 20_000 + self.rng.u64(..100_000);
-                    let input = Input::Hint { address: Text::lossy(&address(of)) };
-                    self.push(after, Happening::Local { node: to, life, input: Box::new(input) });
+                    self.push(after, Happening::Hint { node: to, life, of });
                 }
             }
         }
@@ -93,6 +101,15 @@ impl World {
 
     /// Ends a process at once. With `power_cut`, what was not yet durable is lost.
     pub fn kill(&mut self, node: usize, power_cut: bool) {
+        self.end(node, power_cut, 50_000);
+    }
+
+    /// Takes a machine off the network: nothing tells its neighbours but that it does not answer their transport's pings.
+    pub fn unplug(&mut self, node: usize) {
+        self.end(node, true, PING_FAILS);
+    }
+
+    fn end(&mut self, node: usize, power_cut: bool, noticed_after: u64) {
         if self.machines[node].state.take().is_none() {
             return;
         }
@@ -105,7 +122,7 @@ impl World {
         }
         let peers: Vec<_> = machine.connections.keys().copied().collect();
         for peer in peers {
-            self.hang_up(node, peer);
+            self.hang_up_after(node, peer, noticed_after);
             // Nothing that is on its way from here or to here arrives.
             self.machines[node].connections.remove(&peer);
         }
@@ -164,7 +181,7 @@ impl World {
         while let Some(output) = state.poll_output() {
             count += 1;
             if count > FLOOD {
-                self.broken(node, "floods its shell");
+                self.broken(node, "floods its driver");
             }
             self.output(node, &state, output);
         }
@@ -192,6 +209,7 @@ impl World {
     fn output(&mut self, node: usize, state: &NodeState, output: Output) {
         let life = self.machines[node].life;
         let local = |input: Input| Happening::Local { node, life, input: Box::new(input) };
+        let Some(output) = self.twist(node, output) else { return };
         match output {
             Output::Dial { address } => self.dial(node, address),
             Output::Disconnect { peer, .. } => {
@@ -203,7 +221,7 @@ impl World {
                 self.send(node, peer, frame);
             }
             Output::Subscribe(_) => {}
-            Output::Publish { topic, bytes } => self.publish_rumour(node, topic, bytes),
+            Output::Publish { topic, bytes } => self.publish_gossip(node, topic, bytes),
             Output::GossipVerdict { id, verdict, .. } => {
                 if verdict == Verdict::Accept {
                     self.spread(node, id);
@@ -221,7 +239,12 @@ impl World {
                 self.push(3_000, local(Input::Opened { payload, result }));
             }
             Output::Unpin { .. } => {}
-            Output::StoreDoc { hash, bytes } => drop(self.machines[node].disk.documents.insert(hash, bytes)),
+            Output::StoreDoc { hash, bytes } => {
+                self.machines[node].disk.documents.insert(hash, bytes);
+                let life = self.machines[node].life;
+                let input = Box::new(Input::DocStored { hash, kept: true });
+                self.push(500, Happening::Local { node, life, input });
+            }
             Output::DropDoc { hash } => drop(self.machines[node].disk.documents.remove(&hash)),
             Output::Detect { release } => {
                 let result = match self.releases.get(&release) {
@@ -240,14 +263,14 @@ impl World {
             }
             // Installs of simulated machines want no restart.
             Output::Notice { .. } | Output::Restart { .. } => {}
-            Output::Seal { told, .. } => {
+            Output::Encrypt { message, .. } => {
                 self.counts.reports += 1;
-                let seq = told.seq();
+                let seq = message.seq();
                 let key = &self.machines[node].key;
-                match envelope::sign(Kind::Report, Role::Device, &told, &[key]) {
+                match envelope::sign(Kind::Report, Role::Device, &message, &[key]) {
                     Ok(bytes) => {
                         let receipt = receipt(&bytes);
-                        self.push(200, local(Input::Sealed { seq, bytes, receipt }));
+                        self.push(200, local(Input::Encrypted { seq, bytes, receipt }));
                     }
                     Err(error) => self.broken(node, &format!("made a report that cannot be signed: {error}")),
                 }

@@ -1,11 +1,11 @@
 //! Blocks between machines, and what comes over the WAN.
 
-use upswarm_protocol::coordinator_state as coordinator;
+use upswarm_protocol::coordinator;
 use upswarm_protocol::ids::PayloadId;
-use upswarm_protocol::node_state::{FetchError, FetchFrom, FetchId, Input, ServeWhat};
+use upswarm_protocol::node::{FetchError, FetchFrom, FetchId, Input, ServeWhat};
 use upswarm_protocol::wire::{BlockStatus, BlockWhat};
 
-use super::{Fetch, Happening, LAN_RATE, Serve, WAN_LATENCY, World};
+use super::{Fetch, Happening, Hostile, LAN_RATE, Serve, WAN_LATENCY, World};
 use crate::wan::Flow;
 
 /// Microseconds to hash a chunk and hand it to the disk.
@@ -27,6 +27,13 @@ impl World {
                     }
                     None => self.push(0, Happening::Answer { node, life, fetch, status: BlockStatus::NotHeld }),
                 }
+            }
+            FetchFrom::Disk => {
+                self.machines[node].fetches.insert(fetch, Fetch { peer: None, document });
+                let BlockWhat::Doc(hash) = what else { self.broken(node, "reads what is no document") };
+                let bytes = self.machines[node].disk.documents.get(&hash).map(|bytes| bytes.to_vec());
+                let bytes = bytes.unwrap_or_default();
+                self.push(STORE, Happening::Document { node, life, fetch, bytes });
             }
             FetchFrom::Urls(urls) => {
                 self.machines[node].fetches.insert(fetch, Fetch { peer: None, document });
@@ -121,13 +128,21 @@ impl World {
                 let bytes = bytes.to_vec();
                 return self.push(latency, Happening::Document { node: asker, life, fetch, bytes });
             }
+            ServeWhat::Doc(hash) => {
+                self.machines[node].serves.remove(&serve);
+                let Some(bytes) = self.machines[node].disk.documents.get(&hash).map(|bytes| bytes.to_vec()) else {
+                    self.broken(node, "serves a document that its disk does not hold");
+                };
+                return self.push(latency, Happening::Document { node: asker, life, fetch, bytes });
+            }
             ServeWhat::Chunks { payload, first, count, .. } => (payload, first, count),
         };
-        if !self.machines[node].disk.holds(&payload, first, count) {
+        let hostile = self.machines[node].hostile;
+        if hostile.is_none() && !self.machines[node].disk.holds(&payload, first, count) {
             self.broken(node, "serves chunks that its disk does not hold");
         }
         let Some(list) = self.lists.get(&payload).cloned() else { return };
-        let bad = self.machines[node].poisons;
+        let bad = self.machines[node].poisons || hostile == Some(Hostile::Poison);
         let mut sum = 0;
         let mut sent = self.now.max(self.machines[node].up_free);
         let mut here = self.machines[asker].down_free;

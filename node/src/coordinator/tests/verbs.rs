@@ -17,7 +17,15 @@ async fn pause_and_resume_reach_a_machine_with_the_next_head() {
     assert!(reason.contains("Mars/Base"), "{reason}");
     bench.verb(&[&approve[..], &["--ring", "100%", "--dry-run"]].concat()).await.unwrap();
     assert!(bench.client().catalog().await.unwrap().approvals.is_empty(), "a dry run signs nothing");
-    let staged = ["--window", "daily 22:00-05:00", "--ring", "10%", "--ring", "100%+1d"];
+    // The machine is in the second ring: the first would try nothing, and somebody has to say that this is meant.
+    let staged = ["--window", "daily 22:00-05:00", "--ring", "0.01%", "--ring", "100%+1d"];
+    let reason = refused(bench.verb(&[&approve[..], &staged].concat()).await);
+    assert!(reason.contains("ring 1 (up to 0.01 %) holds no device") && reason.contains("--yes"), "{reason}");
+    let short = [&approve[..], &["--ring", "50%", "--allow-empty"]].concat();
+    let reason = refused(bench.verb(&short).await);
+    assert!(reason.contains("the rings end at 50 %"), "{reason}");
+    assert!(bench.client().catalog().await.unwrap().approvals.is_empty(), "nothing is signed unasked");
+    let staged = [&staged[..], &["--yes"]].concat();
     bench.verb(&[&approve[..], &staged].concat()).await.unwrap();
 
     for flags in [
@@ -34,12 +42,11 @@ async fn pause_and_resume_reach_a_machine_with_the_next_head() {
         // The verb returned, so the head with the hold is on its way to the machine.
         assert_eq!(machine.hear_of_index(before + 1).await, before + 1, "{flags:?}");
         bench.verb(&verb("pause")).await.unwrap();
-        let status = bench.client().status().await.unwrap();
-        assert_eq!(status["holds"].as_array().map(Vec::len), Some(1), "{flags:?}");
-        assert_eq!(status["rollouts"][0]["held"], true, "{flags:?}");
+        let status = bench.status().await;
+        assert_eq!((status.holds.len(), status.rollouts[0].held), (1, true), "{flags:?}");
         bench.verb(&verb("resume")).await.unwrap();
         assert_eq!(machine.hear_of_index(before + 2).await, before + 2, "{flags:?}");
-        assert_eq!(bench.client().status().await.unwrap()["holds"].as_array().map(Vec::len), Some(0));
+        assert!(bench.status().await.holds.is_empty());
     }
     for bad in [["--group", "nobody"], ["--release", "org.example.tool@9"]] {
         refused(bench.verb(&[&["pause"], &bad[..]].concat()).await);
@@ -53,7 +60,7 @@ async fn pause_and_resume_reach_a_machine_with_the_next_head() {
     bench.verb(&["decline", "org.example.tool@1", "--group", "office", "--note", "no"]).await.unwrap();
     let approval = bench.client().catalog().await.unwrap().approvals.remove(0);
     assert_eq!((approval.version, approval.action), (3, Action::None));
-    assert!(bench.client().status().await.unwrap()["rollouts"].as_array().unwrap().is_empty());
+    assert!(bench.status().await.rollouts.is_empty());
     let reason = refused(bench.verb(&["expedite", "org.example.tool@1", "--group", "office"]).await);
     assert!(reason.contains("declined"), "{reason}");
     refused(bench.verb(&["decline", "org.example.tool@1", "--group", "office"]).await);
@@ -62,7 +69,7 @@ async fn pause_and_resume_reach_a_machine_with_the_next_head() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_machine_that_is_assigned_gets_its_new_certificate() {
+async fn a_machine_that_is_put_into_a_group_hears_of_it() {
     let mut bench = Bench::start().await;
     let mut machine = Machine::joined(&bench, "office").await;
     let key = machine.device().to_string();
@@ -72,14 +79,14 @@ async fn a_machine_that_is_assigned_gets_its_new_certificate() {
     bench.verb(&["group", "add", "pilots"]).await.unwrap();
     refused(bench.verb(&["group", "assign", "pc8", "--group", "pilots"]).await);
     bench.verb(&["group", "assign", "pc7", "--group", "pilots"]).await.unwrap();
-    assert_eq!(machine.renewed_groups().await, 2);
+    assert_eq!(machine.assigned_groups().await, 2);
     bench.verb(&["group", "remove-device", &key[..8], "--group", "office"]).await.unwrap();
-    assert_eq!(machine.renewed_groups().await, 1);
+    assert_eq!(machine.assigned_groups().await, 1);
     bench.verb(&["group", "list"]).await.unwrap();
     bench.stop().await;
     bench.run().await;
-    let status = bench.client().status().await.unwrap();
-    assert_eq!(status["devices"][0]["groups"], serde_json::json!(["pilots"]), "after a restart");
+    let status = bench.status().await;
+    assert_eq!(status.devices[0].groups, ["pilots"], "after a restart");
     machine.host.stop().await;
     bench.stop().await;
 }
@@ -113,7 +120,7 @@ async fn rules_approve_what_is_published_if_the_approver_is_there() {
     }
     bench.stop().await;
     bench.run().await;
-    assert_eq!(bench.client().rules().await.unwrap().len(), 3, "after a restart");
+    assert_eq!(bench.client().rules().await.unwrap().rules.len(), 3, "after a restart");
     bench.write("tool.bin", b"tool");
     let file = bench.write("tool.toml", RELEASE.as_bytes());
     bench.verb(&["publish", &file]).await.unwrap();
@@ -170,14 +177,15 @@ async fn a_rollout_that_fails_is_stopped_told_and_goes_on_when_the_admin_says_so
         since: Wall(1),
         done: 4,
         total: 4,
+        next_try: None,
     };
     let before = bench.client().catalog().await.unwrap().index_version;
     machine.say(&machine.report_of(1, &root.report_key, vec![failed])).await;
     assert_eq!(machine.hear_of_index(before + 1).await, before + 1, "the head that holds it");
-    let status = bench.client().status().await.unwrap();
-    let rollout = &status["rollouts"][0];
-    assert_eq!((&rollout["held"], &rollout["rings"][0]["failed"]), (&true.into(), &1.into()), "{rollout}");
-    let alarm = status["alarms"][0].as_str().unwrap();
+    let status = bench.status().await;
+    let rollout = &status.rollouts[0];
+    assert_eq!((rollout.held, rollout.rings[0].failed), (true, 1), "{rollout:?}");
+    let alarm = &status.alarms[0].text;
     for wanted in ["Tool 1 (1)", "group office", "1 failed", "5 %", "upswarm resume --group office --release"] {
         assert!(alarm.contains(wanted), "{wanted} is missing in {alarm}");
     }
@@ -186,10 +194,34 @@ async fn a_rollout_that_fails_is_stopped_told_and_goes_on_when_the_admin_says_so
     bench.verb(&[&["resume"], &one[..]].concat()).await.unwrap();
     bench.stop().await;
     bench.run().await;
-    let status = bench.client().status().await.unwrap();
-    let rollout = &status["rollouts"][0];
-    assert_eq!((&rollout["held"], &rollout["accepted_bad"]), (&false.into(), &1.into()), "after a restart: {rollout}");
-    assert_eq!(rollout["rings"][0]["failed"], 1, "its word is remembered");
+    let status = bench.status().await;
+    let rollout = &status.rollouts[0];
+    assert_eq!((rollout.held, rollout.accepted_bad), (false, 1), "after a restart: {rollout:?}");
+    assert_eq!(rollout.rings[0].failed, 1, "its word is remembered");
+    machine.host.stop().await;
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_device_told_and_its_name_go_with_it() {
+    let mut bench = Bench::start().await;
+    let mut machine = Machine::joined(&bench, "office").await;
+    let (root, _) = Directory::new(&bench.data()).newest_root().unwrap();
+    machine.say(&machine.report(1, &root.report_key)).await;
+    machine.hear(|message| matches!(message, Message::RelayAck { .. }).then_some(())).await;
+    let reason = refused(bench.verb(&["device", "revoke", "pc8"]).await);
+    assert!(reason.contains("no device is named \"pc8\""), "{reason}");
+    bench.verb(&["device", "revoke", "pc7"]).await.unwrap();
+    for restarted in [false, true] {
+        if restarted {
+            bench.stop().await;
+            bench.run().await;
+        }
+        let status = bench.status().await;
+        let device = &status.devices[0];
+        assert_eq!((device.revoked, device.label.as_str(), device.last_seen_s), (true, "", None), "{restarted}");
+        assert_eq!((status.fleet, status.open_alarms), (0, 0));
+    }
     machine.host.stop().await;
     bench.stop().await;
 }

@@ -1,0 +1,198 @@
+//! What is published, and how a person names it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use upswarm_protocol::catalog::{Action, Classification, Release, RingPlan, Schedule, Severity};
+use upswarm_protocol::codec;
+use upswarm_protocol::envelope::Kind;
+use upswarm_protocol::ids::{DocHash, GroupId, ReleaseId};
+
+/// Digits of an id that name it, if no other begins with them.
+pub(crate) const MIN_PREFIX: usize = 8;
+
+/// `GET /admin/v1/catalog`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Catalog {
+    /// Version of the index.
+    pub(crate) index_version: u64,
+    /// Groups by name.
+    pub(crate) groups: BTreeMap<String, GroupId>,
+    /// Conditions of dynamic groups by name.
+    pub(crate) conditions: BTreeMap<String, Vec<String>>,
+    /// Releases, in order of their ids.
+    pub(crate) releases: Vec<CatalogRelease>,
+    /// Approvals, in order of group and release.
+    pub(crate) approvals: Vec<CatalogApproval>,
+}
+
+/// A published release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CatalogRelease {
+    pub(crate) release: ReleaseId,
+    pub(crate) product: String,
+    pub(crate) version: String,
+    pub(crate) counter: u64,
+    pub(crate) title: String,
+    pub(crate) classification: Classification,
+    pub(crate) severity: Severity,
+    /// When no new install rests on it any more, RFC 3339.
+    pub(crate) expires: String,
+    /// Hash of its envelope.
+    pub(crate) document: DocHash,
+    /// What [`content_of`] says of it.
+    pub(crate) content: DocHash,
+    /// Whether it says how it is removed.
+    pub(crate) removable: bool,
+}
+
+/// A hash of what a release is, apart from when it was published: two that agree in it are the same release.
+pub(crate) fn content_of(release: &Release) -> DocHash {
+    let mut release = release.clone();
+    release.counter = 0;
+    (release.issued, release.expires) = (Default::default(), Default::default());
+    // A release that was published fits into its document, and so does what is left of it.
+    DocHash::of(&codec::encode(&release, Kind::Release.cap()).unwrap_or_default())
+}
+
+/// A current approval.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct CatalogApproval {
+    pub(crate) release: ReleaseId,
+    pub(crate) group: GroupId,
+    pub(crate) version: u64,
+    pub(crate) action: Action,
+    /// When no new install rests on it any more, RFC 3339.
+    pub(crate) expires: String,
+    /// When.
+    pub(crate) schedule: Schedule,
+    /// In which stages.
+    pub(crate) rings: RingPlan,
+    /// The admin's remark.
+    pub(crate) note: String,
+    /// Hash of its envelope.
+    pub(crate) document: DocHash,
+}
+
+impl Catalog {
+    /// A release by its id.
+    pub(crate) fn release(&self, id: &ReleaseId) -> Option<&CatalogRelease> {
+        let at = self.releases.binary_search_by(|known| known.release.cmp(id)).ok()?;
+        self.releases.get(at)
+    }
+
+    /// The approval in force of a release in a group.
+    pub(crate) fn approval(&self, group: &GroupId, release: &ReleaseId) -> Option<&CatalogApproval> {
+        let at = self.approvals.binary_search_by(|known| (&known.group, &known.release).cmp(&(group, release))).ok()?;
+        self.approvals.get(at)
+    }
+
+    /// The number of a group; says which there are, otherwise.
+    pub(crate) fn group_named(&self, name: &str) -> Result<GroupId, String> {
+        group_named(&self.groups, name)
+    }
+
+    /// The one release that a text names; says which there are, otherwise.
+    pub(crate) fn release_named(&self, text: &str) -> Result<&CatalogRelease, String> {
+        // Of several releases with one product and version, the last published is meant.
+        let mut found: Vec<&CatalogRelease> =
+            self.releases.iter().filter(|known| names(text, &known.release, &known.product, &known.version)).collect();
+        if found.iter().any(|known| text == format!("{}@{}", known.product, known.version)) {
+            found.retain(|known| text == format!("{}@{}", known.product, known.version));
+        }
+        found.sort_by_key(|release| release.counter);
+        match found.as_slice() {
+            [.., last] if found.iter().all(|other| other.product == last.product && other.version == last.version) => {
+                Ok(*last)
+            }
+            [] => {
+                let known: Vec<String> = self.releases.iter().map(CatalogRelease::named).collect();
+                let known = if known.is_empty() { "none yet: publish one first".to_owned() } else { known.join(", ") };
+                Err(format!("no release is named {text:?}; there are: {known}"))
+            }
+            several => {
+                let known: Vec<String> = several.iter().map(|release| release.named()).collect();
+                Err(format!("{text:?} names several releases: {}; write more of the name or the id", known.join(", ")))
+            }
+        }
+    }
+}
+
+impl CatalogRelease {
+    /// With the digits that name it.
+    fn named(&self) -> String {
+        format!("{} {}@{}", self.release.short(), self.product, self.version)
+    }
+}
+
+/// Whether a text means a release: PRODUCT@VERSION, the last part of the product's name @VERSION, or digits of its id.
+pub(crate) fn names(text: &str, id: &ReleaseId, product: &str, version: &str) -> bool {
+    let prefix = text.len() >= MIN_PREFIX && text.bytes().all(|c| c.is_ascii_hexdigit());
+    if prefix && id.to_string().starts_with(&text.to_ascii_lowercase()) {
+        return true;
+    }
+    // A version may hold an @; the product's name may not.
+    let Some((name, of)) = text.split_once('@') else { return false };
+    of == version && (name == product || product.rsplit_once('.').is_some_and(|(_, last)| last == name))
+}
+
+/// The number of a group; says which there are, otherwise.
+pub(crate) fn group_named(groups: &BTreeMap<String, GroupId>, name: &str) -> Result<GroupId, String> {
+    groups.get(name).copied().ok_or_else(|| {
+        let known: Vec<&str> = groups.keys().map(String::as_str).collect();
+        let known = if known.is_empty() { "none yet: invite machines first".to_owned() } else { known.join(", ") };
+        format!("there is no group {name:?}; there are: {known}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn release(id: u8, product: &str, version: &str, counter: u64) -> CatalogRelease {
+        CatalogRelease {
+            release: ReleaseId([id; 32]),
+            product: product.to_owned(),
+            version: version.to_owned(),
+            counter,
+            title: String::new(),
+            classification: Classification::Update,
+            severity: Severity::Unspecified,
+            expires: String::new(),
+            document: DocHash([id; 32]),
+            content: DocHash([id; 32]),
+            removable: true,
+        }
+    }
+
+    #[test]
+    fn a_release_is_found_by_what_people_write_and_never_guessed() {
+        let catalog = Catalog {
+            releases: vec![
+                release(0x11, "org.example.editor", "2.1", 1),
+                release(0x22, "org.example.editor", "2.1", 2),
+                release(0x33, "com.other.viewer", "1", 1),
+                release(0x44, "org.example.viewer", "1", 1),
+                release(0x55, "viewer", "2", 1),
+                release(0x66, "org.example.viewer", "2", 1),
+            ],
+            ..Catalog::default()
+        };
+        let found = |text: &str| catalog.release_named(text).map(|release| release.release.0[0]);
+        assert_eq!(found("org.example.editor@2.1"), Ok(0x22), "the later of two");
+        assert_eq!(found("editor@2.1"), Ok(0x22), "the last part suffices");
+        assert_eq!(found("11111111"), Ok(0x11));
+        assert_eq!(found("com.other.viewer@1"), Ok(0x33));
+        assert_eq!(found("viewer@2"), Ok(0x55), "a whole name comes before the end of another");
+        for (text, cause) in [
+            ("viewer@1", "several releases"),
+            ("example.editor@2.1", "no release"),
+            ("editor", "no release"),
+            ("editor@2", "no release"),
+            ("1111", "no release"),
+        ] {
+            let error = found(text).unwrap_err();
+            assert!(error.contains(cause), "{text}: {error}");
+        }
+    }
+}

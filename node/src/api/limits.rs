@@ -1,0 +1,40 @@
+//! How much of the WAN the machines of a site may use together.
+
+use serde::{Deserialize, Serialize};
+
+/// `POST /admin/v1/limits`: sets the rate of one window of a site, or takes rates back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LimitRequest {
+    /// Name of the site.
+    pub(crate) site: String,
+    /// When, as people write it (`mon-fri 08:00-18:00`). Without it: always; with nothing to set, every rate of the site.
+    #[serde(default)]
+    pub(crate) window: Option<String>,
+    /// Payload bytes per second; nothing takes the rate back.
+    #[serde(default)]
+    pub(crate) wan: Option<u64>,
+}
+
+/// A rate of a site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RateView {
+    /// When; nothing for always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) window: Option<String>,
+    /// Payload bytes per second.
+    pub(crate) wan: u64,
+}
+
+/// The rates of a site; the lowest of those that apply counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SiteLimits {
+    pub(crate) site: String,
+    pub(crate) rates: Vec<RateView>,
+}
+
+/// `GET /admin/v1/limits`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LimitList {
+    pub(crate) limits: Vec<SiteLimits>,
+}

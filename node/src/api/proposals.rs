@@ -1,0 +1,148 @@
+//! What the fleet misses of its repositories, and from that to a release that can be approved.
+
+use serde::{Deserialize, Serialize};
+use upswarm_protocol::catalog::Severity;
+use upswarm_protocol::ids::ReleaseId;
+
+use super::devices::DeviceName;
+use super::repositories::Stage;
+
+/// `GET /admin/v1/updates`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UpdatesQuery {
+    /// Only of this upstream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) upstream: Option<String>,
+    /// Only machines of this group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) group: Option<String>,
+    /// Only of this source package, machine by machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<String>,
+}
+
+/// Its answer: what most machines miss first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Updates {
+    /// Machines that have told their inventory.
+    pub(crate) machines: usize,
+    pub(crate) updates: Vec<UpdateRow>,
+}
+
+/// A source package of which machines have earlier versions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct UpdateRow {
+    pub(crate) upstream: String,
+    /// Version of the snapshot that has it.
+    pub(crate) snapshot: String,
+    pub(crate) source: String,
+    /// Versions that are installed of its packages, the oldest first.
+    pub(crate) from: Vec<String>,
+    /// The source package's version in the snapshot.
+    pub(crate) to: String,
+    /// Binary packages that are older somewhere.
+    pub(crate) packages: Vec<String>,
+    /// Machines with any of them.
+    pub(crate) machines: usize,
+    /// Nothing where no advisory is known: that says nothing good of it.
+    pub(crate) severity: Option<Severity>,
+    pub(crate) cves: Vec<String>,
+    /// Which machines, when one source package was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) devices: Vec<DeviceName>,
+}
+
+/// `POST /admin/v1/proposals`: tries with apt what a selection of a snapshot would do, and publishes it as a release unless it is
+/// only to be shown. The answer comes at once; how far it is, `GET /admin/v1/proposals?id=` says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProposalRequest {
+    /// The upstream's name.
+    pub(crate) upstream: String,
+    /// `latest`, or the version of a snapshot.
+    pub(crate) snapshot: String,
+    /// On whose machines it is tried.
+    pub(crate) group: String,
+    /// Source packages; none for all that is older on some machine of the group.
+    #[serde(default)]
+    pub(crate) select: Vec<String>,
+    /// Source packages that stay as they are.
+    #[serde(default)]
+    pub(crate) except: Vec<String>,
+    /// Binary packages that every machine of the group gets.
+    #[serde(default)]
+    pub(crate) install: Vec<String>,
+    /// Publish it though apt would remove packages somewhere.
+    #[serde(default)]
+    pub(crate) allow_removals: bool,
+    /// Publish nothing.
+    #[serde(default)]
+    pub(crate) dry_run: bool,
+}
+
+/// Which proposal.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProposalQuery {
+    pub(crate) id: u64,
+}
+
+/// How far a proposal is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProposalStatus {
+    pub(crate) id: u64,
+    /// What is being done; nothing when it has ended.
+    pub(crate) running: Option<Stage>,
+    /// What came of it.
+    pub(crate) done: Option<Proposal>,
+    /// Why nothing came of it.
+    pub(crate) error: Option<String>,
+}
+
+/// What a selection would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Proposal {
+    /// The product and version that it is published as, and its release when it is.
+    pub(crate) product: String,
+    pub(crate) version: String,
+    pub(crate) release: Option<ReleaseId>,
+    /// Machines of the group, and those of them on which nobody knows what is installed or for which the snapshot is not.
+    pub(crate) machines: usize,
+    pub(crate) left_out: usize,
+    /// Every package, by source.
+    pub(crate) packages: Vec<ProposedPackage>,
+    /// Bytes of all of them.
+    pub(crate) bytes: u64,
+    /// Source packages that were added because selected ones are tied to them.
+    pub(crate) added: Vec<String>,
+    /// Machines that are alike together, most of them first.
+    pub(crate) states: Vec<ProposedState>,
+}
+
+/// A package of a proposal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProposedPackage {
+    pub(crate) source: String,
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) arch: String,
+    /// Machines that have an earlier version.
+    pub(crate) upgrades: usize,
+    /// Machines that get it anew.
+    pub(crate) new: usize,
+}
+
+/// What apt would do on machines that are alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProposedState {
+    pub(crate) machines: usize,
+    pub(crate) upgrades: usize,
+    pub(crate) new: usize,
+    /// Names of packages that apt would remove.
+    pub(crate) removes: Vec<String>,
+    /// Why apt would do nothing there.
+    pub(crate) refused: Option<String>,
+    /// Installed packages of which no index tells what they depend on.
+    pub(crate) partial: usize,
+}

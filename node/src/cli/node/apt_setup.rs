@@ -1,0 +1,108 @@
+//! `upswarm node apt-setup`: plain apt of this machine sees what is approved for it, and nothing else.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::super::{CliError, Common};
+use crate::apt_setup;
+use crate::config::{Config, NodeDir};
+use crate::sys;
+
+/// The update point is on this machine.
+const WITHIN: Duration = Duration::from_secs(20);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The directory that `node join` made.
+    #[arg(long, default_value = "/var/lib/upswarm")]
+    data_dir: PathBuf,
+    /// Data directory of the privileged installer, where the node installs through one.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/upswarm-installer")]
+    installer_dir: PathBuf,
+    /// Take our files away and enable the sources that were disabled.
+    #[arg(long)]
+    undo: bool,
+    /// Set up apt below this directory instead of /, for images and trials.
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &Args, common: &Common) -> Result<(), CliError> {
+    let refuse = |error: anyhow::Error| CliError::Refused(format!("{error:#}"));
+    let config = Config::read(&NodeDir::new(&args.data_dir).config()).map_err(refuse)?;
+    let root = args.root.as_deref().unwrap_or(Path::new("/"));
+    if args.root.is_none() && !sys::is_administrator() {
+        return Err(CliError::Refused("apt's sources are root's; run this as root".into()));
+    }
+    let state = match config.installer_socket {
+        Some(_) => args.installer_dir.join("jobs"),
+        None => NodeDir::new(&args.data_dir).install(),
+    };
+    if args.undo {
+        let outcome = apt_setup::undo(&state, root).map_err(refuse)?;
+        let mut text = "apt has its own sources again".to_owned();
+        for source in &outcome.changed {
+            text.push_str(&format!("\n  enabled   {source}"));
+        }
+        common.print(&json!({ "undone": true, "enabled": outcome.changed }), &text);
+        return Ok(());
+    }
+    let Some(update_point) = &config.update_point else {
+        let file = NodeDir::new(&args.data_dir).config();
+        return Err(CliError::Refused(format!(
+            "this node has no update point; add a section [update_point] to {} and restart it: \
+             systemctl restart upswarm-node",
+            file.display()
+        )));
+    };
+    let local = update_point.listen.iter().find(|address| address.ip().is_loopback() || address.ip().is_unspecified());
+    let local = local.or(update_point.listen.first()).map(|address| SocketAddr::new(reached(*address), address.port()));
+    let Some(address) = local else { return Err(CliError::Refused("the update point listens nowhere".into())) };
+    if args.root.is_none() {
+        for path in apt_setup::paths(&state).map_err(refuse)? {
+            answers(address, &path).map_err(|why| {
+                CliError::Refused(format!(
+                    "the update point at {address} does not serve {path} ({why}), and apt would be left without a source; is \
+                     the node running? See: systemctl status upswarm-node"
+                ))
+            })?;
+        }
+    }
+    let outcome = apt_setup::set_up(&state, root, &format!("http://{address}")).map_err(refuse)?;
+    let mut text = format!(
+        "apt sees {} packages of {} through http://{address}; to take that back: upswarm node apt-setup --undo",
+        outcome.packages,
+        outcome.upstreams.join(", ")
+    );
+    for source in &outcome.changed {
+        text.push_str(&format!("\n  disabled  {source}"));
+    }
+    for source in &outcome.bypass {
+        text.push_str(&format!("\n  BYPASS    {source}: packages from there are approved by nobody here"));
+    }
+    common.print(&json!({ "url": format!("http://{address}"), "outcome": outcome }), &text);
+    Ok(())
+}
+
+/// How this machine reaches what listens there.
+fn reached(address: SocketAddr) -> std::net::IpAddr {
+    match address.ip() {
+        ip if ip.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
+        ip => ip,
+    }
+}
+
+/// Whether the update point has a file.
+fn answers(address: SocketAddr, path: &str) -> Result<(), String> {
+    let failed = |error: std::io::Error| error.to_string();
+    let mut stream = TcpStream::connect_timeout(&address, WITHIN).map_err(failed)?;
+    stream.set_read_timeout(Some(WITHIN)).map_err(failed)?;
+    write!(stream, "HEAD {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").map_err(failed)?;
+    let mut line = String::new();
+    BufReader::new(stream.take(1 << 10)).read_line(&mut line).map_err(failed)?;
+    if line.split(' ').nth(1) == Some("200") { Ok(()) } else { Err(line.trim().to_owned()) }
+}

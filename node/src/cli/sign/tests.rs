@@ -1,0 +1,384 @@
+//! A coordinator that drafts something else than what was asked for gets no signature, and no key is unlocked for it.
+
+use ed25519_dalek::SigningKey;
+use upswarm_protocol::catalog::{Detect, Keys, PublisherRule, Recipe, Ring, RingPlan, Schedule};
+use upswarm_protocol::codec::Bounded;
+use upswarm_protocol::ids::{DocHash, ReleaseId};
+
+use super::*;
+use crate::api::approvals::Preview;
+use crate::api::roots::AskedApproval;
+use crate::api::schedule::ScheduleArgs;
+use crate::cli::admin::KeyArgs;
+use crate::coordinator::admin::root::{RoleName, RootChange, next};
+use crate::coordinator::keys;
+
+const NOW: Wall = Wall(1_800_000_000_000);
+const GROUP: GroupId = GroupId([7; 16]);
+const DAY: Duration = Duration::from_secs(86_400);
+
+struct Bench {
+    dir: tempfile::TempDir,
+    root_keys: Vec<SigningKey>,
+    publisher: SigningKey,
+    approver: SigningKey,
+    root: Root,
+    roots: Vec<Vec<u8>>,
+    release: Vec<u8>,
+    id: ReleaseId,
+}
+
+fn key_set(keys: &[&SigningKey], threshold: u8) -> Keys {
+    Keys { keys: Bounded::new(keys.iter().map(|key| keys::public(key)).collect()).unwrap(), threshold }
+}
+
+/// Keys in a directory of their own, as a signer has them: no data directory, no coordinator.
+fn bench() -> Bench {
+    let dir = tempfile::tempdir().unwrap();
+    let key = |r#use, number| {
+        let key = keys::generate().unwrap();
+        let path = keys::file(dir.path(), r#use, number);
+        keys::write(&path, r#use, keys::public(&key), &key.to_bytes(), None).unwrap();
+        key
+    };
+    let root_keys = vec![key(KeyUse::Root, 1), key(KeyUse::Root, 2), keys::generate().unwrap()];
+    let (publisher, approver) = (key(KeyUse::Publisher, 1), key(KeyUse::Approver, 1));
+    let rule = PublisherRule { product_prefix: Text::lossy("org.example"), keys: key_set(&[&publisher], 1) };
+    let root = Root {
+        version: 1,
+        issued: NOW - DAY,
+        expires: NOW + 300 * DAY,
+        root: key_set(&root_keys.iter().collect::<Vec<_>>(), 2),
+        publishers: Bounded::new(vec![rule]).unwrap(),
+        approvers: key_set(&[&approver], 1),
+        group_rules: Bounded::default(),
+        upstreams: Bounded::default(),
+        online: key_set(&[&keys::generate().unwrap()], 1),
+        report_key: [9; 32],
+    };
+    let first = envelope::sign(Kind::Root, Role::Root, &root, &[&root_keys[0], &root_keys[1]]).unwrap();
+    Anchor::new(dir.path(), DocHash::of(&first)).write().unwrap();
+    let (release, id) = published(&release("org.example.editor", "2.1"), &publisher);
+    Bench { dir, root_keys, publisher, approver, root, roots: vec![first], release, id }
+}
+
+fn published(release: &Release, publisher: &SigningKey) -> (Vec<u8>, ReleaseId) {
+    let body = codec::encode(release, Kind::Release.cap()).unwrap();
+    let bytes = envelope::sign_body(Kind::Release, Role::Publisher, &body, &[publisher]).unwrap();
+    (bytes, ReleaseId::of(&body))
+}
+
+fn release(product: &str, version: &str) -> Release {
+    Release {
+        product: Text::lossy(product),
+        version: Text::lossy(version),
+        counter: 1,
+        title: Text::lossy("Editor"),
+        classification: upswarm_protocol::catalog::Classification::Update,
+        severity: upswarm_protocol::catalog::Severity::Unspecified,
+        cves: Bounded::default(),
+        issued: NOW,
+        expires: NOW + LIFE,
+        platform: upswarm_protocol::catalog::Platform::default(),
+        payloads: Bounded::default(),
+        applicability: Bounded::default(),
+        detect: Bounded::new(vec![Detect::FileExists { path: Text::lossy("/usr/bin/editor") }]).unwrap(),
+        install: Recipe::Exec {
+            argv: Bounded::new(vec![Text::lossy("/usr/bin/setup"), Text::lossy("--quiet")]).unwrap(),
+            exit_codes: Bounded::default(),
+            timeout_s: 60,
+        },
+        uninstall: None,
+        restart: upswarm_protocol::catalog::RestartPolicy::Never,
+        depends: Bounded::default(),
+        supersedes: Bounded::default(),
+    }
+}
+
+fn draft(intent: Intent) -> ApprovalDraft {
+    ApprovalDraft {
+        release: "editor@2.1".to_owned(),
+        group: "office".to_owned(),
+        intent,
+        zone: "UTC".to_owned(),
+        allow_empty: false,
+    }
+}
+
+fn install() -> Intent {
+    Intent::Decide { action: Action::Install, schedule: Box::new(ScheduleArgs::default()) }
+}
+
+fn preview(id: ReleaseId) -> Preview {
+    Preview {
+        release: id,
+        product: String::new(),
+        version: String::new(),
+        group: String::new(),
+        group_id: GROUP,
+        action: Action::Install,
+        replaces: 0,
+        devices: 0,
+        required: 0,
+        already: 0,
+        not_applicable: 0,
+        zones: 0,
+        zone: String::new(),
+        stop_above_percent: 0.0,
+        rings: Vec::new(),
+        left_out: Vec::new(),
+        held_by: Vec::new(),
+        questions: Vec::new(),
+    }
+}
+
+impl Bench {
+    fn approval(&self) -> Approval {
+        ScheduleArgs::default().approval((GROUP, self.id), 1, Action::Install, NOW).unwrap()
+    }
+
+    fn request(&self, approval: &Approval) -> SigningRequest {
+        SigningRequest {
+            body: HexBytes(codec::encode(approval, Kind::Approval.cap()).unwrap()),
+            release: HexBytes(self.release.clone()),
+            replaces: None,
+            preview: preview(self.id),
+        }
+    }
+
+    fn place(&self, r#use: KeyUse) -> KeyPlace {
+        let args = format!("x --keys-dir {}", self.dir.path().display());
+        let command = <KeyArgs as clap::Args>::augment_args(clap::Command::new("x"));
+        let matches = command.get_matches_from(args.split(' '));
+        <KeyArgs as clap::FromArgMatches>::from_arg_matches(&matches).unwrap().place(r#use).unwrap()
+    }
+
+    fn file(&self, asked: Asked) -> RequestFile {
+        RequestFile::new(self.roots.iter().cloned().map(HexBytes).collect(), asked)
+    }
+
+    fn check(&self, file: RequestFile) -> Result<Checked, String> {
+        let place = self.place(file.key_use());
+        check(file, &place, Carried::InAFile, NOW).map_err(|error| error.to_string())
+    }
+
+    fn check_approval(&self, request: &SigningRequest, intent: Intent) -> Result<Checked, String> {
+        let asked = AskedApproval { draft: draft(intent), request: request.clone() };
+        self.check(self.file(Asked::Approval(Box::new(asked))))
+    }
+
+    fn sign(&self, request: &SigningRequest, intent: Intent) -> Result<SignedDocument, String> {
+        let checked = self.check_approval(request, intent)?;
+        let signed = checked.sign(&self.place(KeyUse::Approver)).map_err(|error| error.to_string())?;
+        signed.complete().map_err(|error| error.to_string())
+    }
+
+    /// The next root, signed by these root keys.
+    fn grow(&mut self, change: &RootChange, by: &[&SigningKey]) {
+        let next = next(&self.root, change, NOW).unwrap();
+        self.roots.push(envelope::sign(Kind::Root, Role::Root, &next, by).unwrap());
+        self.root = next;
+    }
+}
+
+#[test]
+fn what_was_asked_for_is_shown_and_signed_byte_for_byte() {
+    let bench = bench();
+    let request = bench.request(&bench.approval());
+    let words = bench.check_approval(&request, install()).unwrap().words;
+    for said in ["Install, version 1", "org.example.editor 2.1", "\"/usr/bin/setup\" \"--quiet\"", "first time"] {
+        assert!(words.contains(said), "{said} is missing in:\n{words}");
+    }
+    let SignedDocument(bytes) = bench.sign(&request, install()).unwrap();
+    let envelope = Envelope::parse(&bytes, Kind::Approval, Role::Approver).unwrap();
+    assert_eq!(envelope.verify(&[keys::public(&bench.approver)], 1).unwrap().body(), request.body.0);
+    assert!(bench.check_approval(&request, install()).unwrap().words.contains("as before"), "the group is known now");
+}
+
+type Tamper = fn(&mut Approval);
+
+#[test]
+fn a_draft_that_says_something_else_is_refused_before_any_key_is_unlocked() {
+    let bench = bench();
+    // No key can be unlocked: what is refused is refused by what can be read without.
+    let path = keys::file(bench.dir.path(), KeyUse::Approver, 1);
+    let locked = std::fs::read_to_string(&path).unwrap();
+    let secret = hex::encode(bench.approver.to_bytes());
+    std::fs::write(&path, locked.replace(&secret, &"0".repeat(64))).unwrap();
+    let ring = RingPlan { rings: Bounded::new(vec![Ring { up_to: 100, delay_s: 0 }]).unwrap(), stop_above: 0 };
+    let changes: [(&str, Tamper); 9] = [
+        ("action", |a| a.action = Action::Uninstall),
+        ("declined", |a| a.action = Action::None),
+        ("expedited", |a| a.schedule.expedite = true),
+        ("brought forward", |a| a.schedule.deadline = Some(NOW + Duration::from_secs(1))),
+        ("life", |a| a.expires = a.expires + DAY),
+        ("note", |a| a.note = Text::lossy("x")),
+        ("version", |a| a.version = u64::MAX),
+        ("release", |a| a.release = ReleaseId([9; 32])),
+        ("date", |a| {
+            a.issued = NOW + Duration::from_secs(3600);
+            a.expires = a.issued + LIFE;
+        }),
+    ];
+    for (what, change) in changes {
+        let mut approval = bench.approval();
+        change(&mut approval);
+        let error = bench.check_approval(&bench.request(&approval), install()).err().unwrap();
+        assert!(error.contains("nothing was signed"), "{what}: {error}");
+    }
+    let mut approval = bench.approval();
+    approval.rings = ring;
+    assert!(bench.check_approval(&bench.request(&approval), install()).is_err(), "rings");
+    let mut request = bench.request(&bench.approval());
+    request.body.0.push(0);
+    assert!(bench.check_approval(&request, install()).is_err(), "trailing bytes");
+    // Another release under the name that was asked for, by the publisher or by a stranger.
+    let other = published(&release("org.example.backdoor", "2.1"), &bench.publisher);
+    let forged = published(&release("org.example.editor", "2.1"), &keys::generate().unwrap());
+    for ((bytes, id), cause) in [(other, "org.example.backdoor@2.1"), (forged, "0 valid signatures")] {
+        let mut approval = bench.approval();
+        approval.release = id;
+        let mut request = bench.request(&approval);
+        request.release = HexBytes(bytes);
+        let error = bench.check_approval(&request, install()).err().unwrap();
+        assert!(error.contains(cause), "{error}");
+    }
+    // What is as it should be gets as far as the key, which is no key.
+    let error = bench.sign(&bench.request(&bench.approval()), install()).unwrap_err();
+    assert!(error.contains("damaged"), "{error}");
+}
+
+#[test]
+fn a_group_keeps_the_number_that_was_first_signed_for() {
+    let bench = bench();
+    bench.sign(&bench.request(&bench.approval()), install()).unwrap();
+    let mut approval = bench.approval();
+    approval.group = GroupId([8; 16]);
+    let error = bench.sign(&bench.request(&approval), install()).unwrap_err();
+    assert!(error.contains("known-groups.json"), "{error}");
+    std::fs::remove_file(bench.dir.path().join(KNOWN_GROUPS)).unwrap();
+    bench.sign(&bench.request(&approval), install()).unwrap();
+}
+
+#[test]
+fn expediting_rests_on_an_approval_that_these_keys_have_signed() {
+    let bench = bench();
+    let mut before = bench.approval();
+    before.schedule = Schedule { jitter_s: 60, deadline: Some(NOW - Duration::from_secs(5)), ..Schedule::default() };
+    let mut after = before.clone();
+    (after.version, after.schedule.expedite, after.schedule.deadline) = (2, true, None);
+    let signed_by =
+        |key: &SigningKey| HexBytes(envelope::sign(Kind::Approval, Role::Approver, &before, &[key]).unwrap());
+    let mut request = bench.request(&after);
+    request.replaces = Some(signed_by(&bench.approver));
+    bench.sign(&request, Intent::Expedite).unwrap();
+    // The same from a stranger, and with the action turned.
+    request.replaces = Some(signed_by(&keys::generate().unwrap()));
+    assert!(bench.sign(&request, Intent::Expedite).unwrap_err().contains("other keys"));
+    after.action = Action::Uninstall;
+    let mut request = bench.request(&after);
+    request.replaces = Some(signed_by(&bench.approver));
+    assert!(bench.sign(&request, Intent::Expedite).is_err());
+    let mut declined = bench.approval();
+    (declined.action, declined.version, declined.note) = (Action::None, 2, Text::lossy("breaks"));
+    let mut request = bench.request(&declined);
+    request.replaces = Some(signed_by(&bench.approver));
+    bench.sign(&request, Intent::Decline { note: "breaks".to_owned() }).unwrap();
+    assert!(bench.sign(&request, Intent::Decline { note: String::new() }).is_err());
+    // Version 2 is signed: a coordinator that hides it cannot have version 1 signed again.
+    let error = bench.sign(&bench.request(&bench.approval()), install()).unwrap_err();
+    assert!(error.contains("these keys have signed version 2"), "{error}");
+}
+
+#[test]
+fn the_roots_are_walked_from_the_one_that_the_keys_know() {
+    let mut bench = bench();
+    let request = bench.request(&bench.approval());
+    let asked = || {
+        let asked = AskedApproval { draft: draft(install()), request: request.clone() };
+        Asked::Approval(Box::new(asked))
+    };
+    let old = bench.file(asked());
+    let by: Vec<SigningKey> = bench.root_keys.clone();
+    bench.grow(&RootChange::Renew(700 * DAY), &[&by[0], &by[2]]);
+    bench.sign(&request, install()).unwrap();
+    let error = bench.check(old).err().unwrap();
+    assert!(error.contains("is not among"), "the second root has been seen: {error}");
+    // A coordinator's own root, signed by nobody, or a deployment of its own.
+    bench.grow(&RootChange::Renew(800 * DAY), &[&by[0]]);
+    let error = bench.check(bench.file(asked())).err().unwrap();
+    assert!(error.contains("1 valid signatures by trusted keys, 2 are needed"), "{error}");
+    let stranger = self::bench();
+    let mut file = bench.file(asked());
+    file.roots = stranger.roots.iter().cloned().map(HexBytes).collect();
+    assert!(bench.check(file).err().unwrap().contains("is not among"));
+    // Without an anchor nothing is believed, unless the holder names the root.
+    std::fs::remove_file(bench.dir.path().join("anchor.json")).unwrap();
+    bench.roots.truncate(2);
+    let mut place = bench.place(KeyUse::Approver);
+    let error = check(bench.file(asked()), &place, Carried::InAFile, NOW).err().unwrap().to_string();
+    assert!(error.contains("--anchor"), "{error}");
+    place.anchor = Some(DocHash::of(&bench.roots[1]));
+    check(bench.file(asked()), &place, Carried::InAFile, NOW).unwrap();
+}
+
+#[test]
+fn a_root_is_shown_by_what_changes_and_signed_by_one_place_after_the_other() {
+    let bench = bench();
+    let newcomer = keys::public(&keys::generate().unwrap());
+    let next_root = next(&bench.root, &RootChange::Add(RoleName::Approver, None, newcomer), NOW).unwrap();
+    let body = codec::encode(&next_root, Kind::Root.cap()).unwrap();
+    // Here is the first of the root keys, elsewhere the second.
+    let elsewhere = tempfile::tempdir().unwrap();
+    for name in ["anchor.json", "root-2.key"] {
+        std::fs::rename(bench.dir.path().join(name), elsewhere.path().join(name)).unwrap();
+    }
+    std::fs::copy(elsewhere.path().join("anchor.json"), bench.dir.path().join("anchor.json")).unwrap();
+    let checked = bench.check(bench.file(Asked::Root(HexBytes(body.clone())))).unwrap();
+    assert!(checked.words.contains(&format!("approvers: + {newcomer}")), "{}", checked.words);
+    let signed = checked.sign(&bench.place(KeyUse::Root)).unwrap();
+    assert_eq!(signed.lacks, 1);
+    assert!(signed.complete().err().unwrap().to_string().contains("1 more must sign"));
+    let mut place = bench.place(KeyUse::Root);
+    place.dir = elsewhere.path().to_owned();
+    let file: RequestFile = serde_json::from_slice(&serde_json::to_vec(&signed.file).unwrap()).unwrap();
+    let both = check(file, &place, Carried::InAFile, NOW).unwrap().sign(&place).unwrap();
+    let SignedDocument(bytes) = both.complete().unwrap();
+    let publics: Vec<_> = bench.root_keys.iter().map(keys::public).collect();
+    let envelope = Envelope::parse(&bytes, Kind::Root, Role::Root).unwrap();
+    assert_eq!(envelope.verify(&publics, 2).unwrap().body(), body);
+
+    // Signatures around other bytes are not added to.
+    let mut swapped = signed.file.clone();
+    let other = next(&bench.root, &RootChange::Renew(700 * DAY), NOW).unwrap();
+    swapped.asked = Asked::Root(HexBytes(codec::encode(&other, Kind::Root.cap()).unwrap()));
+    let error = check(swapped, &place, Carried::InAFile, NOW).err().unwrap().to_string();
+    assert!(error.contains("around other bytes"), "{error}");
+    // A root that skips one, or that no machine would take.
+    for (bad, cause) in [
+        (Root { version: 3, ..other.clone() }, "today's root is version 1"),
+        (Root { online: other.approvers.clone(), ..other.clone() }, "keys of its own"),
+        (Root { issued: NOW - 40 * DAY, ..other }, "it is dated"),
+    ] {
+        let bytes = codec::encode(&bad, Kind::Root.cap()).unwrap();
+        let error = bench.check(bench.file(Asked::Root(HexBytes(bytes)))).err().unwrap();
+        assert!(error.contains(cause), "{error}");
+    }
+}
+
+#[test]
+fn a_release_is_signed_by_the_publisher_of_its_product_alone() {
+    let bench = bench();
+    let file = |product: &str| {
+        let body = codec::encode(&release(product, "1"), Kind::Release.cap()).unwrap();
+        bench.file(Asked::Release(HexBytes(body)))
+    };
+    let signed = bench.check(file("org.example.editor")).unwrap().sign(&bench.place(KeyUse::Publisher)).unwrap();
+    verify_release(&bench.root, &signed.complete().unwrap().0).unwrap();
+    assert!(bench.check(file("com.other.editor")).err().unwrap().contains("no publisher"));
+    std::fs::remove_file(keys::file(bench.dir.path(), KeyUse::Publisher, 1)).unwrap();
+    let stranger = keys::generate().unwrap();
+    let path = keys::file(bench.dir.path(), KeyUse::Publisher, 2);
+    keys::write(&path, KeyUse::Publisher, keys::public(&stranger), &stranger.to_bytes(), None).unwrap();
+    assert!(bench.check(file("org.example.editor")).err().unwrap().contains("may sign this"));
+}

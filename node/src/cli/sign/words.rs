@@ -1,0 +1,201 @@
+//! What signed bytes say, for the person who is to sign them. Every line is read from the bytes; what only the coordinator claims is
+//! said to be that.
+
+use upswarm_protocol::catalog::{Applicability, Approval, AptRecipe, Detect, ExitRule, Recipe, Release, WhenAbsent};
+
+use crate::cli::output::one_line;
+
+/// An approval and the release that it is about.
+pub(super) fn approval(approval: &Approval, of: &Release, group: &str, first_time: bool) -> String {
+    let group = one_line(group);
+    let group = match first_time {
+        true => format!(
+            "group       {} -- the coordinator says that this is {group}; these keys sign for it for the first time",
+            approval.group
+        ),
+        false => format!("group       {group} ({}), as before", approval.group),
+    };
+    let mut lines = vec![
+        format!("approval    {:?}, version {}, good until {}", approval.action, approval.version, approval.expires),
+        group,
+    ];
+    lines.extend(schedule(approval));
+    if !approval.note.is_empty() {
+        lines.push(format!("remark      {}", approval.note));
+    }
+    lines.push(release(of));
+    lines.join("\n")
+}
+
+fn schedule(approval: &Approval) -> Vec<String> {
+    let schedule = &approval.schedule;
+    let mut lines = Vec::new();
+    let mut say = |what: &str, text: String| lines.push(format!("{what:<11} {text}"));
+    if schedule.expedite {
+        say("begins", "now, whatever windows, rings and the person at the machine would say".to_owned());
+    }
+    match (schedule.available_from, schedule.deadline) {
+        (None, None) => say("when", "from now on, without a deadline".to_owned()),
+        (Some(from), None) => say("when", format!("from {from} on, without a deadline")),
+        (None, Some(deadline)) => say("when", format!("from now on, by {deadline} at the latest")),
+        (Some(from), Some(deadline)) => say("when", format!("from {from} on, by {deadline} at the latest")),
+    }
+    if schedule.grace_s > 0 {
+        say("grace", format!("{} s for a machine that slept through the deadline", schedule.grace_s));
+    }
+    for window in &schedule.windows {
+        say("window", format!("days {:07b}, minutes {} to {} of the day", window.days.0, window.start, window.end));
+    }
+    if let Some(hours) = schedule.active_hours {
+        say("not in", format!("days {:07b}, minutes {} to {} of the day", hours.days.0, hours.start, hours.end));
+    }
+    if schedule.deferral.max_times > 0 {
+        let (times, total) = (schedule.deferral.max_times, schedule.deferral.max_total_s);
+        say("put off", format!("{times} times, {total} s in all"));
+    }
+    if schedule.jitter_s > 0 {
+        say("spread", format!("over {} s", schedule.jitter_s));
+    }
+    for ring in &approval.rings.rings {
+        say("ring", format!("{} % after {} s", f64::from(ring.up_to) / 100.0, ring.delay_s));
+    }
+    if approval.rings.stop_above > 0 {
+        say("stops", format!("above {} % failed or silent", f64::from(approval.rings.stop_above) / 100.0));
+    }
+    lines
+}
+
+/// A release: what it is, its files by hash, and everything that would be executed.
+pub(super) fn release(release: &Release) -> String {
+    // Without `..`: what is added to a release is to be shown too.
+    let Release {
+        product,
+        version,
+        counter,
+        title,
+        classification,
+        severity,
+        cves,
+        issued,
+        expires,
+        platform,
+        payloads,
+        applicability,
+        detect,
+        install,
+        uninstall,
+        restart,
+        depends,
+        supersedes,
+    } = release;
+    let mut lines = vec![
+        format!("product     {product} {version} (counter {counter})"),
+        format!("title       {title}"),
+        format!("kind        {classification:?}, severity {severity:?}, issued {issued}, good until {expires}"),
+    ];
+    if !cves.is_empty() {
+        lines.push(format!("mends       {}", words(cves.iter().map(|cve| cve.as_str()))));
+    }
+    if !platform.os.is_empty() || !platform.arch.is_empty() {
+        lines.push(format!("platform    {:?} {:?}", platform.os.as_str(), platform.arch.as_str()));
+    }
+    for payload in payloads {
+        lines.push(format!("payload     {}: {} bytes, BLAKE3 {}", payload.name, payload.len, payload.id));
+        lines.push(format!("            SHA-256 {}", hex::encode(payload.sha256)));
+        lines.extend(payload.urls.iter().map(|url| format!("            from {url}")));
+    }
+    lines.extend(applicability.iter().map(|rule| format!("only where  {}", condition(rule))));
+    lines.extend(detect.iter().map(|rule| format!("is there if {}", sign(rule))));
+    match install {
+        Recipe::Apt(apt) => lines.extend(packages(apt)),
+        install => lines.push(format!("installs    {}", recipe(install))),
+    }
+    if let Some(uninstall) = uninstall {
+        lines.push(format!("uninstalls  {}", recipe(uninstall)));
+    }
+    lines.extend(depends.iter().map(|id| format!("needs       {id}")));
+    lines.extend(supersedes.iter().map(|id| format!("supersedes  {id}")));
+    lines.push(format!("restart     {restart:?}"));
+    lines.join("\n")
+}
+
+fn condition(rule: &Applicability) -> String {
+    match rule {
+        Applicability::HasPackage { kind, name } => format!("the {kind:?} package {name} is installed"),
+        Applicability::Fact { name, value } => format!("{name} is {:?}", value.as_str()),
+        Applicability::FileExists { path } => format!("{path} exists"),
+    }
+}
+
+fn sign(rule: &Detect) -> String {
+    match rule {
+        Detect::FileHash { path, blake3 } => format!("{path} has the BLAKE3 {}", hex::encode(blake3)),
+        Detect::FileContains { path, text } => format!("{path} contains {:?}", text.as_str()),
+        Detect::FileExists { path } => format!("{path} exists"),
+        Detect::Command { argv, exit_code, timeout_s } => {
+            format!(
+                "{} is run and ends with {exit_code} within {timeout_s} s",
+                quoted(argv.iter().map(|part| part.as_str()))
+            )
+        }
+        Detect::Package { kind, name, version } => format!("the {kind:?} package {name} is at {version} or later"),
+        Detect::Selection => "none of the packages below is there in an earlier version".to_owned(),
+    }
+}
+
+/// The packages of a snapshot, by who gets them.
+fn packages(apt: &AptRecipe) -> Vec<String> {
+    let name = |at: &u16| apt.packages.get(usize::from(*at)).map_or("?", |package| package.name.as_str());
+    let line = |package: &upswarm_protocol::catalog::AptPackage| {
+        let what = format!("{}:{}={}", package.name, package.arch, package.version);
+        match &package.when_absent {
+            WhenAbsent::Never => format!("upgrades    {what} with apt, where an earlier version is installed"),
+            WhenAbsent::With(others) => format!("brings      {what} with {}", words(others.iter().map(name))),
+            WhenAbsent::Always => format!("installs    {what} with apt, on every machine"),
+        }
+    };
+    apt.packages.iter().map(line).collect()
+}
+
+fn quoted<'a>(argv: impl Iterator<Item = &'a str>) -> String {
+    argv.map(|part| format!("{part:?}")).collect::<Vec<_>>().join(" ")
+}
+
+fn recipe(recipe: &Recipe) -> String {
+    match recipe {
+        Recipe::Exec { argv, exit_codes, timeout_s } => {
+            let means = |rule: &ExitRule| format!(", {} means {:?}", rule.code, rule.meaning);
+            let codes: String = exit_codes.iter().map(means).collect();
+            format!("runs {} within {timeout_s} s{codes}", quoted(argv.iter().map(|part| part.as_str())))
+        }
+        Recipe::Files { files } => {
+            let place = |file: &upswarm_protocol::catalog::FilePlacement| {
+                format!("payload {} as {} (mode {:o})", file.payload, file.path, file.mode)
+            };
+            format!("puts {}", files.iter().map(place).collect::<Vec<_>>().join(", "))
+        }
+        Recipe::Apt(apt) => words(apt.packages.iter().map(|package| package.name.as_str())),
+        Recipe::Deb { .. } => "the payloads with dpkg".to_owned(),
+        Recipe::Rpm { .. } => "the payloads with rpm".to_owned(),
+        Recipe::RemoveFiles { paths } => format!("takes away {}", words(paths.iter().map(|path| path.as_str()))),
+        Recipe::RemoveDeb { packages, .. } | Recipe::RemoveRpm { packages, .. } => {
+            format!("removes the packages {}", words(packages.iter().map(|name| name.as_str())))
+        }
+    }
+}
+
+fn words<'a>(all: impl Iterator<Item = &'a str>) -> String {
+    all.collect::<Vec<_>>().join(", ")
+}
+
+/// An approval in one line, to tell two drafts apart.
+pub(super) fn of(approval: &Approval) -> String {
+    format!(
+        "{:?} until {}, {:?}, {:?}, note {:?}",
+        approval.action,
+        approval.expires,
+        approval.schedule,
+        approval.rings,
+        approval.note.as_str()
+    )
+}

@@ -1,0 +1,188 @@
+//! A snapshot of a repository on its way to an approval: what is selected of it, and what apt would do with that. Owns what a
+//! person reads; the coordinator tries it out.
+
+use std::time::Duration;
+
+use upswarm_protocol::catalog::{APT_PREFIX, Recipe, Release, WhenAbsent};
+use upswarm_protocol::codec;
+use upswarm_protocol::envelope::{Envelope, Kind, Role};
+use upswarm_protocol::ids::ReleaseId;
+
+use super::admin::AdminArgs;
+use super::output::{Table, count, one_line};
+use super::{CliError, Common, progress};
+use crate::api::proposals::{Proposal, ProposalRequest, ProposalStatus};
+use crate::coordinator::client::Client;
+
+/// How the name of a snapshot begins.
+pub(super) const PREFIX: &str = "apt:";
+/// How often it is asked how far a proposal is.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What of a snapshot is meant.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Of a snapshot (apt:NAME@latest)")]
+pub(super) struct Selection {
+    /// Source packages; without it, all of which some machine of the group has an earlier version.
+    #[arg(long, value_delimiter = ',', value_name = "SOURCE")]
+    select: Vec<String>,
+    /// Source packages that stay as they are.
+    #[arg(long, value_delimiter = ',', value_name = "SOURCE")]
+    except: Vec<String>,
+    /// Packages that every machine of the group gets.
+    #[arg(long, value_delimiter = ',', value_name = "PACKAGE")]
+    install: Vec<String>,
+    /// Go on although apt would remove packages somewhere. Machines remove nothing: there it fails, and says so.
+    #[arg(long)]
+    allow_removals: bool,
+}
+
+impl Selection {
+    /// What a release must be that is made of this for `NAME@SNAPSHOT`.
+    pub(super) fn of(&self, named: &str) -> Selected {
+        let name = named.split('@').next().unwrap_or(named);
+        let (except, install) = (self.except.clone(), self.install.clone());
+        Selected { product: format!("{APT_PREFIX}.{name}"), except, install }
+    }
+
+    /// Refuses what means nothing for any other release.
+    pub(super) fn must_be_empty(&self) -> Result<(), CliError> {
+        if self.select.is_empty() && self.except.is_empty() && self.install.is_empty() && !self.allow_removals {
+            return Ok(());
+        }
+        Err(CliError::Refused(
+            "--select, --except, --install and --allow-removals are for snapshots of repositories: apt:NAME@latest"
+                .to_owned(),
+        ))
+    }
+}
+
+/// What was asked for. The coordinator makes the release of it, and is not trusted with that.
+pub(super) struct Selected {
+    product: String,
+    except: Vec<String>,
+    install: Vec<String>,
+}
+
+impl Selected {
+    /// Refuses a release, by its own bytes, that is of another repository, has a source package that was to stay, or installs where it
+    /// was not asked to.
+    pub(super) fn is(&self, release: &[u8]) -> Result<(), CliError> {
+        let refused =
+            |what: String| Err(CliError::Refused(format!("nothing was signed: the coordinator's release {what}")));
+        let envelope = Envelope::parse(release, Kind::Release, Role::Publisher);
+        let said = envelope.map_err(|error| error.to_string()).and_then(|envelope| {
+            codec::decode::<Release>(envelope.unverified_body(), Kind::Release.cap()).map_err(|error| error.to_string())
+        });
+        let release = match said {
+            Ok(release) => release,
+            Err(error) => return refused(format!("cannot be read: {error}")),
+        };
+        let Recipe::Apt(apt) = &release.install else { return refused("is no snapshot of a repository".to_owned()) };
+        if *release.product != *self.product {
+            return refused(format!("is of {}, and {} was asked for", release.product, self.product));
+        }
+        for package in &apt.packages {
+            if self.except.iter().any(|source| **source == *package.source) {
+                return refused(format!("has {}, whose source {} was to stay", package.name, package.source));
+            }
+            if package.when_absent == WhenAbsent::Always && !self.install.iter().any(|name| **name == *package.name) {
+                return refused(format!("installs {} everywhere, which was not asked for", package.name));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Has it tried, and unless it is only looked at, published. Returns the release that stands for it.
+pub(super) fn propose(
+    named: &str,
+    group: &str,
+    args: &Selection,
+    dry_run: bool,
+    admin: &AdminArgs,
+    common: Common,
+) -> Result<Option<ReleaseId>, CliError> {
+    let (upstream, snapshot) = named.split_once('@').ok_or_else(|| {
+        CliError::Refused(format!(
+            "{PREFIX}{named} names no snapshot; write {PREFIX}{named}@latest, or a version that sync show lists"
+        ))
+    })?;
+    let request = ProposalRequest {
+        upstream: upstream.to_owned(),
+        snapshot: snapshot.to_owned(),
+        group: group.to_owned(),
+        select: args.select.clone(),
+        except: args.except.clone(),
+        install: args.install.clone(),
+        allow_removals: args.allow_removals,
+        dry_run,
+    };
+    let proposal = super::runtime()?.block_on(wait(&admin.client()?, &request, common))?;
+    if proposal.release.is_none() {
+        common.print(&proposal, &text(&proposal));
+        return Ok(None);
+    }
+    // What is decided is printed last; this is for the person who waits.
+    eprintln!("{}", super::output::clean(&text(&proposal)));
+    Ok(proposal.release)
+}
+
+async fn wait(client: &Client, request: &ProposalRequest, common: Common) -> Result<Proposal, CliError> {
+    let mut status: ProposalStatus = client.propose(request).await?;
+    let bar = progress::bytes(common, "", 0);
+    while let Some(stage) = &status.running {
+        bar.set_message(one_line(&stage.what));
+        bar.set_length(stage.total);
+        bar.set_position(stage.done);
+        tokio::time::sleep(LOOK).await;
+        status = client.proposal(status.id).await?;
+    }
+    bar.finish_and_clear();
+    match (status.done, status.error) {
+        (Some(done), _) => Ok(done),
+        (None, error) => Err(CliError::Refused(error.unwrap_or_else(|| "nothing came of it".to_owned()))),
+    }
+}
+
+fn text(proposal: &Proposal) -> String {
+    let mut table = Table::new(&["SOURCE", "PACKAGE", "VERSION", "ARCH", "UPGRADES", "NEW"]);
+    for one in &proposal.packages {
+        let (source, name, version, arch) =
+            (one.source.clone(), one.name.clone(), one.version.clone(), one.arch.clone());
+        table.row([source, name, version, arch, one.upgrades.to_string(), one.new.to_string()]);
+    }
+    let mut lines = vec![format!("{} {}", proposal.product, proposal.version)];
+    if table.is_empty() {
+        lines.push("nothing is to be done".to_owned());
+    } else {
+        lines.push(table.text());
+    }
+    lines.push(format!(
+        "{}, {:.1} MB; tried with apt for {} of {}",
+        count(proposal.packages.len(), "package", "packages"),
+        proposal.bytes as f64 / 1e6,
+        proposal.machines.saturating_sub(proposal.left_out),
+        count(proposal.machines, "machine", "machines")
+    ));
+    if !proposal.added.is_empty() {
+        lines.push(format!("added, because selected packages are tied to them: {}", proposal.added.join(", ")));
+    }
+    for state in &proposal.states {
+        let machines = count(state.machines, "machine", "machines");
+        if !state.removes.is_empty() {
+            lines.push(format!("REMOVES on {machines}: {}", state.removes.join(", ")));
+        }
+        if let Some(why) = &state.refused {
+            lines.push(format!("apt does nothing on {machines}: {why}"));
+        }
+        if state.partial > 0 {
+            lines.push(format!(
+                "a guess on {machines}: of {} installed packages no index here says what they depend on; each machine tries again \
+                 before it acts",
+                state.partial
+            ));
+        }
+    }
+    lines.join("\n")
+}

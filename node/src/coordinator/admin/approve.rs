@@ -1,0 +1,126 @@
+//! An approval's way: from a draft to the bytes that an approver signs, and from the signed bytes to the core.
+//! Owns what a draft resolves to; never signs: the keys are elsewhere, and whoever has them checks these bytes.
+
+use upswarm_protocol::catalog::{Action, Approval};
+use upswarm_protocol::codec::{self, Text};
+use upswarm_protocol::coordinator::{Command, Refusal};
+use upswarm_protocol::envelope::Kind;
+use upswarm_protocol::ids::DocHash;
+use upswarm_protocol::schedule::zone;
+
+use super::{Decision, View, preview};
+use crate::api::actor::Actor;
+use crate::api::approvals::{Accepted, ApprovalDraft, HexBytes, Intent, Preview, SignedDocument, SigningRequest};
+use crate::api::catalog::{CatalogApproval, CatalogRelease};
+use crate::api::schedule::{LIFE, check};
+
+/// Whom an approval would affect, and when.
+pub(crate) fn preview(actor: &Actor, view: &View<'_>, draft: &ApprovalDraft) -> Result<Preview, Refusal> {
+    let (preview, _) = resolve(view, draft)?;
+    tracing::debug!(%actor, release = %preview.release.short(), group = preview.group, "an approval is previewed");
+    Ok(preview)
+}
+
+/// The exact bytes to be signed, and what a person is shown. `document` reads the stored envelope of a hash.
+pub(crate) fn draft(
+    actor: &Actor,
+    view: &View<'_>,
+    draft: &ApprovalDraft,
+    document: impl Fn(&DocHash) -> std::io::Result<Vec<u8>>,
+) -> Result<SigningRequest, Refusal> {
+    let (preview, approval) = resolve(view, draft)?;
+    if !draft.allow_empty {
+        preview::must_reach_somebody(&preview)?;
+    }
+    let read = |hash: &DocHash| {
+        let unreadable = |error| Refusal::Request(format!("the stored document {hash} cannot be read: {error}"));
+        document(hash).map(HexBytes).map_err(unreadable)
+    };
+    let (release, before) = named(view, draft)?;
+    let body = codec::encode(&approval, Kind::Approval.cap()).map_err(|error| Refusal::Content(error.to_string()))?;
+    tracing::info!(%actor, release = %approval.release.short(), group = draft.group, version = approval.version, "an approval is drafted");
+    Ok(SigningRequest {
+        body: HexBytes(body),
+        release: read(&release.document)?,
+        replaces: before.map(|known| read(&known.document)).transpose()?,
+        preview,
+    })
+}
+
+/// Takes a signed approval; the core verifies it.
+pub(crate) fn submit(actor: &Actor, document: SignedDocument) -> Decision<Accepted> {
+    tracing::info!(%actor, bytes = document.0.len(), "a signed approval is submitted");
+    Decision::new(Command::Approve(document.0), |done| Accepted { index_version: done.index_version })
+}
+
+fn named<'a>(
+    view: &'a View<'_>,
+    draft: &ApprovalDraft,
+) -> Result<(&'a CatalogRelease, Option<&'a CatalogApproval>), Refusal> {
+    let release = view.catalog.release_named(&draft.release).map_err(Refusal::Request)?;
+    let group = view.catalog.group_named(&draft.group).map_err(Refusal::Request)?;
+    Ok((release, view.catalog.approval(&group, &release.release)))
+}
+
+/// The approval that a draft means now, and its preview.
+fn resolve(view: &View<'_>, draft: &ApprovalDraft) -> Result<(Preview, Approval), Refusal> {
+    let fallback = zone(&draft.zone).ok_or_else(|| {
+        let given = &draft.zone;
+        Refusal::Request(format!("--zone: {given:?} is no time zone; write for example UTC or Europe/Berlin"))
+    })?;
+    let (release, before) = named(view, draft)?;
+    let group = view.catalog.group_named(&draft.group).map_err(Refusal::Request)?;
+    let approval = approval(view, draft, release, group, before)?;
+    let preview = preview::of(view, &approval, (&draft.group, release), before, (&draft.zone, &fallback));
+    Ok((preview, approval))
+}
+
+fn approval(
+    view: &View<'_>,
+    draft: &ApprovalDraft,
+    release: &CatalogRelease,
+    group: upswarm_protocol::ids::GroupId,
+    before: Option<&CatalogApproval>,
+) -> Result<Approval, Refusal> {
+    let version = before.map_or(0, |known| known.version) + 1;
+    let what = format!("{} {} in group {}", release.product, release.version, draft.group);
+    let refuse = |reason: &str| Err(Refusal::Request(format!("{what}: {reason}")));
+    let now = view.now;
+    let plain = |action, note: &str| -> Result<Approval, Refusal> {
+        let note = Text::new(note).map_err(|error| Refusal::Request(format!("--note: {error}")))?;
+        Ok(Approval {
+            group,
+            release: release.release,
+            version,
+            action,
+            issued: now,
+            expires: now + LIFE,
+            schedule: Default::default(),
+            rings: Default::default(),
+            note,
+        })
+    };
+    match (&draft.intent, before) {
+        (Intent::Decide { action: Action::Uninstall, .. }, _) if !release.removable => {
+            refuse("nobody can tell how it is removed; publish it with an [uninstall] table")
+        }
+        (Intent::Decide { action, schedule }, _) => schedule
+            .approval((group, release.release), version, *action, now)
+            .map_err(|error| Refusal::Request(error.to_string())),
+        (Intent::Decline { .. }, Some(before)) if before.action == Action::None => refuse("it is declined already"),
+        (Intent::Decline { note }, _) => plain(Action::None, note),
+        (Intent::Expedite, None) => refuse("it is not approved there; approve it with: upswarm approve --expedite"),
+        (Intent::Expedite, Some(before)) if before.action == Action::None => {
+            refuse("it is declined there; approve it with: upswarm approve --expedite")
+        }
+        (Intent::Expedite, Some(before)) => {
+            let mut approval = plain(before.action, &before.note)?;
+            (approval.schedule, approval.rings) = (before.schedule.clone(), before.rings.clone());
+            approval.schedule.expedite = true;
+            // A deadline that has passed says nothing more than `expedite`, and would be refused.
+            approval.schedule.deadline = approval.schedule.deadline.filter(|deadline| *deadline > now);
+            check(&approval).map_err(|error| Refusal::Request(error.to_string()))?;
+            Ok(approval)
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The admin API's handlers for upstream repositories.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use upswarm_protocol::catalog::UpstreamRule;
+use upswarm_protocol::coordinator::Refusal;
+use upswarm_protocol::ids::DocHash;
+
+use super::api::{Answer, Ask, Asker, Look, look, seen};
+use super::refused::Refused;
+use super::shared::Shared;
+use crate::api::proposals::{ProposalQuery, ProposalRequest, ProposalStatus, UpdatesQuery};
+use crate::api::repositories::{NewUpstream, RemoveUpstream, SyncRequest};
+use crate::coordinator::admin::{proposals, repositories, updates};
+use crate::coordinator::keys;
+use crate::upstream::MAX_DESCRIPTION;
+
+/// The longest request that adds an upstream: its description, each end of line of a certificate written as two characters.
+pub(super) const MAX_UPSTREAM: usize = 2 * MAX_DESCRIPTION;
+
+pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Result<Response, Refused> {
+    let known = shared.repositories.clone();
+    look(&shared, move |view| repositories::list(&known, &pinned(view.upstreams))).await
+}
+
+pub(super) async fn add(
+    State(shared): State<Arc<Shared>>,
+    asker: Asker,
+    request: Ask<NewUpstream>,
+) -> Result<Response, Refused> {
+    let (Json(request), known, directory) = (request?, shared.repositories.clone(), shared.directory.clone());
+    look(&shared, move |view| {
+        let key = proposals::sync_key(&directory).map_err(|error| Refusal::Request(format!("{error:#}")))?;
+        repositories::add(&asker.0, &known, (&pinned(view.upstreams), keys::public(&key)), request)
+    })
+    .await
+}
+
+pub(super) async fn sync(
+    State(shared): State<Arc<Shared>>,
+    asker: Asker,
+    request: Ask<SyncRequest>,
+) -> Result<Response, Refused> {
+    let (Json(request), known) = (request?, shared.repositories.clone());
+    look(&shared, move |view| repositories::sync(&asker.0, &known, &pinned(view.upstreams), &request)).await
+}
+
+pub(super) async fn remove(
+    State(shared): State<Arc<Shared>>,
+    asker: Asker,
+    request: Ask<RemoveUpstream>,
+) -> Result<Response, Refused> {
+    let (Json(request), known) = (request?, shared.repositories.clone());
+    look(&shared, move |view| repositories::remove(&asker.0, &known, &pinned(view.upstreams), &request)).await
+}
+
+pub(super) async fn get_updates(
+    State(shared): State<Arc<Shared>>,
+    query: Look<UpdatesQuery>,
+) -> Result<Response, Refused> {
+    let (Query(query), known) = (query?, shared.repositories.clone());
+    look(&shared, move |view| updates::updates(view, &known, &query)).await
+}
+
+pub(super) async fn propose(
+    State(shared): State<Arc<Shared>>,
+    asker: Asker,
+    request: Ask<ProposalRequest>,
+) -> Answer<ProposalStatus> {
+    let (Json(request), known) = (request?, shared.repositories.clone());
+    let prepared = seen(&shared, move |view| proposals::prepare(asker.0, view, &known, request)).await?;
+    let driver = shared.driver.clone();
+    Ok(Json(proposals::begin(prepared, &shared.repositories, shared.directory.clone(), driver)?))
+}
+
+pub(super) async fn proposal(State(shared): State<Arc<Shared>>, query: Look<ProposalQuery>) -> Answer<ProposalStatus> {
+    let Query(query) = query?;
+    let gone = || Refused(StatusCode::NOT_FOUND, "nobody knows of this proposal any more; make it anew".to_owned());
+    Ok(Json(shared.repositories.jobs().status(query.id).ok_or_else(gone)?))
+}
+
+/// What the root pins of an upstream.
+fn pinned(upstreams: &[UpstreamRule]) -> impl Fn(&str) -> Option<DocHash> {
+    |name| upstreams.iter().find(|rule| *rule.name == *name).map(|rule| rule.description)
+}

@@ -1,0 +1,156 @@
+//! Upstreams by the admin's verbs, against a web server over a repository that the test makes and signs.
+
+use upswarm_tests::mirror::{Fault, Mirror};
+use upswarm_tests::openpgp::{DAY, MADE};
+use upswarm_tests::repository::{Deb, Repository};
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_is_added_synced_listed_and_forgotten() {
+    let bench = Bench::start().await;
+    let mut repository = Repository::new(&bench.dir.path().join("mirror"));
+    repository.add(&Deb::new("editor", "1.0-1"));
+    repository.publish(MADE + 30 * DAY);
+    let (mirror, keyring) = (Mirror::start(&repository.dir), repository.keyring().display().to_string());
+    let url = mirror.url();
+    let add = ["sync", "add", "apt", "test", "--url", &url, "--suite", "stable", "--components", "main"];
+    let refused = bench.verb(&add).await.unwrap_err().to_string();
+    assert!(refused.contains("whose signature counts?"), "{refused}");
+    let add: Vec<&str> = add.into_iter().chain(["--arch", "amd64", "--keyring", &keyring]).collect();
+    let unsigned = bench.verb(&add).await.unwrap_err().to_string();
+    assert!(
+        unsigned.starts_with("it is added, and the root does not pin it") && unsigned.contains("--yes"),
+        "{unsigned}"
+    );
+    let add: Vec<&str> = add.into_iter().chain(["--no-pin"]).collect();
+    bench.verb(&add).await.unwrap();
+    bench.verb(&["sync", "run", "test"]).await.unwrap();
+    let list = bench.client().upstreams().await.unwrap();
+    let row = &list.upstreams[0];
+    assert_eq!((row.name.as_str(), row.snapshots.len(), row.snapshots[0].packages, row.pinned), ("test", 1, 1, false));
+    assert_eq!((row.error.as_deref(), &row.running, row.certificates.len()), (None, &None, 1));
+    for verb in [&["sync", "list"][..], &["sync", "show", "test"], &["sync", "list", "--output", "csv"]] {
+        bench.verb(verb).await.unwrap();
+    }
+    // A failure is the verb's failure, and stands in the list until the next success.
+    mirror.fail("InRelease", Fault::Page, 1);
+    let failed = bench.verb(&["sync", "run"]).await.unwrap_err();
+    assert!(matches!(&failed, CliError::Failed(_)) && failed.to_string().contains("web page"), "{failed}");
+    let list = bench.client().upstreams().await.unwrap();
+    assert!(list.upstreams[0].error.as_ref().unwrap().contains("web page") && list.upstreams[0].snapshots.len() == 1);
+    for (verb, cause) in [
+        (&["sync", "run", "other"][..], "there is no upstream \"other\"; there are: test"),
+        (&["sync", "remove", "../test"], "there is no upstream"),
+        (&["sync", "show", "other"], "there are: test"),
+    ] {
+        let refused = bench.verb(verb).await.unwrap_err().to_string();
+        assert!(refused.contains(cause), "{refused}");
+    }
+    bench.verb(&["sync", "remove", "test"]).await.unwrap();
+    assert_eq!(bench.client().upstreams().await.unwrap().upstreams, []);
+    assert!(!bench.data().join("repositories/test").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_machine_uses_is_added_suite_by_suite() {
+    let bench = Bench::start().await;
+    let repository = Repository::new(&bench.dir.path().join("mirror"));
+    let keyring = repository.keyring();
+    let list = format!(
+        "Types: deb deb-src\nURIs: http://127.0.0.1:9/debian/\nSuites: bookworm bookworm-updates\nComponents: main contrib\n\
+         Architectures: amd64\nSigned-By: {}\n",
+        keyring.display()
+    );
+    let file = bench.write("debian.sources", list.as_bytes());
+    bench.verb(&["sync", "add", "apt", "debian", "--from-sources", &file, "--packages", "*", "--yes"]).await.unwrap();
+    let list = bench.client().upstreams().await.unwrap();
+    let names: Vec<&str> = list.upstreams.iter().map(|row| row.name.as_str()).collect();
+    assert_eq!(names, ["debian-bookworm", "debian-bookworm-updates"]);
+    let row = &list.upstreams[1];
+    assert_eq!((row.suite.as_str(), row.components.join(",").as_str()), ("bookworm-updates", "main,contrib"));
+    assert_eq!(row.urls, ["http://127.0.0.1:9/debian/"]);
+    assert!(list.upstreams.iter().all(|row| row.pinned), "one root pins both");
+    assert_eq!(Directory::new(&bench.data()).newest_root().unwrap().0.version, 2);
+    let flat =
+        bench.write("flat.list", format!("deb [signed-by={}] http://127.0.0.1:9/x ./\n", keyring.display()).as_bytes());
+    let refused = bench.verb(&["sync", "add", "apt", "flat", "--from-sources", &flat]).await.unwrap_err().to_string();
+    assert!(refused.contains("repositories without dists/ are not supported"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_machines_miss_is_shown_tried_with_apt_published_and_approved() {
+    if !Path::new("/usr/bin/apt-get").exists() {
+        return;
+    }
+    let mut bench = Bench::start().await;
+    let mut repository = Repository::new(&bench.dir.path().join("mirror"));
+    repository.add(&Deb { arch: "amd64", depends: "codec", source: "suite (5)", ..Deb::new("editor", "2.0+x-1") });
+    let codec = repository.add(&Deb::new("codec", "1:1.0"));
+    repository.add(&Deb::new("unwanted", "1"));
+    repository.publish(MADE + 30 * DAY);
+    let (mirror, keyring) = (Mirror::start(&repository.dir), repository.keyring().display().to_string());
+    let url = mirror.url();
+    let add =
+        ["sync", "add", "apt", "test", "--url", &url, "--suite", "stable", "--components", "main", "--arch", "amd64"];
+    let add: Vec<&str> = add.into_iter().chain(["--keyring", &keyring]).collect();
+    let unpinned: Vec<&str> = add.iter().copied().chain(["--no-pin"]).collect();
+    bench.verb(&unpinned).await.unwrap();
+    bench.verb(&["sync", "run"]).await.unwrap();
+
+    let mut machine = Machine::joined(&bench, "office").await;
+    let installed = inventories::inventory(&[("dpkg", "1"), ("editor", "1.0-1")]);
+    machine.report_inventory(&bench, &Default::default(), &installed, 1).await;
+    let query = crate::api::proposals::UpdatesQuery { source: Some("suite".into()), ..Default::default() };
+    let updates = bench.client().updates(&query).await.unwrap();
+    let row = &updates.updates[0];
+    assert_eq!((row.source.as_str(), row.from.join(" ").as_str(), row.to.as_str()), ("suite", "1.0-1", "2.0+x-1"));
+    assert_eq!((row.machines, row.devices.len(), row.severity, updates.machines), (1, 1, None, 1));
+    for verb in [&["updates"][..], &["updates", "--output", "csv"], &["updates", "--group", "office"]] {
+        bench.verb(verb).await.unwrap();
+    }
+
+    // Machines would refuse what the root does not pin; what it would do can be seen all the same.
+    let approve = ["approve", "apt:test@latest", "--group", "office", "--yes"];
+    let reason = bench.verb(&approve).await.unwrap_err().to_string();
+    assert!(reason.contains("the root does not pin test"), "{reason}");
+    bench.verb(&["approve", "apt:test@latest", "--group", "office", "--dry-run"]).await.unwrap();
+    assert_eq!(bench.client().catalog().await.unwrap().releases, []);
+    machine.host.stop().await;
+    let pinned: Vec<&str> = add.into_iter().chain(["--yes"]).collect();
+    bench.verb(&pinned).await.unwrap_or_else(|error| panic!("{error}"));
+    assert!(bench.client().upstreams().await.unwrap().upstreams[0].pinned);
+
+    for (args, cause) in [
+        (&["--select", "other"][..], "other is no source package of anything"),
+        (&["--install", "nothing"], "has no package nothing"),
+        (&["--except", "suite"], "nothing is to be done"),
+    ] {
+        let all: Vec<&str> = approve.iter().chain(args).copied().collect();
+        let reason = bench.verb(&all).await.unwrap_err().to_string();
+        assert!(reason.contains(cause), "{reason}");
+    }
+    let reason =
+        bench.verb(&["approve", "apt:test@20200101T000000Z", "--group", "office"]).await.unwrap_err().to_string();
+    assert!(reason.contains("there are: 20260131T000000Z"), "{reason}");
+    // The second time it is the same release; with another selection it is another of the same snapshot.
+    bench.verb(&approve).await.unwrap_or_else(|error| panic!("{error}"));
+    mirror.asked();
+    bench.verb(&approve).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(mirror.asked(), [], "what is in the store is not fetched again");
+    let all: Vec<&str> = approve.iter().chain(&["--install", "unwanted"]).copied().collect();
+    bench.verb(&all).await.unwrap_or_else(|error| panic!("{error}"));
+    let catalog = bench.client().catalog().await.unwrap();
+    let mut published: Vec<(u64, &str, &str)> =
+        catalog.releases.iter().map(|known| (known.counter, known.product.as_str(), known.version.as_str())).collect();
+    published.sort_unstable();
+    let date = 1000 * u64::from(MADE + 30 * DAY);
+    let wanted = [(date + 1, "apt.test", "20260131T000000Z"), (date + 2, "apt.test", "20260131T000000Z+2")];
+    assert_eq!(published, wanted);
+    assert_eq!(catalog.approvals.len(), 2);
+    // Its files are served to machines.
+    let id = PayloadId::of(&std::fs::read(&codec).unwrap());
+    let answer = bench.ask(Method::GET, &format!("/payload/{id}")).send().await.unwrap();
+    assert_eq!(answer.bytes().await.unwrap(), std::fs::read(&codec).unwrap());
+    bench.stop().await;
+}

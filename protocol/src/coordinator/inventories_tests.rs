@@ -1,0 +1,283 @@
+use super::bench::{Bench, START, device, hello, key, opens, relay, sent, stored_fleet};
+use super::*;
+use crate::catalog::{Assignment, PackageKind};
+use crate::codec::{Bounded, Text};
+use crate::envelope::{self, Role};
+use crate::evaluate::ScanState;
+use crate::inventory::{self, Conditions, Inventory, InventoryDelta, PackageKey};
+use crate::report::{DeviceMessage, InventoryReport, MAX_SCAN_PART, ScanReport};
+
+const OFFICE: GroupId = GroupId([1; 16]);
+const SERVERS: GroupId = GroupId([5; 16]);
+
+fn inventory(os: &str, packages: &[(&str, &str)]) -> Inventory {
+    let mut inventory = Inventory::default();
+    inventory.set_fact(Text::lossy("os.id"), Some(Text::lossy(os))).unwrap();
+    for (name, version) in packages {
+        let key = PackageKey { kind: PackageKind::Deb, name: Text::lossy(name), arch: Text::lossy("amd64") };
+        inventory.insert(key, Text::lossy(version)).unwrap();
+    }
+    inventory
+}
+
+fn conditions(texts: &[&str]) -> Conditions {
+    Conditions::parse(texts).unwrap()
+}
+
+impl Bench {
+    /// A device tells something; returns the outputs, and the inventory that the acknowledgement names, if one came.
+    fn told(&mut self, seed: u8, message: DeviceMessage) -> Vec<Output> {
+        let seq = message.seq();
+        let bytes = envelope::sign(Kind::Report, Role::Device, &message, &[&key(seed)]).unwrap();
+        let outputs = self.frame(device(seed), &relay(seed, seq));
+        let open = opens(&outputs)[0];
+        self.input(Input::ReportOpened { open, bytes: Some(bytes) })
+    }
+
+    fn told_parts(&mut self, seed: u8, delta: &InventoryDelta, seqs: impl IntoIterator<Item = u64>) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        for (part, seq) in delta.parts().unwrap().into_iter().zip(seqs) {
+            let report = InventoryReport { device: device(seed), seq, issued: self.now.wall, part };
+            outputs.extend(self.told(seed, DeviceMessage::Inventory(Box::new(report))));
+        }
+        outputs
+    }
+
+    fn groups(&self, seed: u8) -> Vec<GroupId> {
+        let record = self.state.devices().find(|record| record.device == device(seed)).unwrap();
+        record.groups.to_vec()
+    }
+}
+
+fn held(outputs: &[Output], seed: u8) -> Vec<DocHash> {
+    let of = |message: Message| match message {
+        Message::RelayAck { held, .. } => Some(held),
+        _ => None,
+    };
+    sent(outputs, device(seed)).into_iter().filter_map(of).collect()
+}
+
+fn renewed(outputs: &[Output], seed: u8) -> Vec<Vec<GroupId>> {
+    let of = |message: Message| match message {
+        Message::Assignment(bytes) => {
+            let envelope = envelope::Envelope::parse(&bytes, Kind::Assignment, Role::Online).unwrap();
+            let read: Assignment = crate::codec::decode(envelope.unverified_body(), 4096).unwrap();
+            Some(read.groups.to_vec())
+        }
+        _ => None,
+    };
+    sent(outputs, device(seed)).into_iter().filter_map(of).collect()
+}
+
+#[test]
+fn an_inventory_is_acknowledged_when_it_is_durable_and_survives_a_restart() {
+    let mut bench = Bench::new();
+    let certificate = bench.member(20);
+    let many: Vec<(String, String)> =
+        (0..900).map(|n| (format!("package-{n}-{}", n * 7919), format!("{n}.1"))).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|(name, version)| (name.as_str(), version.as_str())).collect();
+    let first = inventory("debian", &many);
+    let full = InventoryDelta::full(&first);
+    let count = full.parts().unwrap().len() as u64;
+    assert!(count > 3, "{count}");
+    // From last to first: the order does not matter.
+    let outputs = bench.told_parts(20, &full, (1..=count).rev());
+    assert_eq!(held(&outputs, 20), vec![DocHash::default(); count as usize - 1], "taken, and nothing is held yet");
+    assert_eq!(held(&bench.sync(), 20), [first.digest()]);
+    assert_eq!(bench.state.inventory(&device(20)).unwrap().inventory.to_inventory(), first);
+
+    let mut second = first.clone();
+    second.pending_restart = true;
+    let step = InventoryDelta::between(&first, &second);
+    bench.told_parts(20, &step, [40]);
+    assert_eq!(held(&bench.sync(), 20), [second.digest()]);
+    let back = InventoryDelta::between(&second, &first);
+    bench.told_parts(20, &back, [41]);
+    assert_eq!(held(&bench.sync(), 20), [first.digest()]);
+    // An old difference that somebody kept fits again, and does nothing.
+    assert_eq!(held(&bench.told_parts(20, &step, [40]), 20), [first.digest()]);
+    // One that starts elsewhere does nothing, and the acknowledgement says from where to start.
+    let elsewhere = InventoryDelta::between(&second, &inventory("x", &[]));
+    assert_eq!(held(&bench.told_parts(20, &elsewhere, [42]), 20), [first.digest()]);
+
+    let now = bench.now;
+    let mut again = Bench::restart(bench.durable.clone(), now);
+    again.sync();
+    again.input(Input::PeerUp { peer: device(20) });
+    again.frame(device(20), &hello(certificate.clone()));
+    assert_eq!(again.state.inventory(&device(20)).unwrap().inventory.to_inventory(), first);
+    assert_eq!(held(&again.told_parts(20, &step, [40]), 20), [first.digest()], "the number is remembered too");
+
+    // A damaged record is as none.
+    let mut damaged = bench.durable.clone();
+    for record in &mut damaged {
+        if let Record::Inventory(_, bytes) = record {
+            bytes.truncate(bytes.len() / 2);
+        }
+    }
+    let mut again = Bench::restart(damaged, now);
+    again.sync();
+    again.input(Input::PeerUp { peer: device(20) });
+    again.frame(device(20), &hello(certificate));
+    assert_eq!(held(&again.told_parts(20, &step, [43]), 20), [DocHash::default()]);
+    assert!(again.state.inventory(&device(20)).is_none());
+}
+
+#[test]
+fn scans_are_taken_as_a_whole_and_tell_of_releases_that_are_not_named() {
+    let mut bench = Bench::new();
+    bench.member(20);
+    let release = |number: u32| {
+        let mut id = [0; 32];
+        id[..4].copy_from_slice(&number.to_le_bytes());
+        ReleaseId(id)
+    };
+    let report = |seq: u64, issued: u64, part: u8, first: u32, state: ScanState| ScanReport {
+        device: device(20),
+        seq,
+        issued: Wall(issued),
+        index_version: 3,
+        counts: [0, 7, MAX_SCAN_PART as u32, 5],
+        part,
+        parts: 2,
+        states: Bounded::truncated(
+            (first..first + if part == 0 { MAX_SCAN_PART as u32 } else { 5 }).map(|n| (release(n), state)).collect(),
+        ),
+    };
+    let told = |report: ScanReport| DeviceMessage::Scan(Box::new(report));
+    let outputs = bench.told(20, told(report(6, 100, 1, 500, ScanState::Installed)));
+    assert!(held(&outputs, 20).is_empty(), "half a scan is not acknowledged: it is sent again");
+    bench.told(20, told(report(5, 100, 0, 0, ScanState::Required)));
+    assert_eq!(held(&bench.sync(), 20).len(), 2);
+    let scan = bench.state.scan(&device(20)).unwrap();
+    assert_eq!(scan.states.len(), MAX_SCAN_PART + 5);
+    let all = MAX_SCAN_PART + 5 + 7;
+    assert_eq!(scan.state(&release(3), all), Some(ScanState::Required));
+    assert_eq!(scan.state(&release(501), all), Some(ScanState::Installed));
+    assert_eq!(scan.state(&release(900), all), Some(ScanState::NotApplicable));
+    assert_eq!(scan.state(&release(900), all + 1), None, "it has not looked at a release that has come since");
+    // An earlier one comes late.
+    bench.told(20, told(report(3, 90, 0, 0, ScanState::Unknown)));
+    bench.told(20, told(report(4, 90, 1, 500, ScanState::Unknown)));
+    bench.sync();
+    assert_eq!(bench.state.scan(&device(20)).unwrap().issued, Wall(100));
+    let again = Bench::restart(bench.durable.clone(), bench.now);
+    assert_eq!(again.state.scan(&device(20)), bench.state.scan(&device(20)));
+}
+
+#[test]
+fn members_of_a_dynamic_group_follow_their_inventories() {
+    let mut bench = Bench::new();
+    bench.member(20);
+    let refused = bench.done(Command::Condition { group: OFFICE, conditions: conditions(&["os.id=debian"]) });
+    assert!(refused.unwrap_err().to_string().contains("by hand"));
+    bench.done(Command::Condition { group: SERVERS, conditions: conditions(&["package:nginx>=1.20"]) }).unwrap();
+    let old = inventory("debian", &[("nginx", "1.18")]);
+    let new = inventory("debian", &[("nginx", "1.22")]);
+    bench.told_parts(20, &InventoryDelta::full(&old), [1]);
+    bench.sync();
+    assert_eq!(bench.groups(20), [OFFICE]);
+    bench.told_parts(20, &InventoryDelta::between(&old, &new), [2]);
+    assert_eq!(renewed(&bench.sync(), 20), [vec![OFFICE, SERVERS]], "a new certificate, at once");
+
+    // It survives a restart; a device that comes anew with a token is in it again.
+    let mut bench = Bench::restart(bench.durable.clone(), bench.now);
+    bench.sync();
+    bench.later(Duration::ZERO);
+    bench.sync();
+    assert_eq!(bench.groups(20), [OFFICE, SERVERS]);
+    assert_eq!(bench.state.fulfilling(&conditions(&["package:nginx<1.30"])).len(), 1);
+    bench.member(20);
+    assert_eq!(bench.groups(20), [OFFICE, SERVERS]);
+    // An admin's assignment neither takes it out nor in.
+    bench.done(Command::Assign { device: device(20), groups: Bounded::default() }).unwrap();
+    assert_eq!(bench.groups(20), [SERVERS]);
+
+    bench.done(Command::Condition { group: SERVERS, conditions: conditions(&["package:nginx>=2"]) }).unwrap();
+    bench.later(Duration::ZERO);
+    assert_eq!(renewed(&bench.sync(), 20), [vec![]]);
+    // Devices that have told nothing stay where they are.
+    bench.member(21);
+    bench.later(Duration::ZERO);
+    bench.sync();
+    assert_eq!(bench.groups(21), [OFFICE]);
+}
+
+#[test]
+fn new_conditions_reach_a_large_fleet_step_by_step() {
+    let mut stored = stored_fleet(2_000, OFFICE);
+    let mut inventories = super::inventories::Inventories::default();
+    assert!(inventories.restore(DeviceId([9; 32]), b"not a record").is_none());
+    // As a device would leave it on disk: told once, by a fleet of the same machine.
+    let mut bench = Bench::new();
+    bench.member(20);
+    bench.told_parts(20, &InventoryDelta::full(&inventory("debian", &[("nginx", "1.22")])), [1]);
+    bench.sync();
+    let record = bench.durable.iter().find_map(|record| match record {
+        Record::Inventory(_, bytes) => Some(bytes.clone()),
+        _ => None,
+    });
+    let record = record.unwrap();
+    stored.inventories = stored.devices.iter().map(|known| (known.device, record.clone())).collect();
+    let mut bench = Bench::with(stored, Now { mono: Mono(0), wall: START });
+    bench.sync();
+    bench.done(Command::Condition { group: SERVERS, conditions: conditions(&["os.id=debian"]) }).unwrap();
+    let members = |bench: &Bench| bench.state.devices().filter(|record| record.groups.contains(&SERVERS)).count();
+    let mut steps = 0;
+    while members(&bench) < 2_000 {
+        let before = members(&bench);
+        bench.later(Duration::from_millis(20));
+        bench.sync();
+        assert!(members(&bench) - before <= 64 && steps < 40, "step {steps}: {before}");
+        steps += 1;
+    }
+    assert_eq!(steps, 32);
+    assert!(bench.state.poll_timeout().is_none_or(|(_, reason)| reason != Reason::GroupsDue));
+    assert_ne!(inventory::empty(), DocHash::default());
+}
+
+#[test]
+fn the_records_are_pinned() {
+    let mut bench = Bench::new();
+    bench.member(20);
+    let told = inventory("debian", &[]);
+    bench.told_parts(20, &InventoryDelta::full(&told), [258]);
+    let scan = ScanReport {
+        device: device(20),
+        seq: 259,
+        issued: Wall(1),
+        index_version: 3,
+        counts: [0, 0, 1, 0],
+        part: 0,
+        parts: 1,
+        states: Bounded::truncated(vec![(ReleaseId([8; 32]), ScanState::Required)]),
+    };
+    bench.told(20, DeviceMessage::Scan(Box::new(scan)));
+    bench.done(Command::Condition { group: SERVERS, conditions: conditions(&["os.id=x"]) }).unwrap();
+    let number = |number: u64| hex::encode(number.to_le_bytes());
+    let at = number(bench.now.wall.0);
+    let (empty, digest) = (inventory::empty(), told.digest());
+    let entries = b"\0\x04\0\x05os.id\x01\0\x06debian";
+    let one = number(1);
+    let wanted = [
+        // version | seq | received | parts
+        format!("01{}{at}{one}{empty}{digest}00000100{}{}", number(258), number(18), hex::encode(entries)),
+        // version | seq | issued, received, index version, counts, states
+        format!(
+            "01{}{one}{at}{}00000000000000000100000000000000{one}{}02000000",
+            number(259),
+            number(3),
+            "08".repeat(32)
+        ),
+        // version | groups, each with its conditions as texts
+        format!("01{one}{}{one}{}{}", "05".repeat(16), number(7), hex::encode(b"os.id=x")),
+    ];
+    let written = |record: &Record| match record {
+        Record::Inventory(_, bytes) | Record::Scan(_, bytes) | Record::Groups(bytes) | Record::Root(_, bytes) => {
+            Some(hex::encode(bytes))
+        }
+        _ => None,
+    };
+    let found: Vec<String> = bench.durable.iter().filter_map(written).collect();
+    assert_eq!(found, wanted, "a record's format has changed: bump its version");
+}

@@ -1,0 +1,110 @@
+//! Of several releases of one product that are approved here, the latest that can be had is the one to be.
+//!
+//! Without this, two versions that write the same file would put each other right for ever: each finds itself gone when the
+//! other has been installed.
+
+use super::{Ask, Deployment, Phase};
+use crate::catalog::{Action, Release};
+use crate::ids::ReleaseId;
+use crate::node::Detection;
+use crate::report::DeploymentState;
+use crate::schedule::{self, Decision, Why};
+
+/// Whether another release takes a deployment's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Superseded {
+    /// Nothing does.
+    No,
+    /// A later one may, once its detection has answered. Nothing is begun before.
+    NotKnownYet,
+    /// Yes.
+    By {
+        /// Product and version of the other.
+        later: String,
+        /// What that rests on, for people.
+        because: String,
+    },
+}
+
+impl Ask<'_> {
+    /// A release gives way to one that names it as superseded, and to a later one of the same product, as soon as that is
+    /// installed or may be installed. It does not give way to one that is held, has failed or waits for its ring: until then
+    /// the earlier is better than nothing.
+    pub(super) fn superseded_by(&self, id: &ReleaseId) -> Superseded {
+        let (Some(deployment), Some(release)) = (self.all.map.get(id), self.release(id)) else {
+            return Superseded::No;
+        };
+        let name = |release: &Release| format!("{} {}", release.product, release.version);
+        if deployment.approval.action == Action::Uninstall {
+            return self.overtaken_by(id).map_or(Superseded::No, |later| Superseded::By {
+                because: format!("{} is a later version of the same package, and approved here", name(&later)),
+                later: name(&later),
+            });
+        }
+        let mut verdict = Superseded::No;
+        for other in self.all.index.rivals(id) {
+            let (Some(theirs), Some(later)) = (self.all.map.get(&other), self.release(&other)) else { continue };
+            let says_so = later.supersedes.contains(id);
+            let is_later = later.product == release.product && later.counter > release.counter;
+            if !(says_so || is_later) {
+                continue;
+            }
+            match self.takes_over(&other, theirs, later) {
+                None => verdict = Superseded::NotKnownYet,
+                Some(false) => {}
+                Some(true) => {
+                    let why =
+                        if says_so { "its publisher says so" } else { "it is a later release of the same product" };
+                    let because = format!("{} is approved here, and {why}", name(later));
+                    return Superseded::By { later: name(later), because };
+                }
+            }
+        }
+        verdict
+    }
+
+    /// Whether a later release is there or on its way; `None` while its detection has not answered.
+    fn takes_over(&self, id: &ReleaseId, deployment: &Deployment, release: &Release) -> Option<bool> {
+        let approved = self.view.trust.catalog().approvals().contains_key(&(deployment.group, *id));
+        if deployment.approval.action != Action::Install || !approved {
+            return Some(false);
+        }
+        if deployment.phase != Phase::Idle {
+            return Some(true);
+        }
+        if deployment.journal.failed.is_some() {
+            return Some(false);
+        }
+        // Its own detection is not asked then; whatever takes its place takes this one's too.
+        if deployment.state == DeploymentState::Superseded {
+            return Some(true);
+        }
+        match deployment.detection.as_ref()? {
+            Detection::NotApplicable(_) => Some(false),
+            // It may be there: going back over it would be worse than waiting.
+            Detection::Present | Detection::Unknown(_) => Some(true),
+            Detection::Absent => {
+                let facts = self.facts(&deployment.journal);
+                let decision = schedule::decide(&deployment.approval, &facts, self.wall());
+                let soon = match decision {
+                    Decision::Now { .. } => true,
+                    Decision::NotBefore { why, .. } => matches!(why, Why::Jitter | Why::Window | Why::ActiveHours),
+                    Decision::NotInRings | Decision::Expired => false,
+                };
+                let allowed = self.view.trust.may_install(id, &deployment.group, self.now.wall).is_ok();
+                Some(soon && allowed && self.missing_dependency(release).is_none())
+            }
+        }
+    }
+
+    pub(super) fn missing_dependency(&self, release: &Release) -> Option<String> {
+        release.depends.iter().find_map(|needed| {
+            let there = self.all.map.get(needed).is_some_and(|d| d.detection == Some(Detection::Present));
+            let name = || match self.release(needed) {
+                Some(found) => format!("{} {}", found.product, found.version),
+                None => format!("release {}, which is not in the catalog", needed.short()),
+            };
+            (!there).then(name)
+        })
+    }
+}
