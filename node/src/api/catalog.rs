@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use upswarm_protocol::catalog::{Action, Classification, Release, RingPlan, Schedule, Severity};
+use upswarm_protocol::catalog::{Action, Classification, Recipe, Release, RingPlan, Schedule, Severity};
 use upswarm_protocol::codec;
 use upswarm_protocol::envelope::Kind;
 use upswarm_protocol::ids::{DocHash, GroupId, ReleaseId};
@@ -50,6 +50,10 @@ pub(crate) struct CatalogRelease {
 pub(crate) fn content_of(release: &Release) -> DocHash {
     let mut release = release.clone();
     release.counter = 0;
+    if let Recipe::Apt(_) = release.install {
+        // What feeds say of the same packages changes from day to day.
+        (release.severity, release.cves) = (Severity::Unspecified, Default::default());
+    }
     (release.issued, release.expires) = (Default::default(), Default::default());
     // A release that was published fits into its document, and so does what is left of it.
     DocHash::of(&codec::encode(&release, Kind::Release.cap()).unwrap_or_default())

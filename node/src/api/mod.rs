@@ -6,6 +6,7 @@ pub(crate) mod alarms;
 pub(crate) mod approvals;
 pub(crate) mod catalog;
 pub(crate) mod devices;
+pub(crate) mod feeds;
 pub(crate) mod groups;
 pub(crate) mod holds;
 pub(crate) mod inventory;

@@ -5,6 +5,7 @@ use upswarm_protocol::catalog::Severity;
 use upswarm_protocol::ids::ReleaseId;
 
 use super::devices::DeviceName;
+use super::feeds::VerdictRow;
 use super::repositories::Stage;
 
 /// `GET /admin/v1/updates`.
@@ -20,14 +21,29 @@ pub(crate) struct UpdatesQuery {
     /// Only of this source package, machine by machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) source: Option<String>,
+    /// Only what is known to mend something at least so bad.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) severity: Option<Severity>,
+    /// Only what mends this CVE, with what feeds say of it for every version that machines have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cve: Option<String>,
 }
 
-/// Its answer: what most machines miss first.
+/// Its answer: the worst first, and of equal ones what most machines miss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Updates {
     /// Machines that have told their inventory.
     pub(crate) machines: usize,
     pub(crate) updates: Vec<UpdateRow>,
+    /// Updates that `severity` leaves out because nothing is known of them.
+    #[serde(default)]
+    pub(crate) unknown: usize,
+    /// What feeds say of the CVE that was asked for; nothing is no good news.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) verdicts: Vec<VerdictRow>,
+    /// What an answer about advisories rests on and is not in order, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) warnings: Vec<String>,
 }
 
 /// A source package of which machines have earlier versions.
@@ -45,9 +61,13 @@ pub(crate) struct UpdateRow {
     pub(crate) packages: Vec<String>,
     /// Machines with any of them.
     pub(crate) machines: usize,
-    /// Nothing where no advisory is known: that says nothing good of it.
+    /// That of the worst CVE that it mends on some machine. Nothing where no advisory is known: that says nothing good of it.
     pub(crate) severity: Option<Severity>,
+    /// Those CVEs.
     pub(crate) cves: Vec<String>,
+    /// Seconds since upstream's first snapshot here that has it; nothing when that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) age_s: Option<u64>,
     /// Which machines, when one source package was asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) devices: Vec<DeviceName>,
@@ -67,6 +87,9 @@ pub(crate) struct ProposalRequest {
     /// Source packages; none for all that is older on some machine of the group.
     #[serde(default)]
     pub(crate) select: Vec<String>,
+    /// Of these, and of all without any, only what feeds know to mend something at least so bad.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) min_severity: Option<Severity>,
     /// Source packages that stay as they are.
     #[serde(default)]
     pub(crate) except: Vec<String>,
@@ -118,6 +141,17 @@ pub(crate) struct Proposal {
     pub(crate) added: Vec<String>,
     /// Machines that are alike together, most of them first.
     pub(crate) states: Vec<ProposedState>,
+    /// What feeds say that it mends, the worst first.
+    #[serde(default)]
+    pub(crate) mends: Vec<Mending>,
+}
+
+/// What feeds say that a source package of a proposal mends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mending {
+    pub(crate) source: String,
+    pub(crate) severity: Severity,
+    pub(crate) cves: Vec<String>,
 }
 
 /// A package of a proposal.

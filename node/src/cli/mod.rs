@@ -30,6 +30,7 @@ mod retry;
 mod root;
 mod rule;
 mod scan;
+mod severity;
 mod sign;
 mod snapshot;
 mod status;

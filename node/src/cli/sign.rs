@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use upswarm_protocol::catalog::{Action, Approval, Release, Root};
+use upswarm_protocol::catalog::{Action, Approval, Recipe, Release, Root};
 use upswarm_protocol::codec::{self, Text};
 use upswarm_protocol::envelope::{self, Envelope, Kind, Role};
 use upswarm_protocol::ids::{GroupId, PublicKey};
@@ -28,6 +28,7 @@ use crate::coordinator::admin::root::differences;
 use crate::coordinator::anchor::Anchor;
 use crate::coordinator::keys::KeyUse;
 use crate::error::CliError;
+use crate::upstream::proof::{self, Signed as SignedUpstream};
 
 /// The coordinator's clock may differ from this machine's by this much.
 const TOLERANCE: Duration = Duration::from_secs(15 * 60);
@@ -108,7 +109,11 @@ pub(super) fn check(file: RequestFile, place: &KeyPlace, carried: Carried, now: 
                 .map_err(|reason| refuse(format!("the coordinator's draft is not what was asked for: {reason}")))?;
             anchor.must_not_go_back(&approval).map_err(refuse)?;
             let first_time = !same_group(&place.dir, &draft.group, approval.group)?;
-            let words = words::approval(&approval, &release, &draft.group, first_time);
+            let upstream = of_upstream(&approval, &release, request, now).map_err(|reason| {
+                refuse(format!("the release does not say what its repository's own people signed: {reason}"))
+            })?;
+            let words =
+                words::approval((&approval, &draft.group, first_time), &release, upstream.as_ref(), &request.preview);
             let needs = vec![(root.approvers.keys.to_vec(), root.approvals_needed(&approval.group))];
             let document = Document::Approval(Box::new(approval), draft.group.clone());
             ((document, words), (Kind::Approval, Role::Approver), &request.body, needs)
@@ -242,6 +247,22 @@ fn checked(
         return Err(format!("asked for: {}; drafted: {}", words::of(&wanted), words::of(&approval)));
     }
     Ok((approval, release))
+}
+
+/// What upstream signed of a snapshot that is to be installed, and that the release is nothing else.
+fn of_upstream(
+    approval: &Approval,
+    release: &Release,
+    request: &SigningRequest,
+    now: Wall,
+) -> Result<Option<SignedUpstream>, String> {
+    let Recipe::Apt(recipe) = &release.install else { return Ok(None) };
+    if approval.action != Action::Install {
+        // What is declined may be as old as it wants.
+        return Ok(None);
+    }
+    let metadata: Vec<&[u8]> = request.metadata.iter().map(|file| file.0.as_slice()).collect();
+    proof::check(release, recipe, &metadata, now).map(Some)
 }
 
 /// The release that the bytes say, if a machine could take it.

@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use upswarm_protocol::catalog::{APT_PREFIX, Recipe, Release, WhenAbsent};
+use upswarm_protocol::catalog::{APT_PREFIX, Recipe, Release, Severity, WhenAbsent};
 use upswarm_protocol::codec;
 use upswarm_protocol::envelope::{Envelope, Kind, Role};
 use upswarm_protocol::ids::ReleaseId;
 
 use super::admin::AdminArgs;
 use super::output::{Table, count, one_line};
-use super::{CliError, Common, progress};
+use super::{CliError, Common, progress, severity};
 use crate::api::proposals::{Proposal, ProposalRequest, ProposalStatus};
 use crate::coordinator::client::Client;
 
@@ -19,11 +19,15 @@ pub(super) const PREFIX: &str = "apt:";
 /// How often it is asked how far a proposal is.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// CVEs that are named of a source package.
+const SHOWN_CVES: usize = 3;
+
 /// What of a snapshot is meant.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Of a snapshot (apt:NAME@latest)")]
 pub(super) struct Selection {
-    /// Source packages; without it, all of which some machine of the group has an earlier version.
+    /// Source packages; without it, all of which some machine of the group has an earlier version. `severity>=high` is of those, or
+    /// of the named ones, what mends something at least so bad, as feeds know it now.
     #[arg(long, value_delimiter = ',', value_name = "SOURCE")]
     select: Vec<String>,
     /// Source packages that stay as they are.
@@ -43,6 +47,19 @@ impl Selection {
         let name = named.split('@').next().unwrap_or(named);
         let (except, install) = (self.except.clone(), self.install.clone());
         Selected { product: format!("{APT_PREFIX}.{name}"), except, install }
+    }
+
+    /// The named source packages, and how bad what they mend must be at least.
+    fn wanted(&self) -> Result<(Vec<String>, Option<Severity>), CliError> {
+        let (mut select, mut least) = (Vec::new(), None);
+        for word in &self.select {
+            match severity::at_least(word) {
+                None => select.push(word.clone()),
+                Some(Ok(severity)) => least = least.max(Some(severity)),
+                Some(Err(why)) => return Err(CliError::Refused(format!("--select {word}: {why}"))),
+            }
+        }
+        Ok((select, least))
     }
 
     /// Refuses what means nothing for any other release.
@@ -108,11 +125,13 @@ pub(super) fn propose(
             "{PREFIX}{named} names no snapshot; write {PREFIX}{named}@latest, or a version that sync show lists"
         ))
     })?;
+    let (select, min_severity) = args.wanted()?;
     let request = ProposalRequest {
         upstream: upstream.to_owned(),
         snapshot: snapshot.to_owned(),
         group: group.to_owned(),
-        select: args.select.clone(),
+        select,
+        min_severity,
         except: args.except.clone(),
         install: args.install.clone(),
         allow_removals: args.allow_removals,
@@ -165,6 +184,12 @@ fn text(proposal: &Proposal) -> String {
         proposal.machines.saturating_sub(proposal.left_out),
         count(proposal.machines, "machine", "machines")
     ));
+    for one in &proposal.mends {
+        let (shown, more) = (one.cves.iter().take(SHOWN_CVES), one.cves.len().saturating_sub(SHOWN_CVES));
+        let shown = shown.map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        lines.push(format!("mends {}: {shown}{more} ({})", one.source, severity::shown(Some(one.severity))));
+    }
     if !proposal.added.is_empty() {
         lines.push(format!("added, because selected packages are tied to them: {}", proposal.added.join(", ")));
     }

@@ -1,21 +1,34 @@
 //! `updates`: what machines miss of their repositories.
 
+use std::collections::BTreeSet;
+
+use unicode_width::UnicodeWidthStr as _;
+use upswarm_protocol::catalog::Severity;
+
 use super::admin::AdminArgs;
-use super::output::{Table, count, word};
-use super::{CliError, Common};
-use crate::api::proposals::{Updates, UpdatesQuery};
+use super::output::{Table, age, count};
+use super::{CliError, Common, severity};
+use crate::api::feeds::{Verdict, VerdictRow};
+use crate::api::proposals::{UpdateRow, Updates, UpdatesQuery};
 
 const EXAMPLE: &str = "\
 EXAMPLE:
   upswarm updates
-  upswarm updates --group office --repository debian-security
+  upswarm updates --severity high --group office
+  upswarm updates --cve CVE-2026-12345
   upswarm updates --source openssl
   upswarm updates --output csv
 
 What is installed is compared with the newest snapshot of each repository (upswarm sync list). A snapshot of Debian or Ubuntu
-counts for machines of that release only. SEVERITY - means that no advisory is known here, not that there is none.";
+counts for machines of that release only. Severities and CVEs are those of the feeds (upswarm sync feed list): of a CVE that a
+machine has and the update mends. SEVERITY - means that nobody has said how bad it is, not that it is harmless.";
 
-/// Show what machines miss of their repositories, by source package, what most of them miss first.
+/// The most columns of a terminal that a table takes.
+const COLUMNS: usize = 100;
+/// Names and versions are not cut shorter than this.
+const SHORTEST: usize = 8;
+
+/// Show what machines miss of their repositories, by source package, the worst first.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(crate) struct Args {
@@ -28,33 +41,51 @@ pub(crate) struct Args {
     /// Only this source package, with the machines that miss it.
     #[arg(long)]
     source: Option<String>,
+    /// Only what mends something at least so bad: low, medium, high, critical.
+    #[arg(long, value_parser = severity::parse)]
+    severity: Option<Severity>,
+    /// Only what mends this CVE, and what feeds say of it for each version that machines have.
+    #[arg(long, value_name = "CVE")]
+    cve: Option<String>,
     #[command(flatten)]
     admin: AdminArgs,
 }
 
 pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
-    let query = UpdatesQuery { upstream: args.repository, group: args.group, source: args.source };
+    let query = UpdatesQuery {
+        upstream: args.repository,
+        group: args.group,
+        source: args.source,
+        severity: args.severity,
+        cve: args.cve,
+    };
     let updates = super::runtime()?.block_on(args.admin.client()?.updates(&query))?;
-    let table = table(&updates);
-    common.list(&updates, &table, || text(&updates, &table))
+    common.list(&updates, &table(&updates), || text(&updates, &query))
 }
 
+/// Everything, for programs.
 fn table(updates: &Updates) -> Table {
-    let mut table =
-        Table::new(&["SOURCE", "FROM", "TO", "MACHINES", "SEVERITY", "CVES", "REPOSITORY", "SNAPSHOT", "PACKAGES"]);
+    let mut table = Table::new(&[
+        "SOURCE",
+        "FROM",
+        "TO",
+        "MACHINES",
+        "SEVERITY",
+        "CVES",
+        "AGE_S",
+        "REPOSITORY",
+        "SNAPSHOT",
+        "PACKAGES",
+    ]);
     for row in &updates.updates {
-        let from = match row.from.as_slice() {
-            [] => String::new(),
-            [one] => one.clone(),
-            [first, .., last] => format!("{first} .. {last}"),
-        };
         table.row([
             row.source.clone(),
-            from,
+            from(row),
             row.to.clone(),
             row.machines.to_string(),
-            row.severity.as_ref().map_or_else(|| "-".to_owned(), word),
+            severity::shown(row.severity),
             if row.cves.is_empty() { "-".to_owned() } else { row.cves.join(",") },
+            row.age_s.map_or_else(|| "-".to_owned(), |age| age.to_string()),
             row.upstream.clone(),
             row.snapshot.clone(),
             row.packages.join(","),
@@ -63,16 +94,182 @@ fn table(updates: &Updates) -> Table {
     table
 }
 
-fn text(updates: &Updates, table: &Table) -> String {
+fn from(row: &UpdateRow) -> String {
+    match row.from.as_slice() {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first, .., last] => format!("{first} .. {last}"),
+    }
+}
+
+/// What fits a terminal, a table a repository.
+fn text(updates: &Updates, query: &UpdatesQuery) -> String {
+    let mut parts = Vec::new();
+    let of: BTreeSet<(&str, &str)> =
+        updates.updates.iter().map(|row| (row.upstream.as_str(), row.snapshot.as_str())).collect();
+    for (upstream, snapshot) in of {
+        let rows: Vec<&UpdateRow> = updates.updates.iter().filter(|row| row.upstream == upstream).collect();
+        parts.push(format!("{upstream} {snapshot}\n{}", narrow(&rows).text()));
+    }
     let machines = count(updates.machines, "machine", "machines");
-    if table.is_empty() {
-        return format!(
+    let devices = updates.updates.iter().flat_map(|row| &row.devices);
+    let devices: BTreeSet<String> = devices.map(|of| format!("{}  {}", of.device.short(), of.name)).collect();
+    if !devices.is_empty() {
+        parts.push(devices.into_iter().collect::<Vec<_>>().join("\n"));
+    }
+    if let Some(cve) = &query.cve {
+        parts.push(verdicts(cve, &updates.verdicts));
+    }
+    parts.push(match (parts.is_empty(), query.severity) {
+        (true, None) => format!(
             "nothing is known to be missing on {machines} that told what is installed. Repositories count that are synced \
              (upswarm sync list), and machines that told which distribution they run (upswarm inventory)"
-        );
+        ),
+        (true, Some(least)) => {
+            format!("nothing of severity {} or worse is known to be missing on {machines}", severity::shown(Some(least)))
+        }
+        (false, _) => machines,
+    });
+    if updates.unknown > 0 {
+        let what = count(updates.unknown, "update", "updates");
+        parts.push(format!("{what} of unknown severity not shown; see them without --severity"));
     }
-    let devices = updates.updates.iter().flat_map(|row| &row.devices);
-    let devices: Vec<String> = devices.map(|device| format!("{}  {}", device.device.short(), device.name)).collect();
-    let devices = if devices.is_empty() { String::new() } else { format!("\n\n{}", devices.join("\n")) };
-    format!("{}{devices}\n\n{machines}", table.text())
+    parts.extend(updates.warnings.iter().map(|warning| format!("WARNING: {warning}")));
+    parts.join("\n\n")
+}
+
+/// As wide as a terminal. What is cut ends with `..`; all of it is in the other forms of output.
+fn narrow(rows: &[&UpdateRow]) -> Table {
+    let cells: Vec<[String; 7]> = rows
+        .iter()
+        .map(|row| {
+            let cves = match row.cves.as_slice() {
+                [] => "-".to_owned(),
+                [one] => one.clone(),
+                [first, more @ ..] => format!("{first} +{}", more.len()),
+            };
+            [
+                row.source.clone(),
+                from(row),
+                row.to.clone(),
+                row.machines.to_string(),
+                severity::shown(row.severity),
+                age(row.age_s, "-"),
+                cves,
+            ]
+        })
+        .collect();
+    let head = ["SOURCE", "FROM", "TO", "MACHINES", "SEVERITY", "AGE", "CVES"];
+    let mut widths = head.map(|name| name.width());
+    for row in &cells {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.width());
+        }
+    }
+    let gaps = 2 * (head.len() - 1);
+    // The longest of the first three gives way, one column at a time.
+    while widths.iter().sum::<usize>() + gaps > COLUMNS {
+        let Some(longest) = widths.iter_mut().take(3).max().filter(|width| **width > SHORTEST) else { break };
+        *longest -= 1;
+    }
+    let mut table = Table::new(&head);
+    for row in cells {
+        let mut at = widths.into_iter();
+        table.row(row.map(|cell| cut(cell, at.next().unwrap_or(SHORTEST))));
+    }
+    table
+}
+
+fn cut(text: String, width: usize) -> String {
+    if text.width() <= width {
+        return text;
+    }
+    let mut kept = String::new();
+    for c in text.chars() {
+        if kept.width() + c.to_string().width() + 2 > width {
+            break;
+        }
+        kept.push(c);
+    }
+    kept + ".."
+}
+
+fn verdicts(cve: &str, rows: &[VerdictRow]) -> String {
+    if rows.is_empty() {
+        return format!("{cve}: no feed says anything of it for what is installed. That is unknown, not harmless");
+    }
+    let mut table = Table::new(&["SOURCE", "RELEASE", "VERSION", "MACHINES", "SEVERITY", "VERDICT"]);
+    for row in rows {
+        table.row([
+            row.source.clone(),
+            row.release.clone(),
+            row.version.clone(),
+            row.machines.to_string(),
+            severity::shown(Some(row.severity)),
+            words(&row.verdict),
+        ]);
+    }
+    format!("{cve}, by what is installed:\n{}", table.text())
+}
+
+fn words(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Fixed { r#in } => format!("fixed, since {in}"),
+        Verdict::Vulnerable { fixed: Some(fixed) } => format!("vulnerable, fixed in {fixed}"),
+        Verdict::Vulnerable { fixed: None } => "vulnerable, no fix yet".to_owned(),
+        Verdict::NotAffected => "not affected".to_owned(),
+        Verdict::Unimportant => "unimportant".to_owned(),
+        Verdict::EndOfLife => "no longer looked after".to_owned(),
+        Verdict::Undetermined => "undetermined".to_owned(),
+        Verdict::Unknown => "unknown".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(source: &str, from: &str, to: &str, cves: usize) -> UpdateRow {
+        UpdateRow {
+            upstream: "debian".into(),
+            snapshot: "20261101T000000Z".into(),
+            source: source.into(),
+            from: vec![from.into(), format!("{from}1")],
+            to: to.into(),
+            packages: vec![source.into()],
+            machines: 1234,
+            severity: Some(Severity::Critical),
+            cves: (0..cves).map(|at| format!("CVE-2026-{:05}", 10_000 + at)).collect(),
+            age_s: Some(86_400 * 200),
+            devices: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_table_fits_a_terminal_whatever_is_in_it_and_the_csv_has_it_all() {
+        let long = "a".repeat(60);
+        let rows = [row(&long, "1:2.0~rc1+dfsg-1+deb12u10", "1:2.0~rc1+dfsg-1+deb12u11", 120), row("b", "1", "2", 0)];
+        let updates = Updates {
+            machines: 1234,
+            updates: rows.to_vec(),
+            unknown: 3,
+            verdicts: Vec::new(),
+            warnings: vec!["old".into()],
+        };
+        let shown = text(&updates, &UpdatesQuery { severity: Some(Severity::Low), ..UpdatesQuery::default() });
+        assert!(shown.lines().all(|line| line.width() <= COLUMNS), "{shown}");
+        for part in ["CVE-2026-10000 +119", "critical", "200 d", "3 updates of unknown severity", "WARNING: old", "a.."]
+        {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+        let csv = table(&updates).csv().unwrap();
+        assert!(csv.contains(&long) && csv.contains("CVE-2026-10119"), "{csv}");
+    }
+
+    #[test]
+    fn what_nobody_says_is_no_good_news() {
+        let query = UpdatesQuery { cve: Some("CVE-2026-1".into()), ..UpdatesQuery::default() };
+        let none = Updates { machines: 1, updates: vec![], unknown: 0, verdicts: vec![], warnings: vec![] };
+        assert!(text(&none, &query).contains("unknown, not harmless"));
+    }
 }

@@ -18,6 +18,7 @@ use crate::api::alarms::{AcknowledgeRequest, Acknowledged, AlarmList, AlarmQuery
 use crate::api::approvals::{Accepted, ApprovalDraft, SignedDocument, SigningRequest};
 use crate::api::catalog::Catalog;
 use crate::api::devices::{ReadmitRequest, Readmitted, RetireRequest, Retired, RevokeRequest, Revoked};
+use crate::api::feeds::{FeedList, FeedRequest, NewFeed};
 use crate::api::groups::{GroupMade, Groups, MemberRequest, Membership, NewGroup};
 use crate::api::holds::{Held, HoldRequest};
 use crate::api::inventory::{DeviceInventory, DeviceQuery, Inventories, PackageHolders, PackageQuery};
@@ -266,6 +267,26 @@ impl Client {
     /// Forgets an upstream.
     pub(crate) async fn remove_upstream(&self, request: &RemoveUpstream) -> Result<UpstreamList, CliError> {
         self.json(self.admin(Method::POST, "repositories/remove").json(request)).await
+    }
+
+    /// Every feed of advisories and how it stands.
+    pub(crate) async fn feeds(&self) -> Result<FeedList, CliError> {
+        self.json(self.admin(Method::GET, "feeds")).await
+    }
+
+    /// Adds a feed, and has it read; how far that is, the list says.
+    pub(crate) async fn add_feed(&self, request: &NewFeed) -> Result<FeedList, CliError> {
+        self.json(self.admin(Method::POST, "feeds").json(request)).await
+    }
+
+    /// Has feeds read.
+    pub(crate) async fn run_feeds(&self, request: &FeedRequest) -> Result<FeedList, CliError> {
+        self.json(self.admin(Method::POST, "feeds/run").json(request)).await
+    }
+
+    /// Forgets a feed.
+    pub(crate) async fn remove_feed(&self, request: &FeedRequest) -> Result<FeedList, CliError> {
+        self.json(self.admin(Method::POST, "feeds/remove").json(request)).await
     }
 
     /// What the fleet misses of its repositories.

@@ -16,6 +16,7 @@
 //! D/told                    what devices told, see `store::log`
 //! D/names.json              the admin's names of groups and sites
 //! D/repositories/           upstream repositories, see `repositories::settings`
+//! D/feeds/                  feeds of advisories, see `repositories::feeds`
 //! D/alarms.json             what an admin should look at
 //! D/rules.json              what is approved as soon as it is published
 //! D/groups                  conditions of the dynamic groups

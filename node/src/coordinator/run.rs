@@ -18,7 +18,7 @@ use super::http::server;
 use super::http::shared::{Counters, Shared, Slots};
 use super::load::{self, Loaded};
 use super::network::Network;
-use super::repositories::{self, Repositories};
+use super::repositories::Repositories;
 use super::requests::MAX_REQUESTS;
 use super::store;
 use super::tls;
@@ -129,7 +129,7 @@ pub(crate) async fn start(
 
     let Loaded { setup, identity, report_key, said, log, names, rules, alarms } = directory.load(origins)?;
     let web = Web::new(&ProxyConfig::default(), None)?;
-    let repositories = Arc::new(Repositories::open(repositories::folder(directory.path()), &web)?);
+    let repositories = Arc::new(Repositories::open(directory.path(), &web)?);
     let device = setup.device;
     let (inputs, network_inputs) = mpsc::channel(CHANNEL);
     let (network_orders, orders) = mpsc::channel(CHANNEL);

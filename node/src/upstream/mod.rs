@@ -3,13 +3,15 @@
 //!
 //! Owns what is believed of an upstream's bytes, for coordinator, installer and update point alike; never fetches any. The order
 //! is the one of the data: [`UpstreamDescription`] -> [`openpgp`] -> [`release`] -> [`packages`], and each is read only out of
-//! bytes that the one before vouches for. Beside it stands what apt's own files and words mean: [`sources`], [`plan`].
+//! bytes that the one before vouches for. Beside it stands what apt's own files and words mean: [`sources`], [`plan`]; and
+//! [`proof`] walks the whole way for whoever signs a selection.
 
 pub(crate) mod compression;
 pub(crate) mod deb822;
 pub(crate) mod openpgp;
 pub(crate) mod packages;
 pub(crate) mod plan;
+pub(crate) mod proof;
 pub(crate) mod release;
 pub(crate) mod sources;
 

@@ -142,6 +142,7 @@ impl Bench {
             body: HexBytes(codec::encode(approval, Kind::Approval.cap()).unwrap()),
             release: HexBytes(self.release.clone()),
             replaces: None,
+            metadata: Vec::new(),
             preview: preview(self.id),
         }
     }

@@ -17,9 +17,10 @@ use crate::api::roots::{Asked, RequestFile};
 use crate::clock::wall;
 use crate::coordinator::client::Client;
 use crate::sys::{self, Access};
+use crate::upstream::proof::MAX_METADATA;
 
-/// Hex takes two bytes for one: the largest documents, previews of large groups, and hundreds of roots fit.
-const MAX_FILE: u64 = 16 << 20;
+/// Hex takes two bytes for one: the largest documents, previews of large groups, hundreds of roots, and upstream's metadata fit.
+const MAX_FILE: u64 = (16 << 20) + 2 * MAX_METADATA;
 
 const SIGN_EXAMPLE: &str = "\
 EXAMPLE:

@@ -3,10 +3,17 @@
 
 use upswarm_protocol::catalog::{Applicability, Approval, AptRecipe, Detect, ExitRule, Recipe, Release, WhenAbsent};
 
+use crate::api::approvals::Preview;
 use crate::cli::output::one_line;
+use crate::upstream::proof::Signed;
 
 /// An approval and the release that it is about.
-pub(super) fn approval(approval: &Approval, of: &Release, group: &str, first_time: bool) -> String {
+pub(super) fn approval(
+    (approval, group, first_time): (&Approval, &str, bool),
+    of: &Release,
+    upstream: Option<&Signed>,
+    claimed: &Preview,
+) -> String {
     let group = one_line(group);
     let group = match first_time {
         true => format!(
@@ -22,6 +29,19 @@ pub(super) fn approval(approval: &Approval, of: &Release, group: &str, first_tim
     lines.extend(schedule(approval));
     if !approval.note.is_empty() {
         lines.push(format!("remark      {}", approval.note));
+    }
+    let required = claimed.required;
+    lines.push(format!("machines    {required} of {} lack it -- the coordinator's claim", claimed.devices));
+    if let Some(signed) = upstream {
+        let until = signed.valid_until.map_or_else(|| "without end".to_owned(), |until| format!("good until {until}"));
+        lines.push(format!("upstream    signed its state of {}, {until}", signed.date));
+        lines.push(match signed.compared {
+            true => "            each package below is in its indexes, by version, source and SHA-256".to_owned(),
+            false => {
+                "            its indexes are too large for a request: machines compare the packages, here nobody has"
+                    .to_owned()
+            }
+        });
     }
     lines.push(release(of));
     lines.join("\n")
@@ -88,13 +108,16 @@ pub(super) fn release(release: &Release) -> String {
         depends,
         supersedes,
     } = release;
+    // The coordinator's own key signs snapshots: how bad it is not to have it is no publisher's word.
+    let claim = if matches!(install, Recipe::Apt(_)) { " -- the coordinator's claim, from its feeds" } else { "" };
     let mut lines = vec![
         format!("product     {product} {version} (counter {counter})"),
         format!("title       {title}"),
-        format!("kind        {classification:?}, severity {severity:?}, issued {issued}, good until {expires}"),
+        format!("kind        {classification:?}, issued {issued}, good until {expires}"),
+        format!("severity    {severity:?}{claim}"),
     ];
     if !cves.is_empty() {
-        lines.push(format!("mends       {}", words(cves.iter().map(|cve| cve.as_str()))));
+        lines.push(format!("mends       {}{claim}", words(cves.iter().map(|cve| cve.as_str()))));
     }
     if !platform.os.is_empty() || !platform.arch.is_empty() {
         lines.push(format!("platform    {:?} {:?}", platform.os.as_str(), platform.arch.as_str()));

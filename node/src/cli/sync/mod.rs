@@ -2,6 +2,7 @@
 //! coordinator's.
 
 mod add;
+mod feed;
 
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ enum Verb {
     Show(NameArgs),
     /// Forget one, with its snapshots. What was approved of it stays.
     Remove(NameArgs),
+    /// Feeds of advisories: which CVEs updates mend, and how bad those are.
+    Feed(feed::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -79,6 +82,7 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
             })
         }
         Verb::Show(args) => show(args, common),
+        Verb::Feed(args) => feed::run(args, common),
         Verb::Remove(args) => {
             let client = args.admin.client()?;
             let list =

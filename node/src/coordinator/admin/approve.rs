@@ -1,11 +1,11 @@
 //! An approval's way: from a draft to the bytes that an approver signs, and from the signed bytes to the core.
 //! Owns what a draft resolves to; never signs: the keys are elsewhere, and whoever has them checks these bytes.
 
-use upswarm_protocol::catalog::{Action, Approval};
+use upswarm_protocol::catalog::{Action, Approval, Recipe, Release};
 use upswarm_protocol::codec::{self, Text};
 use upswarm_protocol::coordinator::{Command, Refusal};
-use upswarm_protocol::envelope::Kind;
-use upswarm_protocol::ids::DocHash;
+use upswarm_protocol::envelope::{Envelope, Kind, Role};
+use upswarm_protocol::ids::{DocHash, PayloadId};
 use upswarm_protocol::schedule::zone;
 
 use super::{Decision, View, preview};
@@ -13,6 +13,7 @@ use crate::api::actor::Actor;
 use crate::api::approvals::{Accepted, ApprovalDraft, HexBytes, Intent, Preview, SignedDocument, SigningRequest};
 use crate::api::catalog::{CatalogApproval, CatalogRelease};
 use crate::api::schedule::{LIFE, check};
+use crate::upstream::proof;
 
 /// Whom an approval would affect, and when.
 pub(crate) fn preview(actor: &Actor, view: &View<'_>, draft: &ApprovalDraft) -> Result<Preview, Refusal> {
@@ -21,12 +22,13 @@ pub(crate) fn preview(actor: &Actor, view: &View<'_>, draft: &ApprovalDraft) -> 
     Ok(preview)
 }
 
-/// The exact bytes to be signed, and what a person is shown. `document` reads the stored envelope of a hash.
+/// The exact bytes to be signed, and what a person is shown. `document` reads the stored envelope of a hash, `payload` a payload.
 pub(crate) fn draft(
     actor: &Actor,
     view: &View<'_>,
     draft: &ApprovalDraft,
     document: impl Fn(&DocHash) -> std::io::Result<Vec<u8>>,
+    payload: impl Fn(&PayloadId) -> std::io::Result<Vec<u8>>,
 ) -> Result<SigningRequest, Refusal> {
     let (preview, approval) = resolve(view, draft)?;
     if !draft.allow_empty {
@@ -39,12 +41,29 @@ pub(crate) fn draft(
     let (release, before) = named(view, draft)?;
     let body = codec::encode(&approval, Kind::Approval.cap()).map_err(|error| Refusal::Content(error.to_string()))?;
     tracing::info!(%actor, release = %approval.release.short(), group = draft.group, version = approval.version, "an approval is drafted");
+    let release = read(&release.document)?;
+    let metadata = metadata(&release.0, payload).map_err(|error| {
+        Refusal::Request(format!("upstream's metadata cannot be read from the payload store: {error:#}"))
+    })?;
     Ok(SigningRequest {
         body: HexBytes(body),
-        release: read(&release.document)?,
+        release,
+        metadata,
         replaces: before.map(|known| read(&known.document)).transpose()?,
         preview,
     })
+}
+
+/// What upstream signed, where a release is a snapshot: whoever signs the approval looks for himself.
+fn metadata(
+    document: &[u8],
+    payload: impl Fn(&PayloadId) -> std::io::Result<Vec<u8>>,
+) -> anyhow::Result<Vec<HexBytes>> {
+    let envelope = Envelope::parse(document, Kind::Release, Role::Publisher)?;
+    let release: Release = codec::decode(envelope.unverified_body(), Kind::Release.cap())?;
+    let Recipe::Apt(recipe) = &release.install else { return Ok(Vec::new()) };
+    let files = recipe.metadata().take(proof::travels(&release, recipe)).filter_map(|at| release.payloads.get(at));
+    files.map(|file| Ok(HexBytes(payload(&file.id)?))).collect()
 }
 
 /// Takes a signed approval; the core verifies it.

@@ -7,6 +7,7 @@
 pub(crate) mod alarms;
 pub(crate) mod approve;
 pub(crate) mod devices;
+pub(crate) mod feeds;
 pub(crate) mod groups;
 pub(crate) mod hold;
 pub(crate) mod inventory;

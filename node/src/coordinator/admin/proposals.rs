@@ -21,11 +21,13 @@ use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::{DocHash, ReleaseId};
 use upswarm_protocol::trust::validate_release;
 
-use super::View;
+use super::{View, updates};
 use crate::api::actor::Actor;
 use crate::api::approvals::SignedDocument;
 use crate::api::catalog::{Catalog, content_of};
-use crate::api::proposals::{Proposal, ProposalRequest, ProposalStatus, ProposedPackage, ProposedState};
+use crate::api::proposals::{
+    Mending, Proposal, ProposalRequest, ProposalStatus, ProposedPackage, ProposedState, UpdateRow,
+};
 use crate::background;
 use crate::clock;
 use crate::coordinator::directory::Directory;
@@ -60,6 +62,8 @@ pub(crate) struct Prepared {
     known: Vec<(Snapshot, Upstream)>,
     states: BTreeMap<State, usize>,
     machines: usize,
+    /// What the snapshot offers the group, and what feeds say of it: the worst first.
+    offered: Vec<UpdateRow>,
     catalog: Arc<Catalog>,
     pinned: bool,
 }
@@ -69,7 +73,7 @@ pub(crate) fn prepare(
     actor: Actor,
     view: &View<'_>,
     repositories: &Repositories,
-    request: ProposalRequest,
+    mut request: ProposalRequest,
 ) -> Result<Prepared, Refusal> {
     let refuse = |what: String| Err(Refusal::Request(what));
     let upstream = repositories.upstream(&request.upstream)?;
@@ -103,7 +107,7 @@ pub(crate) fn prepare(
     let group = view.catalog.group_named(&request.group).map_err(Refusal::Request)?;
     let machines = view.devices().filter(|record| record.groups.contains(&group)).count();
     let mut states: BTreeMap<State, usize> = BTreeMap::new();
-    for record in super::updates::told(view, Some(&request.group))? {
+    for record in updates::told(view, Some(&request.group))? {
         let Some(held) = view.inventory(&record.device) else { continue };
         if fleet::is_for(&snapshot.facts, &held.inventory) {
             *states.entry(fleet::state(&held.inventory)).or_default() += 1;
@@ -117,13 +121,31 @@ pub(crate) fn prepare(
             upstream.name()
         ));
     }
+    let offered = updates::offered(view, repositories, &request.group, &upstream.description, &snapshot)?;
+    if let Some(least) = request.min_severity {
+        request.select = of_severity(&offered, &request.select, least)?;
+    }
     let mut known = Vec::new();
     for name in repositories.names() {
         let other = repositories.upstream(&name)?;
         known.extend(snapshot::all(&other.dir).into_iter().rev().map(|snapshot| (snapshot, other.clone())));
     }
     let catalog = Arc::new(view.catalog.clone());
-    Ok(Prepared { actor, request, upstream, snapshot, known, states, machines, catalog, pinned })
+    Ok(Prepared { actor, request, upstream, snapshot, known, states, machines, offered, catalog, pinned })
+}
+
+/// Of the named source packages, or of all, those of which feeds know now that they mend something at least so bad.
+fn of_severity(offered: &[UpdateRow], named: &[String], least: Severity) -> Result<Vec<String>, Refusal> {
+    let rows = || offered.iter().filter(|row| named.is_empty() || named.contains(&row.source));
+    let bad = rows().filter(|row| row.severity.is_some_and(|severity| severity >= least));
+    let select: Vec<String> = bad.map(|row| row.source.clone()).collect();
+    if select.is_empty() {
+        let unknown = rows().filter(|row| updates::is_unknown(row)).count();
+        return Err(Refusal::Request(format!(
+            "no update is known to mend anything so bad; of {unknown} nobody has said how bad it is. See: upswarm updates, and              upswarm sync feed list"
+        )));
+    }
+    Ok(select)
 }
 
 /// Begins; returns at once.
@@ -302,7 +324,19 @@ fn shown(prepared: &Prepared, selected: &Selected) -> Proposal {
         packages,
         added: selected.added.iter().cloned().collect(),
         states,
+        mends: mends(prepared, &selected.packages),
     }
+}
+
+/// What feeds say that the chosen packages mend, the worst first.
+fn mends(prepared: &Prepared, chosen: &[Chosen]) -> Vec<Mending> {
+    let sources: BTreeSet<&str> = chosen.iter().map(|one| one.package.source.as_str()).collect();
+    let rows = prepared.offered.iter().filter(|row| sources.contains(row.source.as_str()));
+    let mending = |row: &UpdateRow| {
+        let (source, cves) = (row.source.clone(), row.cves.clone());
+        row.severity.map(|severity| Mending { source, severity, cves })
+    };
+    rows.filter_map(mending).collect()
 }
 
 /// Payloads of the metadata, in the order of a release, then one for each package.
@@ -396,14 +430,16 @@ fn release(prepared: &Prepared, chosen: &[Chosen], payloads: &[Payload]) -> anyh
     let classification =
         if upstream.description.suite.contains("security") { Classification::Security } else { Classification::Update };
     let issued = clock::wall();
+    let mends = mends(prepared, chosen);
+    let cves: BTreeSet<&str> = mends.iter().flat_map(|one| &one.cves).map(String::as_str).collect();
     let mut release = Release {
         product: Text::new(product.as_str())?,
         version: Text::new(snapshot.version())?,
         counter: 0,
         title: Text::lossy(&title(upstream.name(), chosen)),
         classification,
-        severity: Severity::Unspecified,
-        cves: Bounded::default(),
+        severity: mends.iter().map(|one| one.severity).max().unwrap_or(Severity::Unspecified),
+        cves: Bounded::truncated(cves.into_iter().map(Text::lossy).collect()),
         issued,
         expires: issued + LIFE,
         platform: Platform { os: Text::lossy("linux"), arch: Text::default() },

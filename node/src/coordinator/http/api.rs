@@ -200,8 +200,12 @@ pub(super) async fn draft(
 ) -> Result<Response, Refused> {
     let Json(draft) = draft?;
     let directory = shared.directory.clone();
-    let document = move |hash: &DocHash| std::fs::read(directory.doc(hash));
-    look(&shared, move |view| admin::approve::draft(&asker.0, view, &draft, document)).await
+    look(&shared, move |view| {
+        let document = |hash: &DocHash| std::fs::read(directory.doc(hash));
+        let payload = |id: &PayloadId| std::fs::read(directory.payload(id));
+        admin::approve::draft(&asker.0, view, &draft, document, payload)
+    })
+    .await
 }
 
 pub(super) async fn post_invite(

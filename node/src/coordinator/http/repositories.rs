@@ -13,9 +13,10 @@ use upswarm_protocol::ids::DocHash;
 use super::api::{Answer, Ask, Asker, Look, look, seen};
 use super::refused::Refused;
 use super::shared::Shared;
+use crate::api::feeds::{FeedRequest, NewFeed};
 use crate::api::proposals::{ProposalQuery, ProposalRequest, ProposalStatus, UpdatesQuery};
 use crate::api::repositories::{NewUpstream, RemoveUpstream, SyncRequest};
-use crate::coordinator::admin::{proposals, repositories, updates};
+use crate::coordinator::admin::{feeds, proposals, repositories, updates};
 use crate::coordinator::keys;
 use crate::upstream::MAX_DESCRIPTION;
 
@@ -56,6 +57,38 @@ pub(super) async fn remove(
 ) -> Result<Response, Refused> {
     let (Json(request), known) = (request?, shared.repositories.clone());
     look(&shared, move |view| repositories::remove(&asker.0, &known, &pinned(view.upstreams), &request)).await
+}
+
+pub(super) async fn list_feeds(State(shared): State<Arc<Shared>>) -> Result<Response, Refused> {
+    let known = shared.repositories.clone();
+    look(&shared, move |_| Ok(feeds::list(&known))).await
+}
+
+pub(super) async fn add_feed(
+    State(shared): State<Arc<Shared>>,
+    asker: Asker,
+    request: Ask<NewFeed>,
+) -> Result<Response, Refused> {
+    let (Json(request), known) = (request?, shared.repositories.clone());
+    look(&shared, move |_| feeds::add(&asker.0, &known, request)).await
+}
+
+pub(super) async fn run_feeds(
+    State(shared): State<Arc<Shared>>,
+    asker: Asker,
+    request: Ask<FeedRequest>,
+) -> Result<Response, Refused> {
+    let (Json(request), known) = (request?, shared.repositories.clone());
+    look(&shared, move |_| feeds::run(&asker.0, &known, &request)).await
+}
+
+pub(super) async fn remove_feed(
+    State(shared): State<Arc<Shared>>,
+    asker: Asker,
+    request: Ask<FeedRequest>,
+) -> Result<Response, Refused> {
+    let (Json(request), known) = (request?, shared.repositories.clone());
+    look(&shared, move |_| feeds::remove(&asker.0, &known, &request)).await
 }
 
 pub(super) async fn get_updates(

@@ -71,7 +71,7 @@ pub(crate) enum FetchError {
     Hash(String),
     /// More bytes than such a file may have.
     #[error("{url} has more than the {limit} bytes that such a file may have")]
-    TooLong { url: String, limit: usize },
+    TooLong { url: String, limit: u64 },
     /// This machine's disk.
     #[error("the coordinator's disk: {0}")]
     Disk(#[from] io::Error),
@@ -149,20 +149,14 @@ impl Fetcher {
         limit: usize,
     ) -> Result<Option<(Vec<u8>, Validators)>, FetchError> {
         let url = mirror.place(path);
-        let too_long = || FetchError::TooLong { url: url.clone(), limit };
+        let too_long = || FetchError::TooLong { url: url.clone(), limit: limit as u64 };
         if let Mirror::Folder(folder) = mirror {
             let file = open(&folder.join(path), &url).await?;
             let mut bytes = Vec::new();
             file.take(limit as u64 + 1).read_to_end(&mut bytes).await?;
             return if bytes.len() > limit { Err(too_long()) } else { Ok(Some((bytes, Validators::default()))) };
         }
-        let mut headers = HeaderMap::new();
-        for (name, value) in [(IF_NONE_MATCH, &known.etag), (IF_MODIFIED_SINCE, &known.last_modified)] {
-            if let Some(value) = value.as_deref().and_then(|value| value.parse().ok()) {
-                headers.insert(name, value);
-            }
-        }
-        let mut answer = self.ask(&url, headers).await?;
+        let mut answer = self.ask(&url, known.headers()).await?;
         if answer.status() == StatusCode::NOT_MODIFIED {
             if *known == Validators::default() {
                 let (status, what) =
@@ -182,6 +176,79 @@ impl Fetcher {
             pace.came(piece.len() as u64).map_err(slow)?;
         }
         Ok(Some((bytes, validators)))
+    }
+
+    /// A file of which nobody has told length or hash, into `to`, in place of what is there; `None` when it is as `known` says.
+    /// `bounds` are the most bytes and the most time that it may take.
+    pub(crate) async fn whole(
+        &self,
+        mirror: &Mirror,
+        path: &str,
+        known: &Validators,
+        bounds: (u64, Duration),
+        to: &Path,
+        progress: &Progress,
+    ) -> Result<Option<Validators>, FetchError> {
+        let (url, (limit, within)) = (mirror.place(path), bounds);
+        let late = |_| FetchError::Unreachable {
+            url: url.clone(),
+            what: format!("it was not here after {} min", within.as_secs() / 60),
+        };
+        timeout(within, self.all_of(mirror, (path, &url), known, limit, to, progress)).await.map_err(late)?
+    }
+
+    async fn all_of(
+        &self,
+        mirror: &Mirror,
+        (path, url): (&str, &str),
+        known: &Validators,
+        limit: u64,
+        to: &Path,
+        progress: &Progress,
+    ) -> Result<Option<Validators>, FetchError> {
+        let too_long = || FetchError::TooLong { url: url.to_owned(), limit };
+        let mut file = tokio::fs::File::create(to).await?;
+        let validators = match mirror {
+            Mirror::Folder(folder) => {
+                let source = open(&folder.join(path), url).await?;
+                let said = source.metadata().await?;
+                let changed = said.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                let validators = Validators {
+                    etag: Some(format!("{} {}", said.len(), changed.as_nanos())),
+                    ..Validators::default()
+                };
+                if validators == *known {
+                    return Ok(None);
+                }
+                let copied = tokio::io::copy(&mut source.take(limit + 1), &mut file).await?;
+                progress.add(copied);
+                if copied > limit {
+                    return Err(too_long());
+                }
+                validators
+            }
+            Mirror::Web(_) => {
+                let mut answer = self.ask(url, known.headers()).await?;
+                if answer.status() == StatusCode::NOT_MODIFIED && *known != Validators::default() {
+                    return Ok(None);
+                }
+                let validators = Validators::of(answer.headers());
+                let slow = |what| FetchError::Unreachable { url: url.to_owned(), what };
+                let (mut got, mut pace) = (0, Pace::new(self.patience));
+                while let Some(piece) = self.piece(url, &mut answer).await? {
+                    got += piece.len() as u64;
+                    if got > limit {
+                        return Err(too_long());
+                    }
+                    file.write_all(&piece).await?;
+                    progress.add(piece.len() as u64);
+                    pace.came(piece.len() as u64).map_err(slow)?;
+                }
+                validators
+            }
+        };
+        file.flush().await?;
+        Ok(Some(validators))
     }
 
     /// A file of this length and hash, into `to`. What is in `to` from an earlier try is gone on with; a file that is wrong is
@@ -378,6 +445,17 @@ impl Validators {
     fn of(headers: &HeaderMap) -> Self {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         Self { etag: text(ETAG), last_modified: text(LAST_MODIFIED) }
+    }
+
+    /// What a server is asked with, to answer only if something has changed.
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [(IF_NONE_MATCH, &self.etag), (IF_MODIFIED_SINCE, &self.last_modified)] {
+            if let Some(value) = value.as_deref().and_then(|value| value.parse().ok()) {
+                headers.insert(name, value);
+            }
+        }
+        headers
     }
 
     /// One that says that not a byte is different.

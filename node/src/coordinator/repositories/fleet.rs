@@ -83,10 +83,15 @@ impl Offer {
 
     /// The newest package that could take the place of an installed one, if it is newer.
     pub(crate) fn newer(&self, installed: &Installed) -> Option<&Package> {
+        let newest = self.fitting(installed)?;
+        version::compare(PackageKind::Deb, &installed.version, &newest.version).is_lt().then_some(newest)
+    }
+
+    /// The newest package that is the same as an installed one in some version.
+    pub(crate) fn fitting(&self, installed: &Installed) -> Option<&Package> {
         let fits =
             |package: &&Package| package.arch == installed.arch || package.arch == "all" || installed.arch == "all";
-        let newest = self.named(&installed.name).iter().find(fits)?;
-        version::compare(PackageKind::Deb, &installed.version, &newest.version).is_lt().then_some(newest)
+        self.named(&installed.name).iter().find(fits)
     }
 
     /// Packages of a name.

@@ -1,8 +1,9 @@
 //! Upstream repositories on the coordinator: which there are, and the snapshots that are made of them.
 //!
-//! Owns the folder `repositories` of the data directory, and when mirrors are asked. Its work runs beside the driver, which it
+//! Owns the folder `repositories` of the data directory, and when mirrors and feeds are asked. Its work runs beside the driver, which it
 //! never waits for: a slow mirror delays no head. It signs nothing, and no device believes it anything: it can only withhold.
 
+pub(crate) mod feeds;
 pub(crate) mod fetch;
 pub(crate) mod fleet;
 pub(crate) mod jobs;
@@ -26,7 +27,9 @@ use anyhow::Context as _;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use upswarm_protocol::time::Wall;
 
+use self::feeds::Feeds;
 use self::fetch::{FetchError, Fetcher};
 use self::jobs::Jobs;
 use self::progress::Progress;
@@ -54,9 +57,10 @@ const FIRST: Duration = Duration::from_secs(120);
 pub(crate) struct Repositories {
     dir: PathBuf,
     syncer: Syncer,
+    feeds: Feeds,
     jobs: Arc<Jobs>,
     at_once: Semaphore,
-    /// Syncs that are under way, by upstream.
+    /// What is under way, by upstream, or by [`feed_key`].
     running: Mutex<BTreeMap<String, Progress>>,
 }
 
@@ -76,18 +80,19 @@ pub(crate) enum RepositoryError {
 }
 
 impl Repositories {
-    /// The upstreams in the data directory's folder. Removes what an abrupt stop has left behind.
-    pub(crate) fn open(dir: PathBuf, web: &Web) -> anyhow::Result<Self> {
+    /// The upstreams and feeds of a data directory. Removes what an abrupt stop has left behind.
+    pub(crate) fn open(data_dir: &Path, web: &Web) -> anyhow::Result<Self> {
+        let dir = data_dir.join("repositories");
         fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-        let repositories = Self::at(dir, Syncer::new(Fetcher::new(web)?));
+        let repositories = Self::at(dir, Feeds::new(data_dir.join("feeds")), Syncer::new(Fetcher::new(web)?));
         for name in repositories.names() {
             snapshot::remove_unfinished(&repositories.folder(&name));
         }
         Ok(repositories)
     }
 
-    fn at(dir: PathBuf, syncer: Syncer) -> Self {
-        Self { dir, syncer, jobs: Arc::default(), at_once: Semaphore::new(AT_ONCE), running: Mutex::default() }
+    fn at(dir: PathBuf, feeds: Feeds, syncer: Syncer) -> Self {
+        Self { dir, syncer, feeds, jobs: Arc::default(), at_once: Semaphore::new(AT_ONCE), running: Mutex::default() }
     }
 
     /// The names of all upstreams, in order.
@@ -127,6 +132,11 @@ impl Repositories {
         crate::sys::remove(&upstream.dir.join("upstream.json")).context("forgetting an upstream")?;
         fs::remove_dir_all(&upstream.dir).with_context(|| format!("removing {}", upstream.dir.display()))?;
         Ok(())
+    }
+
+    /// The feeds of advisories.
+    pub(crate) fn feeds(&self) -> &Feeds {
+        &self.feeds
     }
 
     /// Long work that was asked for.
@@ -169,16 +179,7 @@ impl Repositories {
     /// Begins to sync, unless that is under way already. Returns at once.
     pub(crate) fn begin(self: &Arc<Self>, name: &str) -> Result<(), RepositoryError> {
         let upstream = self.upstream(name)?;
-        let progress = Progress::default();
-        {
-            let mut running = self.lock();
-            if running.contains_key(name) {
-                return Ok(());
-            }
-            progress.begin("waiting for other syncs", 0);
-            running.insert(name.to_owned(), progress.clone());
-        }
-        let this = Under { repositories: self.clone(), name: name.to_owned() };
+        let Some((this, progress)) = self.mark(name.to_owned()) else { return Ok(()) };
         tokio::spawn(async move {
             if let Err(error) = this.repositories.sync(&upstream, &progress).await {
                 tracing::warn!(upstream = upstream.name(), "not synced: {error}");
@@ -187,12 +188,38 @@ impl Repositories {
         Ok(())
     }
 
+    /// Begins to look whether a feed says something new, unless that is under way already. Returns at once.
+    pub(crate) fn begin_feed(self: &Arc<Self>, name: &str) -> anyhow::Result<()> {
+        let feed = self.feeds.named(name)?;
+        let Some((this, progress)) = self.mark(feed_key(name)) else { return Ok(()) };
+        tokio::spawn(async move {
+            let Ok(_room) = this.repositories.at_once.acquire().await else { return };
+            let fetcher = this.repositories.syncer.fetcher();
+            if let Err(error) = feed.refresh(fetcher, clock::wall(), &progress).await {
+                tracing::warn!(feed = feed.name, "what it said before counts on: {error:#}");
+            }
+        });
+        Ok(())
+    }
+
+    /// Marks something as under way; `None` if it is already.
+    fn mark(self: &Arc<Self>, name: String) -> Option<(Under, Progress)> {
+        let progress = Progress::default();
+        let mut running = self.lock();
+        if running.contains_key(&name) {
+            return None;
+        }
+        progress.begin("waiting for other syncs", 0);
+        running.insert(name.clone(), progress.clone());
+        Some((Under { repositories: self.clone(), name }, progress))
+    }
+
     async fn sync(&self, upstream: &Upstream, progress: &Progress) -> Result<Synced, SyncError> {
         let _room = self.at_once.acquire().await.map_err(anyhow::Error::from)?;
         self.syncer.sync(upstream, clock::wall(), progress).await
     }
 
-    /// Syncs every upstream from time to time, until `stop`.
+    /// Syncs every upstream and looks at every feed from time to time, until `stop`.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut due: BTreeMap<String, Instant> = BTreeMap::new();
         let mut look = tokio::time::interval(LOOK);
@@ -201,8 +228,22 @@ impl Repositories {
                 () = stop.cancelled() => return,
                 _ = look.tick() => {}
             }
-            let (names, now) = (self.names(), Instant::now());
-            due.retain(|name, _| names.contains(name));
+            let (names, feeds, now) = (self.names(), self.feeds.all(), Instant::now());
+            due.retain(|name, _| names.contains(name) || feeds.iter().any(|feed| feed_key(&feed.name) == *name));
+            for feed in feeds {
+                let at = *due.entry(feed_key(&feed.name)).or_insert_with(|| now + FIRST.mul_f64(anything()));
+                if at > now {
+                    continue;
+                }
+                let every = Duration::from_secs(feed.settings.every_s);
+                due.insert(feed_key(&feed.name), now + every.mul_f64(0.75 + 0.5 * anything()));
+                if recent(feed.state().last_success, every / 2) {
+                    continue;
+                }
+                if let Err(error) = self.begin_feed(&feed.name) {
+                    tracing::warn!(feed = feed.name, "{error:#}");
+                }
+            }
             for name in names {
                 // Not all at once: mirrors are not to be asked by everybody at the same minute.
                 let at = *due.entry(name.clone()).or_insert_with(|| now + FIRST.mul_f64(anything()));
@@ -214,7 +255,7 @@ impl Repositories {
                         let every = Duration::from_secs(upstream.settings.every_s);
                         due.insert(name.clone(), now + every.mul_f64(0.75 + 0.5 * anything()));
                         // A sync by hand a moment ago is as good.
-                        if recently(&upstream, every / 2) {
+                        if recent(upstream.state().last_success, every / 2) {
                             continue;
                         }
                         if let Err(error) = self.begin(&name) {
@@ -247,17 +288,16 @@ impl Drop for Under {
     }
 }
 
-fn recently(upstream: &Upstream, within: Duration) -> bool {
-    let last = upstream.state().last_success;
+/// What a feed's look is called while it is under way; no upstream can be called so.
+pub(crate) fn feed_key(name: &str) -> String {
+    format!("feed/{name}")
+}
+
+fn recent(last: Option<Wall>, within: Duration) -> bool {
     last.is_some_and(|last| last <= clock::wall() && clock::wall().since(last) < within)
 }
 
 /// A number from 0 up to 1 that nobody knows before; without random numbers, the middle.
 fn anything() -> f64 {
     keys::random::<2>().map_or(0.5, |bytes| f64::from(u16::from_le_bytes(bytes)) / 65_536.0)
-}
-
-/// The folder of all upstreams in a data directory.
-pub(crate) fn folder(data_dir: &Path) -> PathBuf {
-    data_dir.join("repositories")
 }

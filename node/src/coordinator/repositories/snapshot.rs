@@ -1,6 +1,7 @@
 //! One state of an upstream, as its own people signed it: InRelease and the indexes that it names, in a folder that never changes.
 //! Owns what lies in it and how it is read again; never makes one.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,8 @@ use sha2::{Digest as _, Sha256};
 use upswarm_protocol::ids::PayloadId;
 use upswarm_protocol::time::Wall;
 
+use super::feeds::advisories::Distribution;
+use crate::coordinator::files::read_json_or_default;
 use crate::sys::{self, Access};
 use crate::upstream::compression::Compression;
 use crate::upstream::packages::{self, Package};
@@ -20,6 +23,7 @@ use crate::upstream::release::sha256;
 /// Snapshots that are kept beside the newest.
 const KEPT_BEFORE: usize = 2;
 const FACTS: &str = "snapshot.json";
+const SOURCES: &str = "sources.json";
 pub(crate) const IN_RELEASE: &str = "InRelease";
 
 /// A snapshot on disk.
@@ -39,11 +43,25 @@ pub(crate) struct Facts {
     pub(crate) date: Wall,
     /// InRelease's Valid-Until.
     pub(crate) valid_until: Option<Wall>,
-    /// InRelease's Origin and Version; empty when it does not say.
+    /// InRelease's Origin, Codename and Version; empty when it does not say.
     pub(crate) origin: String,
+    pub(crate) codename: String,
     pub(crate) version: String,
     pub(crate) indexes: Vec<Index>,
 }
+
+/// A source package of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Source {
+    /// The newest version of it.
+    pub(crate) version: String,
+    /// The Date of the first snapshot here that has this version: it is at least so old.
+    pub(crate) since: Wall,
+}
+
+/// Source packages by name.
+pub(crate) type Sources = BTreeMap<String, Source>;
 
 /// An index of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +103,19 @@ impl Snapshot {
     /// Packages of all indexes.
     pub(crate) fn packages(&self) -> u64 {
         self.facts.indexes.iter().map(|index| index.packages).sum()
+    }
+
+    /// Its source packages. What cannot be read is not known: only their ages rest on it.
+    pub(crate) fn sources(&self) -> Sources {
+        read_json_or_default(&self.dir.join(SOURCES)).unwrap_or_else(|error| {
+            tracing::warn!("{error:#}");
+            Sources::new()
+        })
+    }
+
+    /// The release of a distribution that it is of, as feeds call it.
+    pub(crate) fn distribution(&self) -> Distribution {
+        Distribution::of(&self.facts.origin, &self.facts.codename, &self.facts.version)
     }
 
     /// Hands every package to `each`. Whatever has changed in its folder since it was made is an error. Blocks.
@@ -133,9 +164,16 @@ pub(crate) fn all(upstream: &Path) -> Vec<Snapshot> {
 }
 
 /// Gives a folder that holds everything its place; durable on return, as is what lies in it.
-pub(crate) fn finish(making: &Path, upstream: &Path, id: PayloadId, facts: Facts) -> anyhow::Result<Snapshot> {
+pub(crate) fn finish(
+    making: &Path,
+    upstream: &Path,
+    id: PayloadId,
+    facts: Facts,
+    sources: &Sources,
+) -> anyhow::Result<Snapshot> {
     let dir = upstream.join(id.to_string());
     let context = || format!("writing to {}", upstream.display());
+    sys::replace(&making.join(SOURCES), &serde_json::to_vec(sources)?, Access::Owner).with_context(context)?;
     sys::replace(&making.join(FACTS), &serde_json::to_vec_pretty(&facts)?, Access::Owner).with_context(context)?;
     sys::sync_dir(making).with_context(context)?;
     sys::rename(making, &dir).with_context(context)?;

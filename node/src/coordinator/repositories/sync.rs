@@ -9,17 +9,20 @@
 //!
 //! A mirror that changes meanwhile is asked for everything again; then the next mirror is.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use upswarm_protocol::catalog::PackageKind;
 use upswarm_protocol::ids::PayloadId;
 use upswarm_protocol::time::Wall;
+use upswarm_protocol::version;
 
 use super::fetch::{FetchError, Fetcher, Mirror, Validators};
 use super::progress::Progress;
 use super::settings::{State, Upstream};
-use super::snapshot::{self, Facts, IN_RELEASE, Index, Snapshot};
+use super::snapshot::{self, Facts, IN_RELEASE, Index, Snapshot, Source, Sources};
 use crate::background;
 use crate::coordinator::keys;
 use crate::sys::{self, Access};
@@ -212,7 +215,15 @@ impl Syncer {
         task.progress.begin("reading the indexes", 0);
         let paths: Vec<String> = wanted.iter().map(|(path, _)| path.clone()).collect();
         let folder = making.0.clone();
-        let counts = background::run(move || count(&folder, &paths)).await.map_err(SyncError::Local)??;
+        let read = background::run(move || count(&folder, &paths)).await.map_err(SyncError::Local)??;
+        let (counts, versions) = read;
+        let before = newest.map(Snapshot::sources).unwrap_or_default();
+        let sources = versions.into_iter().map(|(name, version)| {
+            let same = before.get(&name).filter(|known| known.version == version);
+            let since = same.map_or(release.date, |known| known.since);
+            (name, Source { version, since })
+        });
+        let sources: Sources = sources.collect();
         // 5.
         let indexes = wanted.iter().zip(counts).map(|((path, listed), packages)| Index {
             path: path.clone(),
@@ -224,10 +235,11 @@ impl Syncer {
             date: release.date,
             valid_until: release.valid_until,
             origin: release.origin,
+            codename: release.codename,
             version: release.version,
             indexes: indexes.collect(),
         };
-        let made = snapshot::finish(&making.0, &upstream.dir, id, facts)?;
+        let made = snapshot::finish(&making.0, &upstream.dir, id, facts, &sources)?;
         remember(state, url, id, said);
         tracing::info!(
             upstream = upstream.name(),
@@ -365,13 +377,21 @@ fn reuse(newest: &Snapshot, path: &str, listed: Listed, to: &Path) -> bool {
     same && fs::hard_link(newest.dir.join(snapshot::file_name(path)), to).is_ok()
 }
 
-/// Reads every index to its end; returns how many packages each names.
-fn count(folder: &Path, paths: &[String]) -> Result<Vec<u64>, SyncError> {
-    let each = |path: &String| {
-        let count = snapshot::read_index(&folder.join(snapshot::file_name(path)), |_| {});
-        count.map(|count| count as u64).map_err(|error| SyncError::Index { path: path.clone(), error })
-    };
-    paths.iter().map(each).collect()
+/// Reads every index to its end; returns how many packages each names, and the newest version of each source package.
+fn count(folder: &Path, paths: &[String]) -> Result<(Vec<u64>, BTreeMap<String, String>), SyncError> {
+    let mut versions: BTreeMap<String, String> = BTreeMap::new();
+    let mut counts = Vec::new();
+    for path in paths {
+        let count = snapshot::read_index(&folder.join(snapshot::file_name(path)), |package| {
+            match versions.get_mut(&package.source) {
+                Some(known) if version::compare(PackageKind::Deb, known, &package.source_version).is_ge() => {}
+                Some(known) => *known = package.source_version,
+                None => drop(versions.insert(package.source, package.source_version)),
+            }
+        });
+        counts.push(count.map_err(|error| SyncError::Index { path: path.clone(), error })? as u64);
+    }
+    Ok((counts, versions))
 }
 
 #[cfg(test)]

@@ -4,7 +4,11 @@ use upswarm_tests::mirror::{Fault, Mirror};
 use upswarm_tests::openpgp::{DAY, MADE};
 use upswarm_tests::repository::{Deb, Repository};
 
+use upswarm_protocol::catalog::Severity;
+
 use super::*;
+use crate::api::feeds::Verdict;
+use crate::api::proposals::UpdatesQuery;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_is_added_synced_listed_and_forgotten() {
@@ -85,14 +89,16 @@ async fn what_machines_miss_is_shown_tried_with_apt_published_and_approved() {
     }
     let mut bench = Bench::start().await;
     let mut repository = Repository::new(&bench.dir.path().join("mirror"));
-    repository.add(&Deb { arch: "amd64", depends: "codec", source: "suite (5)", ..Deb::new("editor", "2.0+x-1") });
+    repository.suite = "bookworm".to_owned();
+    repository.fields = "Origin: Debian\nVersion: 12.1\n".to_owned();
+    repository.add(&Deb { arch: "amd64", depends: "codec", source: "suite", ..Deb::new("editor", "2.0+x-1") });
     let codec = repository.add(&Deb::new("codec", "1:1.0"));
     repository.add(&Deb::new("unwanted", "1"));
     repository.publish(MADE + 30 * DAY);
     let (mirror, keyring) = (Mirror::start(&repository.dir), repository.keyring().display().to_string());
     let url = mirror.url();
     let add =
-        ["sync", "add", "apt", "test", "--url", &url, "--suite", "stable", "--components", "main", "--arch", "amd64"];
+        ["sync", "add", "apt", "test", "--url", &url, "--suite", "bookworm", "--components", "main", "--arch", "amd64"];
     let add: Vec<&str> = add.into_iter().chain(["--keyring", &keyring]).collect();
     let unpinned: Vec<&str> = add.iter().copied().chain(["--no-pin"]).collect();
     bench.verb(&unpinned).await.unwrap();
@@ -101,7 +107,7 @@ async fn what_machines_miss_is_shown_tried_with_apt_published_and_approved() {
     let mut machine = Machine::joined(&bench, "office").await;
     let installed = inventories::inventory(&[("dpkg", "1"), ("editor", "1.0-1")]);
     machine.report_inventory(&bench, &Default::default(), &installed, 1).await;
-    let query = crate::api::proposals::UpdatesQuery { source: Some("suite".into()), ..Default::default() };
+    let query = UpdatesQuery { source: Some("suite".into()), ..Default::default() };
     let updates = bench.client().updates(&query).await.unwrap();
     let row = &updates.updates[0];
     assert_eq!((row.source.as_str(), row.from.join(" ").as_str(), row.to.as_str()), ("suite", "1.0-1", "2.0+x-1"));
@@ -109,6 +115,47 @@ async fn what_machines_miss_is_shown_tried_with_apt_published_and_approved() {
     for verb in [&["updates"][..], &["updates", "--output", "csv"], &["updates", "--group", "office"]] {
         bench.verb(verb).await.unwrap();
     }
+
+    // What feeds say of it, and what nobody says.
+    let tracker = |urgency: &str| {
+        format!(
+            "{{\"suite\":{{\"CVE-2026-1\":{{\"releases\":{{\"bookworm\":{{\"status\":\"resolved\",\"fixed_version\":\"2.0\",\
+             \"urgency\":\"{urgency}\"}}}}}}}}}}"
+        )
+    };
+    let high = ["updates", "--severity", "high"];
+    let nothing = |severity| UpdatesQuery { severity, ..Default::default() };
+    let updates = bench.client().updates(&nothing(Some(Severity::Important))).await.unwrap();
+    assert_eq!((updates.updates.len(), updates.unknown, updates.warnings.len()), (0, 1, 1));
+    let approve_high = ["approve", "apt:test@latest", "--group", "office", "--select", "severity>=high", "--dry-run"];
+    let reason = bench.verb(&approve_high).await.unwrap_err().to_string();
+    assert!(reason.contains("no update is known to mend anything so bad; of 1 nobody has said"), "{reason}");
+    let feed = bench.write("tracker.json", tracker("medium").as_bytes());
+    bench.verb(&["sync", "feed", "add", "debian-tracker", &feed]).await.unwrap();
+    let reason = bench.verb(&approve_high).await.unwrap_err().to_string();
+    assert!(reason.contains("of 0 nobody has said"), "{reason}");
+    bench.write("tracker.json", tracker("high").as_bytes());
+    bench.verb(&["sync", "feed", "run"]).await.unwrap();
+    let row = bench.client().updates(&nothing(Some(Severity::Important))).await.unwrap().updates.remove(0);
+    assert_eq!((row.severity, row.cves.join(" ").as_str()), (Some(Severity::Important), "CVE-2026-1"));
+    assert!(row.age_s.is_some_and(|age| age > 0));
+    let cve = UpdatesQuery { cve: Some("CVE-2026-1".into()), ..Default::default() };
+    let asked = bench.client().updates(&cve).await.unwrap();
+    assert_eq!((asked.updates.len(), asked.verdicts.len()), (1, 1));
+    let verdict = &asked.verdicts[0];
+    let said = (verdict.version.as_str(), verdict.release.as_str(), &verdict.verdict, verdict.machines);
+    assert_eq!(said, ("1.0-1", "debian bookworm", &Verdict::Vulnerable { fixed: Some("2.0".into()) }, 1));
+    for verb in [&high[..], &["updates", "--cve", "CVE-2026-1"], &["updates", "--cve", "CVE-2026-1", "--output", "csv"]]
+    {
+        bench.verb(verb).await.unwrap();
+    }
+    bench.verb(&approve_high).await.unwrap();
+    // One that is bad leaves what was said before.
+    bench.write("tracker.json", b"{");
+    let failed = bench.verb(&["sync", "feed", "run"]).await.unwrap_err();
+    assert!(matches!(&failed, CliError::Failed(_)) && failed.to_string().contains("counts on"), "{failed}");
+    bench.verb(&["sync", "feed", "list"]).await.unwrap();
+    assert_eq!(bench.client().updates(&cve).await.unwrap().updates.len(), 1);
 
     // Machines would refuse what the root does not pin; what it would do can be seen all the same.
     let approve = ["approve", "apt:test@latest", "--group", "office", "--yes"];

@@ -32,8 +32,14 @@ fn bench(debs: &[Deb<'_>]) -> Bench {
     std::fs::write(folder.join(snapshot::file_name(&path)), &bytes).unwrap();
     let sha256 = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&bytes));
     let index = Index { path, len: bytes.len() as u64, sha256, packages: debs.len() as u64 };
-    let facts =
-        Facts { date: Wall(1), valid_until: None, origin: String::new(), version: String::new(), indexes: vec![index] };
+    let facts = Facts {
+        date: Wall(1),
+        valid_until: None,
+        origin: String::new(),
+        codename: String::new(),
+        version: String::new(),
+        indexes: vec![index],
+    };
     let snapshot = Snapshot { id: PayloadId([1; 32]), dir: folder, facts };
     let description = UpstreamDescription {
         name: "test".into(),
