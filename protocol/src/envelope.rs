@@ -47,6 +47,8 @@ pub enum Kind {
     Report = 9,
     /// The groups of one device.
     Assignment = 10,
+    /// Which releases are approved as soon as they are there.
+    Rule = 11,
     /// Control frames that a device posts over HTTP.
     FrameBatch = 20,
     /// The coordinator's order that machines try a release again.
@@ -61,6 +63,7 @@ impl Kind {
         match self {
             Kind::Head | Kind::Retry | Kind::WanLimits => 1 << 10,
             Kind::Assignment => 2 << 10,
+            Kind::Rule => 16 << 10,
             Kind::Root => 32 << 10,
             Kind::Approval => 64 << 10,
             Kind::Release => 256 << 10,
@@ -83,6 +86,7 @@ impl Kind {
             Lease,
             Report,
             Assignment,
+            Rule,
             FrameBatch,
             Retry,
             WanLimits,

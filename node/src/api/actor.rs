@@ -23,6 +23,13 @@ impl Actor {
     }
 }
 
+impl Actor {
+    /// A standing rule that approvers signed.
+    pub(crate) fn rule(number: u32) -> Self {
+        Self(format!("rule {number}"))
+    }
+}
+
 impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

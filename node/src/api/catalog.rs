@@ -51,8 +51,8 @@ pub(crate) fn content_of(release: &Release) -> DocHash {
     let mut release = release.clone();
     release.counter = 0;
     if let Recipe::Apt(_) = release.install {
-        // What feeds say of the same packages changes from day to day.
-        (release.severity, release.cves) = (Severity::Unspecified, Default::default());
+        // What feeds say of the same packages changes from day to day; how bad it is in all, rules go by.
+        release.cves = Default::default();
     }
     (release.issued, release.expires) = (Default::default(), Default::default());
     // A release that was published fits into its document, and so does what is left of it.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use upswarm_protocol::ids::PublicKey;
 
 use super::approvals::{ApprovalDraft, HexBytes, SigningRequest};
+use super::rules::RuleDraft;
 
 /// `GET /admin/v1/roots`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +40,8 @@ pub(crate) enum Asked {
     Release(HexBytes),
     /// The next root: its exact bytes.
     Root(HexBytes),
+    /// A standing rule about a repository.
+    Rule(Box<RuleDraft>),
 }
 
 /// An approval that is to be signed.

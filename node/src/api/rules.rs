@@ -1,9 +1,19 @@
-//! Standing decisions: which releases are approved for a group as soon as they are published.
+//! Standing decisions: which releases are approved for a group as soon as they are published. Those about repositories are
+//! documents that approvers sign, and the coordinator acts on them; others are applied where releases are signed.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use upswarm_protocol::catalog::{Classification, Severity};
+use upswarm_protocol::catalog::{Action, ApprovalRule, Classification, Severity};
+use upswarm_protocol::codec::{Bounded, Text};
+use upswarm_protocol::ids::{GroupId, ReleaseId};
+use upswarm_protocol::time::Wall;
+use upswarm_protocol::trust::validate_rule;
 
+use super::approvals::HexBytes;
 use super::schedule::ScheduleArgs;
+use crate::error::CliError;
+use crate::upstream::packages;
 
 /// `POST /admin/v1/rules`: which releases, for which group, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +58,99 @@ pub(crate) struct RemoveRule {
 pub(crate) struct RuleList {
     /// Oldest first.
     pub(crate) rules: Vec<Rule>,
+    /// Those about repositories.
+    #[serde(default)]
+    pub(crate) repositories: Vec<RepositoryRule>,
+}
+
+/// `POST /admin/v1/rules/draft`: what of a repository is approved, for which group, and when. The answer is to be signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewRepositoryRule {
+    /// The repository's name.
+    pub(crate) upstream: String,
+    /// Name of the group.
+    pub(crate) group: String,
+    /// Source packages, of which no other may come; none for all.
+    #[serde(default)]
+    pub(crate) sources: Vec<String>,
+    /// What is less severe is left alone, and what nobody knows.
+    #[serde(default)]
+    pub(crate) min_severity: Option<Severity>,
+    /// The approvals' schedule; its times count from each.
+    #[serde(default)]
+    pub(crate) schedule: ScheduleArgs,
+    /// Seconds for which the rule itself counts.
+    pub(crate) counts_s: u64,
+}
+
+/// A rule about a repository, drafted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RuleDraft {
+    /// What was asked for.
+    pub(crate) asked: NewRepositoryRule,
+    /// The exact bytes of the [`ApprovalRule`] that the coordinator made of it.
+    pub(crate) body: HexBytes,
+}
+
+/// A rule about a repository that is in force. `POST /admin/v1/rules/signed` takes its document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RepositoryRule {
+    pub(crate) id: u32,
+    pub(crate) group: String,
+    pub(crate) upstream: String,
+    pub(crate) sources: Vec<String>,
+    pub(crate) min_severity: Severity,
+    /// RFC 3339.
+    pub(crate) expires: String,
+    /// The document, as approvers signed it.
+    pub(crate) document: HexBytes,
+}
+
+/// A rule that is no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Removed {
+    Product(Rule),
+    Repository(RepositoryRule),
+}
+
+impl NewRepositoryRule {
+    /// The document of this number, for the group that has this number.
+    pub(crate) fn rule(&self, number: u32, group: GroupId, now: Wall) -> Result<ApprovalRule, CliError> {
+        let refused = |what: String| CliError::Refused(what);
+        self.schedule.must_be_relative()?;
+        let approval = self.schedule.approval((group, ReleaseId::default()), 1, Action::Install, now)?;
+        let seconds = |of: Duration, what: &str| {
+            u32::try_from(of.as_secs()).map_err(|_| refused(format!("{what}: so long a time is none")))
+        };
+        let after = |moment: Option<Wall>, what| moment.map(|moment| seconds(moment.since(now), what)).transpose();
+        let name = |text: &String| {
+            let fits = packages::is_name(text).then(|| Text::new(text.as_str()).ok()).flatten();
+            fits.ok_or_else(|| refused(format!("{text:?} is no source package's name")))
+        };
+        let mut sources = self.sources.iter().map(name).collect::<Result<Vec<_>, _>>()?;
+        sources.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        sources.dedup();
+        let mut schedule = approval.schedule;
+        let rule = ApprovalRule {
+            number,
+            group,
+            upstream: Text::new(self.upstream.as_str()).map_err(|error| refused(format!("--repository: {error}")))?,
+            sources: Bounded::new(sources).map_err(|error| refused(format!("--source: {error}")))?,
+            min_severity: self.min_severity.unwrap_or(Severity::Unspecified),
+            available_after_s: after(schedule.available_from.take(), "--available")?,
+            deadline_after_s: after(schedule.deadline.take(), "--deadline")?,
+            schedule,
+            rings: approval.rings,
+            life_s: seconds(approval.expires.since(now), "--life")?,
+            issued: now,
+            expires: now + Duration::from_secs(self.counts_s),
+        };
+        validate_rule(&rule).map_err(|error| refused(error.to_string()))?;
+        Ok(rule)
+    }
 }
 
 impl NewRule {

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use upswarm_protocol::catalog::{Action, Approval, Recipe, Release, Root};
+use upswarm_protocol::catalog::{APT_PREFIX, Action, Approval, ApprovalRule, Recipe, Release, Root};
 use upswarm_protocol::codec::{self, Text};
 use upswarm_protocol::envelope::{self, Envelope, Kind, Role};
 use upswarm_protocol::ids::{GroupId, PublicKey};
@@ -23,6 +23,7 @@ use super::admin::KeyPlace;
 use crate::api::approvals::{ApprovalDraft, HexBytes, Intent, SignedDocument, SigningRequest};
 use crate::api::catalog;
 use crate::api::roots::{Asked, REQUEST_VERSION, RequestFile};
+use crate::api::rules::RuleDraft;
 use crate::api::schedule::LIFE;
 use crate::coordinator::admin::root::differences;
 use crate::coordinator::anchor::Anchor;
@@ -58,6 +59,8 @@ pub(super) enum Document {
     Approval(Box<Approval>, String),
     Release,
     Root,
+    /// A rule for a group, by name and number.
+    Rule(GroupId, String),
 }
 
 /// How fresh a draft must be.
@@ -78,7 +81,7 @@ impl RequestFile {
     /// Which keys sign it.
     pub(super) fn key_use(&self) -> KeyUse {
         match self.asked {
-            Asked::Approval(_) => KeyUse::Approver,
+            Asked::Approval(_) | Asked::Rule(_) => KeyUse::Approver,
             Asked::Release(_) => KeyUse::Publisher,
             Asked::Root(_) => KeyUse::Root,
         }
@@ -125,6 +128,19 @@ pub(super) fn check(file: RequestFile, place: &KeyPlace, carried: Carried, now: 
             let needs = vec![(of.keys.to_vec(), usize::from(of.threshold))];
             let words = words::release(&release);
             ((Document::Release, words), (Kind::Release, Role::Publisher), body, needs)
+        }
+        Asked::Rule(draft) => {
+            let rule = checked_rule(draft, carried, now)
+                .map_err(|reason| refuse(format!("the coordinator's draft is not what was asked for: {reason}")))?;
+            if root.upstream_of(&format!("{APT_PREFIX}.{}", rule.upstream)).is_none() {
+                return Err(refuse(format!("the root names no repository {}", rule.upstream)));
+            }
+            let group = &draft.asked.group;
+            let first_time = !same_group(&place.dir, group, rule.group)?;
+            let words = words::rule(&rule, group, first_time);
+            let needs = vec![(root.approvers.keys.to_vec(), root.approvals_needed(&rule.group))];
+            let document = Document::Rule(rule.group, group.clone());
+            ((document, words), (Kind::Rule, Role::Approver), &draft.body, needs)
         }
         Asked::Root(body) => {
             let next = checked_root(&body.0, &root, carried, now).map_err(refuse)?;
@@ -174,6 +190,9 @@ impl Checked {
         if let Document::Approval(approval, group) = &self.document {
             anchor.has_signed(approval);
             remember_group(&place.dir, group, approval.group);
+        }
+        if let Document::Rule(number, group) = &self.document {
+            remember_group(&place.dir, group, *number);
         }
         anchor.keep();
         let envelope = Envelope::parse(&bytes, kind, role).context("reading what was signed")?;
@@ -271,6 +290,18 @@ fn checked_release(body: &[u8], carried: Carried, now: Wall) -> Result<Release, 
     validate_release(&release).map_err(|error| error.to_string())?;
     is_of_now(release.issued, carried, now)?;
     Ok(release)
+}
+
+/// The rule that the bytes say, if it is the one that was asked for.
+fn checked_rule(draft: &RuleDraft, carried: Carried, now: Wall) -> Result<ApprovalRule, String> {
+    let rule: ApprovalRule =
+        codec::decode(&draft.body.0, Kind::Rule.cap()).map_err(|error| format!("its bytes: {error}"))?;
+    is_of_now(rule.issued, carried, now)?;
+    let wanted = draft.asked.rule(rule.number, rule.group, rule.issued).map_err(|error| error.to_string())?;
+    if wanted != rule {
+        return Err(format!("asked for: {wanted:?}; drafted: {rule:?}"));
+    }
+    Ok(rule)
 }
 
 /// The root that the bytes say, if it may follow today's.

@@ -30,7 +30,7 @@ use crate::api::releases::{WithdrawRequest, Withdrawn};
 use crate::api::repositories::{NewUpstream, RemoveUpstream, SyncRequest, UpstreamAdded, UpstreamList};
 use crate::api::retries::{Retried, RetryRequest};
 use crate::api::roots::RootChain;
-use crate::api::rules::{NewRule, RemoveRule, Rule, RuleList};
+use crate::api::rules::{NewRepositoryRule, NewRule, RemoveRule, Removed, RepositoryRule, Rule, RuleDraft, RuleList};
 use crate::api::status::{Status, StatusQuery};
 use crate::error::CliError;
 
@@ -244,8 +244,18 @@ impl Client {
         self.json(self.admin(Method::POST, "rules").json(rule)).await
     }
 
+    /// Drafts a rule about a repository.
+    pub(crate) async fn draft_rule(&self, asked: &NewRepositoryRule) -> Result<RuleDraft, CliError> {
+        self.json(self.admin(Method::POST, "rules/draft").json(asked)).await
+    }
+
+    /// Hands in a signed rule about a repository.
+    pub(crate) async fn add_signed_rule(&self, document: SignedDocument) -> Result<RepositoryRule, CliError> {
+        self.json(self.admin(Method::POST, "rules/signed").body(document.0)).await
+    }
+
     /// Removes a rule; returns it.
-    pub(crate) async fn remove_rule(&self, id: u32) -> Result<Rule, CliError> {
+    pub(crate) async fn remove_rule(&self, id: u32) -> Result<Removed, CliError> {
         self.json(self.admin(Method::POST, "rules/remove").json(&RemoveRule { id })).await
     }
 

@@ -33,7 +33,6 @@ use crate::api::actor::Actor;
 use crate::api::catalog::Catalog;
 use crate::api::groups::NewGroup;
 use crate::api::invites::{InviteRequest, Invited};
-use crate::api::rules::Rule;
 use crate::clock::Clock;
 use crate::encrypt;
 
@@ -403,6 +402,18 @@ impl Driver {
                 let added = self.at_desk(|desk| admin::rules::add(&actor, desk, &mut rules, *rule));
                 self.save_rules(rules, added, reply);
             }
+            Request::AddSignedRule(actor, document, reply) => {
+                let mut rules = (*self.rules).clone();
+                let added = self.at_desk(|desk| admin::rules::submit(&actor, desk, &mut rules, document));
+                self.save_rules(rules, added, reply);
+            }
+            Request::RuleTroubles(texts, reply) => {
+                let seen = |text: String| Seen { kind: AlarmKind::Rule, device: None, text };
+                let still: Vec<Seen> = texts.into_iter().map(seen).collect();
+                still.iter().cloned().for_each(|trouble| self.see(trouble));
+                self.ended(AlarmKind::Rule, None, &still);
+                let _ = reply.send(());
+            }
             Request::RemoveRule(actor, id, reply) => {
                 let mut rules = (*self.rules).clone();
                 let removed = admin::rules::remove(&actor, &mut rules, id);
@@ -478,7 +489,7 @@ impl Driver {
     }
 
     /// Writes the rules after a change, and then answers.
-    fn save_rules(&mut self, rules: Rules, change: Result<Rule, Refusal>, reply: Reply<Rule>) {
+    fn save_rules<T: Send + 'static>(&mut self, rules: Rules, change: Result<T, Refusal>, reply: Reply<T>) {
         match change {
             Err(refusal) => drop(reply.send(Err(refusal))),
             Ok(rule) => {

@@ -18,6 +18,7 @@ pub(crate) mod admin;
 pub(crate) mod anchor;
 mod projection;
 mod requests;
+mod standing;
 
 mod load;
 mod store;

@@ -15,7 +15,7 @@ use crate::api::invites::{DisinviteRequest, InviteList, InviteRequest, InviteVie
 use crate::api::limits::{LimitRequest, SiteLimits};
 use crate::api::releases::{WithdrawRequest, Withdrawn};
 use crate::api::retries::{Retried, RetryRequest};
-use crate::api::rules::{NewRule, Rule};
+use crate::api::rules::{NewRule, Removed, RepositoryRule, Rule};
 
 /// Requests that may wait for the driver.
 pub(crate) const MAX_REQUESTS: usize = 64;
@@ -64,8 +64,12 @@ pub(crate) enum Request {
     Acknowledge(Actor, AcknowledgeRequest, Reply<Acknowledged>),
     /// A new rule.
     AddRule(Actor, Box<NewRule>, Reply<Rule>),
+    /// A signed rule about a repository.
+    AddSignedRule(Actor, SignedDocument, Reply<RepositoryRule>),
     /// Remove the rule with this number.
-    RemoveRule(Actor, u32, Reply<Rule>),
+    RemoveRule(Actor, u32, Reply<Removed>),
+    /// What now hinders standing rules; all of it.
+    RuleTroubles(Vec<String>, oneshot::Sender<()>),
 }
 
 /// Why a request got no answer: the driver has ended.

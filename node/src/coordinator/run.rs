@@ -20,6 +20,7 @@ use super::load::{self, Loaded};
 use super::network::Network;
 use super::repositories::Repositories;
 use super::requests::MAX_REQUESTS;
+use super::standing::Standing;
 use super::store;
 use super::tls;
 use crate::clock::Clock;
@@ -164,6 +165,7 @@ pub(crate) async fn start(
         addresses: addresses.clone(),
         roots,
     });
+    let rule_requests = requests.clone();
     let shared = Arc::new(Shared {
         directory: directory.clone(),
         roots: public_roots,
@@ -193,6 +195,8 @@ pub(crate) async fn start(
     for door in [Some(local_door), remote_door].into_iter().flatten() {
         tasks.spawn(door.serve(admin.clone(), stop.clone()));
     }
+    let standing = Standing::new(repositories.clone(), directory.clone(), fleet.clone(), rule_requests);
+    tasks.spawn(standing.run(stop.clone()));
     tasks.spawn(repositories.run(stop.clone()));
     tasks.spawn(frames.clone().sweep(stop.clone()));
     tasks.spawn(network.run(inputs, orders, frames, stop.clone()));

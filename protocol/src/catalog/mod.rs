@@ -12,6 +12,7 @@ pub mod page;
 mod placeholder;
 mod release;
 mod root;
+mod rule;
 pub mod walk;
 
 pub use approval::{Action, ActiveHours, Approval, Deferral, MinuteOfDay, Ring, RingPlan, Schedule, Weekdays, Window};
@@ -27,3 +28,4 @@ pub use release::{
     Recipe, Release, RestartPolicy, Severity,
 };
 pub use root::{GroupRule, Keys, PublisherRule, Root, UpstreamRule};
+pub use rule::{ApprovalRule, RuledApproval};

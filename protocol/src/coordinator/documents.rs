@@ -139,12 +139,16 @@ impl Documents {
         for entry in named.documents.values() {
             let document = document(&entry.hash)?;
             let by = |root: &Root| match entry.kind {
-                Kind::Release => open_release(root, &document.bytes).map(|Opened { id, value: release, signers }| {
-                    Either::Release(id, Box::new(PublishedRelease { entry: *entry, release, signers }))
-                }),
-                _ => open_approval(root, &document.bytes).map(|Opened { value: approval, signers, .. }| {
-                    Either::Approval(Box::new(PublishedApproval { entry: *entry, approval, signers }))
-                }),
+                Kind::Release => {
+                    open_release(root, &document.bytes).map(|Opened { id, value: release, signers, .. }| {
+                        Either::Release(id, Box::new(PublishedRelease { entry: *entry, release, signers }))
+                    })
+                }
+                _ => {
+                    open_approval(root, &document.bytes).map(|Opened { value: approval, signers, by_rule, .. }| {
+                        Either::Approval(Box::new(PublishedApproval { entry: *entry, approval, signers, by_rule }))
+                    })
+                }
             };
             match by(root) {
                 Ok(Either::Release(id, known)) => drop(catalog.releases.insert(id, *known)),
@@ -220,7 +224,7 @@ impl Documents {
 
     /// Checks a release and enters it. `None`: it is already there, byte for byte or with other signatures.
     pub(super) fn publish(&mut self, root: &Root, bytes: Vec<u8>, now: Wall) -> Result<Option<Document>, Refusal> {
-        let Opened { id, value: release, signers } = open_release(root, &bytes)?;
+        let Opened { id, value: release, signers, .. } = open_release(root, &bytes)?;
         if self.releases.contains_key(&id) {
             return Ok(None);
         }
@@ -258,13 +262,16 @@ impl Documents {
 
     /// Checks an approval and enters it in place of the one before. `None`: it is already there.
     pub(super) fn approve(&mut self, root: &Root, bytes: Vec<u8>, now: Wall) -> Result<Option<Document>, Refusal> {
-        let Opened { value: approval, signers, .. } = open_approval(root, &bytes)?;
+        let Opened { value: approval, signers, by_rule, .. } = open_approval(root, &bytes)?;
         let document = Document::new(bytes);
         if approval.expires <= now {
             return Err(Refusal::Content(format!("it expired at {}", approval.expires)));
         }
-        if !self.releases.contains_key(&approval.release) {
+        let Some(release) = self.releases.get(&approval.release) else {
             return Err(Refusal::UnknownRelease(approval.release));
+        };
+        if let Some(by_rule) = &by_rule {
+            by_rule.permits(&release.release, &approval)?;
         }
         let key = (approval.group, approval.release);
         match self.approvals.get(&key) {
@@ -284,7 +291,7 @@ impl Documents {
         if self.undecided.remove(&approval.release) {
             self.pages.releases_changed();
         }
-        self.approvals.insert(key, PublishedApproval { entry, approval, signers });
+        self.approvals.insert(key, PublishedApproval { entry, approval, signers, by_rule });
         Ok(Some(document))
     }
 
@@ -302,7 +309,7 @@ impl Documents {
             stays
         });
         approvals.retain(|(group, _), known| {
-            let stays = approval_is_vouched(root, group, &known.signers).is_ok();
+            let stays = approval_is_vouched(root, group, &known.signers, known.by_rule.as_deref()).is_ok();
             if !stays {
                 hashes.remove(&known.entry.hash);
             }

@@ -366,6 +366,8 @@ pub enum AlarmKind {
     Expiry,
     /// A rollout has stopped by itself.
     Rollout,
+    /// A standing rule could not be applied to what it is about.
+    Rule,
     /// A machine that was retired is there.
     Back,
     /// What else machines say of themselves.

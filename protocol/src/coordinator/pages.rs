@@ -3,12 +3,14 @@
 //! Owns the trees below the index and which of their pages exist. It never checks a document and signs nothing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use crate::catalog::page::{self, INDEX_ENTRIES};
 use crate::catalog::{Approval, DocEntry, DocRef, GroupEntry, Node, Release};
 use crate::codec::CodecError;
 use crate::envelope::Document;
 use crate::ids::{DeviceId, DocHash, GroupId, PublicKey, ReleaseId};
+use crate::trust::ByRule;
 
 /// Groups that stand in the index itself, or in one page.
 const GROUPS_TOGETHER: usize = 16;
@@ -41,8 +43,10 @@ pub struct PublishedApproval {
     pub entry: DocEntry,
     /// What it says.
     pub approval: Approval,
-    /// Everyone whose good signature it carries: counted again when the root changes.
+    /// Everyone whose good signature it carries, or of an approval by rule, the rule: counted again when the root changes.
     pub(crate) signers: Vec<PublicKey>,
+    /// The rule that made it.
+    pub by_rule: Option<Arc<ByRule>>,
 }
 
 /// What the catalog consists of.

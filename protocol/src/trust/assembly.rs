@@ -331,6 +331,16 @@ impl Assembly {
                 }
             }
         }
+        // A rule is asked about each release that it is said to have let in.
+        let Catalog { releases, approvals, .. } = &mut *catalog;
+        approvals.retain(|(_, id), known| {
+            let (Some(by_rule), Some(of)) = (&known.by_rule, releases.get(id)) else { return true };
+            let permitted = by_rule.permits(&of.release, &known.approval);
+            if let Err(error) = &permitted {
+                left_out.push((known.hash, Kind::Approval, error.to_string()));
+            }
+            permitted.is_ok()
+        });
         for (hash, ..) in &left_out {
             if let Some((entry, _)) = self.loaded.remove(hash) {
                 self.refused.insert(*hash, entry);

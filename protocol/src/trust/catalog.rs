@@ -12,7 +12,7 @@ use crate::time::Wall;
 
 use super::TrustError;
 use super::dates::Stops;
-use super::verify::{approval_is_vouched, open_approval, open_release, release_is_vouched};
+use super::verify::{ByRule, approval_is_vouched, open_approval, open_release, release_is_vouched};
 
 /// A believed release.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct CatalogApproval {
     pub hash: DocHash,
     /// What it says.
     pub approval: Arc<Approval>,
+    /// The rule that made it.
+    pub by_rule: Option<Arc<ByRule>>,
 }
 
 /// What is acted on. Releases and approvals come from one index and are swapped as a whole, so no two indexes are ever
@@ -146,7 +148,8 @@ impl Loaded {
             Kind::Approval => {
                 let opened = open_approval(root, bytes).map_err(|error| error.to_string())?;
                 let version = opened.value.version;
-                let approval = CatalogApproval { hash: entry.hash, approval: Arc::new(opened.value) };
+                let approval =
+                    CatalogApproval { hash: entry.hash, approval: Arc::new(opened.value), by_rule: opened.by_rule };
                 (Believed::Approval(approval), version, opened.signers)
             }
             other => return Err(format!("an index cannot name a {other:?}")),
@@ -166,7 +169,9 @@ impl Loaded {
     pub(super) fn is_vouched(&self, root: &Root) -> Result<(), TrustError> {
         match &self.document {
             Believed::Release(known) => release_is_vouched(root, &known.release, &self.signers),
-            Believed::Approval(known) => approval_is_vouched(root, &known.approval.group, &self.signers),
+            Believed::Approval(known) => {
+                approval_is_vouched(root, &known.approval.group, &self.signers, known.by_rule.as_deref())
+            }
         }
     }
 }

@@ -54,11 +54,11 @@ pub use self::dates::CLOCK_TOLERANCE;
 pub use self::evidence::{Evidence, MAX_EVIDENCE};
 pub use self::permit::{Admitted, Blocked, MAX_PROOF, NotAdmitted};
 pub use self::snapshot::MAX_SNAPSHOT;
-pub use self::validate::{Invalid, MAX_TIMEOUT_S, validate_approval, validate_release, validate_root};
+pub use self::validate::{Invalid, MAX_TIMEOUT_S, validate_approval, validate_release, validate_root, validate_rule};
+pub use self::verify::{ByRule, TrustError, verify_approval, verify_pair, verify_release, verify_rule};
 pub(crate) use self::verify::{
     Opened, approval_is_vouched, open_approval, open_next_root, open_release, release_is_vouched,
 };
-pub use self::verify::{TrustError, verify_approval, verify_pair, verify_release};
 
 /// The most documents that one [`Wanted::Documents`] names.
 pub const MAX_WANTED: usize = 1024;

@@ -149,10 +149,13 @@ impl Trust {
         let (Believed::Approval(approved), approvers) = self.open_named(Kind::Approval, &of_approval, approval)? else {
             return Err(Blocked::NotApproved.into());
         };
-        let (id, release, approval) = (known.id, known.release, approved.approval);
+        let (id, release, approval, approved_by) = (known.id, known.release, approved.approval, approved.by_rule);
         // 3. One is about the other.
         if approval.release != id {
             return Err(TrustError::OtherRelease { approved: approval.release, release: id }.into());
+        }
+        if let Some(by_rule) = &approved_by {
+            by_rule.permits(&release, &approval)?;
         }
         // 4. No version of the approval is used after a later one.
         if approval.version < self.floors.of(&(approval.group, id)) {

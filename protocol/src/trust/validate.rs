@@ -8,13 +8,13 @@ use ed25519_dalek::VerifyingKey;
 
 use crate::catalog::page::{self, Entry, Parts};
 use crate::catalog::{
-    APT_PREFIX, Applicability, Approval, AptRecipe, Detect, Head, Index, Keys, Payload, Piece, PublisherRule, Recipe,
-    Release, Root, WhenAbsent, Window, pieces,
+    APT_PREFIX, Applicability, Approval, ApprovalRule, AptRecipe, Detect, Head, Index, Keys, Payload, Piece,
+    PublisherRule, Recipe, Release, Root, WhenAbsent, Window, pieces,
 };
 use crate::chunk;
 use crate::codec::Text;
 use crate::envelope::Kind;
-use crate::ids::PublicKey;
+use crate::ids::{PublicKey, ReleaseId};
 use crate::time::Wall;
 
 /// The longest that a command of a release may run, in seconds.
@@ -156,9 +156,24 @@ pub(super) fn validate_upstream(root: &Root, release: &Release) -> Result<(), In
     ensure(alone, "depends", "a snapshot names no other releases and no conditions")
 }
 
-/// Checks the schedule and the rings of an approval.
+/// Checks what a rule says, by the approval that it would make on its first day.
+pub fn validate_rule(rule: &ApprovalRule) -> Result<(), Invalid> {
+    lifetime(rule.issued, rule.expires)?;
+    ensure(!rule.upstream.is_empty(), "upstream", "a rule is about one repository")?;
+    let moments = rule.schedule.available_from.is_some() || rule.schedule.deadline.is_some();
+    ensure(!moments, "schedule", "a rule's moments count from each approval")?;
+    ensure(rule.life_s > 0, "life_s", "no approval of it would count")?;
+    timing(&rule.approval(ReleaseId([0; 32]), rule.issued))
+}
+
+/// Checks what an approver's approval says.
 pub fn validate_approval(approval: &Approval) -> Result<(), Invalid> {
     ensure(approval.version >= 1, "version", "versions begin at 1")?;
+    timing(approval)
+}
+
+/// Checks the schedule and the rings of an approval.
+pub(super) fn timing(approval: &Approval) -> Result<(), Invalid> {
     lifetime(approval.issued, approval.expires)?;
     let schedule = &approval.schedule;
     for (at, window) in schedule.windows.iter().enumerate() {

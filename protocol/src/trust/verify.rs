@@ -1,13 +1,16 @@
 //! From bytes to a believed document, one numbered step per check (TUF specification, section 5; Uptane's split between the
 //! one who publishes and the one who approves).
 
-use crate::catalog::{Approval, Assignment, Certificate, Head, Index, Release, Root};
+use std::sync::Arc;
+
+use crate::catalog::{Approval, ApprovalRule, Assignment, Certificate, Head, Index, Release, Root, RuledApproval};
 use crate::envelope::{Envelope, EnvelopeError, Kind, Role, Verified};
 use crate::ids::{DeviceId, DocHash, GroupId, PublicKey, ReleaseId};
 use crate::time::Wall;
 
 use super::validate::{
-    self, Invalid, validate_approval, validate_head, validate_index, validate_release, validate_root, validate_upstream,
+    self, Invalid, timing, validate_approval, validate_head, validate_index, validate_release, validate_root,
+    validate_rule, validate_upstream,
 };
 
 /// Why a document was not believed, or could not be used.
@@ -133,6 +136,9 @@ pub fn verify_pair(
     if approval.value.release != release.id {
         return Err(TrustError::OtherRelease { approved: approval.value.release, release: release.id });
     }
+    if let Some(by_rule) = &approval.by_rule {
+        by_rule.permits(&release.value, &approval.value)?;
+    }
     Ok((release.id, release.value, approval.value))
 }
 
@@ -156,7 +162,18 @@ pub(super) fn unexpired(kind: Kind, at: Wall, now: Wall) -> Result<(), TrustErro
 pub(crate) struct Opened<T> {
     pub(crate) id: ReleaseId,
     pub(crate) value: T,
+    /// Of an approval by rule: those who signed the rule.
     pub(crate) signers: Vec<PublicKey>,
+    /// Of an approval: the rule that made it.
+    pub(crate) by_rule: Option<Arc<ByRule>>,
+}
+
+/// The rule that made an approval, and the online keys that said so.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ByRule {
+    /// What approvers signed.
+    pub rule: ApprovalRule,
+    pub(crate) online: Vec<PublicKey>,
 }
 
 pub(crate) fn open_release(root: &Root, bytes: &[u8]) -> Result<Opened<Release>, TrustError> {
@@ -173,12 +190,15 @@ pub(crate) fn open_release(root: &Root, bytes: &[u8]) -> Result<Opened<Release>,
     release_is_vouched(root, &value, &signers)?;
     // 4. What it says can be meant.
     validate_release(&value).map_err(invalid(Kind::Release))?;
-    Ok(Opened { id: ReleaseId::of(verified.body()), value, signers })
+    Ok(Opened { id: ReleaseId::of(verified.body()), value, signers, by_rule: None })
 }
 
 pub(crate) fn open_approval(root: &Root, bytes: &[u8]) -> Result<Opened<Approval>, TrustError> {
     let wrong = of(Kind::Approval);
-    // 1. Size cap, frame, kind and role.
+    // 1. Size cap, frame, kind and role. Online keys make approvals by a rule, no others.
+    if Envelope::parse(bytes, Kind::Approval, Role::Online).is_ok() {
+        return open_ruled(root, bytes);
+    }
     let envelope = Envelope::parse(bytes, Kind::Approval, Role::Approver).map_err(&wrong)?;
     // 2. Some approver of the root has signed: only then are the bytes decoded.
     let signed = signatures(&envelope);
@@ -186,10 +206,59 @@ pub(crate) fn open_approval(root: &Root, bytes: &[u8]) -> Result<Opened<Approval
     let value: Approval = verified.decode().map_err(&wrong)?;
     // 3. As many approvers have signed as this group wants.
     let signers: Vec<_> = signed.iter().map(|(key, _)| *key).collect();
-    approval_is_vouched(root, &value.group, &signers)?;
+    approval_is_vouched(root, &value.group, &signers, None)?;
     // 4. What it says can be meant.
     validate_approval(&value).map_err(invalid(Kind::Approval))?;
-    Ok(Opened { id: value.release, value, signers })
+    Ok(Opened { id: value.release, value, signers, by_rule: None })
+}
+
+/// A rule as enough approvers signed it, from a root that is believed already; expiry is not asked.
+pub fn verify_rule(root: &Root, bytes: &[u8]) -> Result<ApprovalRule, TrustError> {
+    open_rule(root, bytes).map(|(rule, _)| rule)
+}
+
+fn open_rule(root: &Root, bytes: &[u8]) -> Result<(ApprovalRule, Vec<PublicKey>), TrustError> {
+    let wrong = of(Kind::Rule);
+    let envelope = Envelope::parse(bytes, Kind::Rule, Role::Approver).map_err(&wrong)?;
+    let signed = signatures(&envelope);
+    let verified = first_by(&signed, |key| root.approvers.keys.contains(key)).map_err(&wrong)?;
+    let rule: ApprovalRule = verified.decode().map_err(&wrong)?;
+    let signers: Vec<_> = signed.iter().map(|(key, _)| *key).collect();
+    enough(Kind::Rule, &root.approvers.keys, &signers, root.approvals_needed(&rule.group))?;
+    validate_rule(&rule).map_err(invalid(Kind::Rule))?;
+    Ok((rule, signers))
+}
+
+/// An approval that the online keys have made by an approver's rule. Whether the rule covers its release is asked where both are
+/// at hand: [`ByRule::permits`].
+fn open_ruled(root: &Root, bytes: &[u8]) -> Result<Opened<Approval>, TrustError> {
+    let wrong = of(Kind::Approval);
+    // 1. The online keys have signed it.
+    let envelope = Envelope::parse(bytes, Kind::Approval, Role::Online).map_err(&wrong)?;
+    let verified = envelope.verify(&root.online.keys, root.online.threshold.into()).map_err(&wrong)?;
+    let ruled: RuledApproval = verified.decode().map_err(&wrong)?;
+    // 2. Approvers have signed the rule.
+    let (rule, signers) = open_rule(root, &ruled.rule)?;
+    // 3. It is the one approval that the rule makes, at a time when the rule counts.
+    let value = ruled.approval;
+    let problem = |field: &str, problem: &str| Invalid { field: field.into(), problem: problem.into() };
+    if value != rule.approval(value.release, value.issued) {
+        return Err(invalid(Kind::Approval)(problem("approval", "it says something else than its rule")));
+    }
+    if value.issued < rule.issued || value.issued >= rule.expires {
+        return Err(invalid(Kind::Approval)(problem("issued", "its rule did not count then")));
+    }
+    timing(&value).map_err(invalid(Kind::Approval))?;
+    let online = signatures(&envelope).into_iter().map(|(key, _)| key).collect();
+    Ok(Opened { id: value.release, value, signers, by_rule: Some(Arc::new(ByRule { rule, online })) })
+}
+
+impl ByRule {
+    /// Whether the rule makes this approval of this release.
+    pub(crate) fn permits(&self, release: &Release, approval: &Approval) -> Result<(), TrustError> {
+        let problem = |problem| Invalid { field: "rule".into(), problem };
+        self.rule.covers(release, approval.issued).map_err(problem).map_err(invalid(Kind::Approval))
+    }
 }
 
 /// Whether the publisher of the product has signed often enough, and may say this of the repositories that the root names.
@@ -201,8 +270,16 @@ pub(crate) fn release_is_vouched(root: &Root, release: &Release, signers: &[Publ
     validate_upstream(root, release).map_err(invalid(Kind::Release))
 }
 
-/// Whether enough approvers have signed for this group.
-pub(crate) fn approval_is_vouched(root: &Root, group: &GroupId, signers: &[PublicKey]) -> Result<(), TrustError> {
+/// Whether enough approvers have signed for this group, it or the rule that made it; what a rule made, the online keys too.
+pub(crate) fn approval_is_vouched(
+    root: &Root,
+    group: &GroupId,
+    signers: &[PublicKey],
+    by_rule: Option<&ByRule>,
+) -> Result<(), TrustError> {
+    if let Some(by_rule) = by_rule {
+        enough(Kind::Approval, &root.online.keys, &by_rule.online, root.online.threshold.into())?;
+    }
     enough(Kind::Approval, &root.approvers.keys, signers, root.approvals_needed(group))
 }
 

@@ -307,6 +307,11 @@ pub fn index(version: u64, documents: &[Doc]) -> (Index, Vec<Vec<u8>>) {
 }
 
 fn approval_in(bytes: &[u8]) -> Option<Approval> {
+    if let Ok(ruled) = envelope::Envelope::parse(bytes, Kind::Approval, Role::Online) {
+        let ruled: RuledApproval =
+            upswarm_protocol::codec::decode(ruled.unverified_body(), Kind::Approval.cap()).ok()?;
+        return Some(ruled.approval);
+    }
     let envelope = envelope::Envelope::parse(bytes, Kind::Approval, Role::Approver).ok()?;
     upswarm_protocol::codec::decode(envelope.unverified_body(), Kind::Approval.cap()).ok()
 }

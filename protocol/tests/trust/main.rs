@@ -16,3 +16,4 @@ mod pages;
 mod properties;
 mod repositories;
 mod restart;
+mod rules;

@@ -96,6 +96,12 @@ pub(crate) fn submit(args: SubmitArgs, common: Common) -> Result<(), CliError> {
         Asked::Approval(_) => Kind::Approval,
         Asked::Release(_) => Kind::Release,
         Asked::Root(_) => Kind::Root,
+        Asked::Rule(_) => {
+            let rule =
+                super::super::runtime()?.block_on(args.admin.client()?.add_signed_rule(SignedDocument(signed.0)))?;
+            common.print(&rule, &format!("rule {} is in force", rule.id));
+            return Ok(());
+        }
     };
     let client = args.admin.client()?;
     let accepted = super::super::runtime()?.block_on(hand_in(&client, kind, SignedDocument(signed.0)))?;
@@ -168,6 +174,7 @@ fn name(document: &Document) -> &'static str {
         Document::Approval(..) => "approval",
         Document::Release => "release",
         Document::Root => "root",
+        Document::Rule(..) => "rule",
     }
 }
 
@@ -178,6 +185,7 @@ impl Signed {
             Document::Approval(..) => Kind::Approval,
             Document::Release => Kind::Release,
             Document::Root => Kind::Root,
+            Document::Rule(..) => Kind::Rule,
         }
     }
 }

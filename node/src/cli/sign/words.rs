@@ -1,7 +1,10 @@
 //! What signed bytes say, for the person who is to sign them. Every line is read from the bytes; what only the coordinator claims is
 //! said to be that.
 
-use upswarm_protocol::catalog::{Applicability, Approval, AptRecipe, Detect, ExitRule, Recipe, Release, WhenAbsent};
+use upswarm_protocol::catalog::{
+    Applicability, Approval, ApprovalRule, AptRecipe, Detect, ExitRule, Recipe, Release, Severity, WhenAbsent,
+};
+use upswarm_protocol::ids::{GroupId, ReleaseId};
 
 use crate::api::approvals::Preview;
 use crate::cli::output::one_line;
@@ -14,14 +17,7 @@ pub(super) fn approval(
     upstream: Option<&Signed>,
     claimed: &Preview,
 ) -> String {
-    let group = one_line(group);
-    let group = match first_time {
-        true => format!(
-            "group       {} -- the coordinator says that this is {group}; these keys sign for it for the first time",
-            approval.group
-        ),
-        false => format!("group       {group} ({}), as before", approval.group),
-    };
+    let group = format!("group       {}", whose(approval.group, group, first_time));
     let mut lines = vec![
         format!("approval    {:?}, version {}, good until {}", approval.action, approval.version, approval.expires),
         group,
@@ -45,6 +41,43 @@ pub(super) fn approval(
     }
     lines.push(release(of));
     lines.join("\n")
+}
+
+/// A standing rule about a repository.
+pub(super) fn rule(rule: &ApprovalRule, group: &str, first_time: bool) -> String {
+    let names = words(rule.sources.iter().map(|source| source.as_str()));
+    let sources =
+        if rule.sources.is_empty() { "every source package of it".to_owned() } else { format!("only {names}") };
+    let mut lines = vec![
+        format!("rule        {}, good until {}", rule.number, rule.expires),
+        format!("group       {}", whose(rule.group, group, first_time)),
+        format!(
+            "repository  {}: {sources}; nothing is removed, nothing is installed anew for its own sake",
+            rule.upstream
+        ),
+    ];
+    lines.push(match rule.min_severity {
+        Severity::Unspecified => "severity    any".to_owned(),
+        least => format!("severity    {least:?} or worse -- as the coordinator's feeds say it: a coordinator in other hands may say so of anything above"),
+    });
+    lines.push("approves    by itself, as soon as a snapshot is synced and apt has tried it; each approval as follows, from that moment on".to_owned());
+    lines.extend(schedule(&rule.approval(ReleaseId::default(), rule.issued)));
+    lines.push(format!(
+        "            an approval is good for {} s; the moments above are those of one that were made now",
+        rule.life_s
+    ));
+    lines.join("\n")
+}
+
+/// A group by its number, with the name that the coordinator has for it.
+fn whose(number: GroupId, name: &str, first_time: bool) -> String {
+    let name = one_line(name);
+    match first_time {
+        true => {
+            format!("{number} -- the coordinator says that this is {name}; these keys sign for it for the first time")
+        }
+        false => format!("{name} ({number}), as before"),
+    }
 }
 
 fn schedule(approval: &Approval) -> Vec<String> {

@@ -49,7 +49,8 @@ pub(crate) fn draft(
         body: HexBytes(body),
         release,
         metadata,
-        replaces: before.map(|known| read(&known.document)).transpose()?,
+        // What a rule made, any approver's word replaces.
+        replaces: before.filter(|known| known.version > 0).map(|known| read(&known.document)).transpose()?,
         preview,
     })
 }
@@ -129,6 +130,9 @@ fn approval(
         (Intent::Decline { .. }, Some(before)) if before.action == Action::None => refuse("it is declined already"),
         (Intent::Decline { note }, _) => plain(Action::None, note),
         (Intent::Expedite, None) => refuse("it is not approved there; approve it with: upswarm approve --expedite"),
+        (Intent::Expedite, Some(before)) if before.version == 0 => {
+            refuse("a rule approved it there; approve it yourself with: upswarm approve --expedite")
+        }
         (Intent::Expedite, Some(before)) if before.action == Action::None => {
             refuse("it is declined there; approve it with: upswarm approve --expedite")
         }

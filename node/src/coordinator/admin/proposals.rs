@@ -175,7 +175,8 @@ async fn run(
     work.end(end.map_err(|error| format!("{error:#}")));
 }
 
-async fn propose(
+/// Tries and publishes, and comes back when that is done.
+pub(crate) async fn propose(
     prepared: Prepared,
     repositories: &Repositories,
     directory: &Directory,

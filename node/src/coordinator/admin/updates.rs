@@ -106,7 +106,7 @@ pub(crate) fn updates(view: &View<'_>, repositories: &Repositories, query: &Upda
 }
 
 /// What a snapshot offers a group of the fleet, the worst first.
-pub(super) fn offered(
+pub(crate) fn offered(
     view: &View<'_>,
     repositories: &Repositories,
     group: &str,

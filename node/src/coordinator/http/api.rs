@@ -34,7 +34,7 @@ use crate::api::missing::MissingQuery;
 use crate::api::releases::{WithdrawRequest, Withdrawn};
 use crate::api::retries::{Retried, RetryRequest};
 use crate::api::roots::RootChain;
-use crate::api::rules::{NewRule, RemoveRule, Rule, RuleList};
+use crate::api::rules::{NewRepositoryRule, NewRule, RemoveRule, Removed, RepositoryRule, Rule, RuleList};
 use crate::api::status::StatusQuery;
 use crate::coordinator::admin;
 use crate::coordinator::directory::Change;
@@ -324,13 +324,35 @@ pub(super) async fn remove_rule(
     State(shared): State<Arc<Shared>>,
     asker: Asker,
     request: Ask<RemoveRule>,
-) -> Answer<Rule> {
+) -> Answer<Removed> {
     let Json(RemoveRule { id }) = request?;
     decide(&shared, |reply| Request::RemoveRule(asker.0, id, reply)).await
 }
 
 pub(super) async fn get_rules(State(shared): State<Arc<Shared>>) -> Result<Response, Refused> {
-    look(&shared, |view| Ok(RuleList { rules: view.rules.all().to_vec() })).await
+    look(&shared, |view| Ok(RuleList { rules: view.rules.all().to_vec(), repositories: view.rules.signed().to_vec() }))
+        .await
+}
+
+pub(super) async fn draft_rule(
+    State(shared): State<Arc<Shared>>,
+    asker: Asker,
+    request: Ask<NewRepositoryRule>,
+) -> Result<Response, Refused> {
+    let (Json(asked), known) = (request?, shared.repositories.clone());
+    look(&shared, move |view| admin::rules::draft(&asker.0, view, &known, asked)).await
+}
+
+pub(super) async fn post_signed_rule(
+    State(shared): State<Arc<Shared>>,
+    asker: Asker,
+    body: Bytes,
+) -> Answer<RepositoryRule> {
+    let document = SignedDocument(body.to_vec());
+    let added = decide(&shared, |reply| Request::AddSignedRule(asker.0, document, reply)).await?;
+    // What it covers may lie there already.
+    shared.repositories.news();
+    Ok(added)
 }
 
 pub(super) async fn get_groups(State(shared): State<Arc<Shared>>) -> Result<Response, Refused> {

@@ -64,6 +64,8 @@ pub(crate) fn admin(shared: Arc<Shared>) -> Router {
         .route("/v1/group/member", post(api::post_member))
         .route("/v1/groups", get(api::get_groups))
         .route("/v1/rules", get(api::get_rules).post(api::post_rule))
+        .route("/v1/rules/draft", post(api::draft_rule))
+        .route("/v1/rules/signed", post(api::post_signed_rule).layer(DefaultBodyLimit::max(Kind::Rule.cap())))
         .route("/v1/rules/remove", post(api::remove_rule))
         .route("/v1/status", get(api::get_status))
         .route("/v1/alarms", get(api::get_alarms))

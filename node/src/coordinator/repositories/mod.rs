@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use upswarm_protocol::time::Wall;
@@ -60,6 +60,8 @@ pub(crate) struct Repositories {
     feeds: Feeds,
     jobs: Arc<Jobs>,
     at_once: Semaphore,
+    /// Rings when a snapshot or feed brought something new, or a rule did.
+    news: Arc<Notify>,
     /// What is under way, by upstream, or by [`feed_key`].
     running: Mutex<BTreeMap<String, Progress>>,
 }
@@ -92,7 +94,15 @@ impl Repositories {
     }
 
     fn at(dir: PathBuf, feeds: Feeds, syncer: Syncer) -> Self {
-        Self { dir, syncer, feeds, jobs: Arc::default(), at_once: Semaphore::new(AT_ONCE), running: Mutex::default() }
+        Self {
+            dir,
+            syncer,
+            feeds,
+            jobs: Arc::default(),
+            news: Arc::default(),
+            at_once: Semaphore::new(AT_ONCE),
+            running: Mutex::default(),
+        }
     }
 
     /// The names of all upstreams, in order.
@@ -139,6 +149,16 @@ impl Repositories {
         &self.feeds
     }
 
+    /// Standing rules are to look again.
+    pub(crate) fn news(&self) {
+        self.news.notify_one();
+    }
+
+    /// Comes back when there is something new. One waits.
+    pub(crate) async fn something_new(&self) {
+        self.news.notified().await;
+    }
+
     /// Long work that was asked for.
     pub(crate) fn jobs(&self) -> &Arc<Jobs> {
         &self.jobs
@@ -181,8 +201,10 @@ impl Repositories {
         let upstream = self.upstream(name)?;
         let Some((this, progress)) = self.mark(name.to_owned()) else { return Ok(()) };
         tokio::spawn(async move {
-            if let Err(error) = this.repositories.sync(&upstream, &progress).await {
-                tracing::warn!(upstream = upstream.name(), "not synced: {error}");
+            match this.repositories.sync(&upstream, &progress).await {
+                Ok(Synced::New(_)) => this.repositories.news(),
+                Ok(Synced::Unchanged) => {}
+                Err(error) => tracing::warn!(upstream = upstream.name(), "not synced: {error}"),
             }
         });
         Ok(())
@@ -195,8 +217,9 @@ impl Repositories {
         tokio::spawn(async move {
             let Ok(_room) = this.repositories.at_once.acquire().await else { return };
             let fetcher = this.repositories.syncer.fetcher();
-            if let Err(error) = feed.refresh(fetcher, clock::wall(), &progress).await {
-                tracing::warn!(feed = feed.name, "what it said before counts on: {error:#}");
+            match feed.refresh(fetcher, clock::wall(), &progress).await {
+                Ok(()) => this.repositories.news(),
+                Err(error) => tracing::warn!(feed = feed.name, "what it said before counts on: {error:#}"),
             }
         });
         Ok(())

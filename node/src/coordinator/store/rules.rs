@@ -4,10 +4,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::rules::{NewRule, Rule};
+use crate::api::rules::{NewRule, RepositoryRule, Rule};
 use crate::coordinator::files::read_json_or_default;
 
 const MAX_RULES: usize = 256;
+const MAX_SIGNED: usize = 64;
 const MAX_PREFIX: usize = 128;
 
 /// Every rule.
@@ -16,6 +17,9 @@ const MAX_PREFIX: usize = 128;
 pub(crate) struct Rules {
     last: u32,
     rules: Vec<Rule>,
+    /// Those about repositories.
+    #[serde(default)]
+    signed: Vec<RepositoryRule>,
 }
 
 impl Rules {
@@ -33,6 +37,40 @@ impl Rules {
     /// Every rule, oldest first.
     pub(crate) fn all(&self) -> &[Rule] {
         &self.rules
+    }
+
+    /// Every rule about a repository, oldest first.
+    pub(crate) fn signed(&self) -> &[RepositoryRule] {
+        &self.signed
+    }
+
+    /// The number of the next rule.
+    pub(crate) fn next(&self) -> u32 {
+        self.last.saturating_add(1)
+    }
+
+    /// Adds a signed rule, which has its number; says why not, otherwise.
+    pub(crate) fn add_signed(&mut self, rule: RepositoryRule) -> Result<RepositoryRule, String> {
+        if self.signed.iter().any(|known| known.document == rule.document) {
+            return Err(format!("it is rule {} already", rule.id));
+        }
+        if rule.id <= self.last {
+            return Err(format!("another rule has been numbered {} meanwhile; draft this one again", rule.id));
+        }
+        if self.signed.len() >= MAX_SIGNED {
+            return Err(format!(
+                "{MAX_SIGNED} rules about repositories are in force, no more are taken; remove one first"
+            ));
+        }
+        self.last = rule.id;
+        self.signed.push(rule.clone());
+        Ok(rule)
+    }
+
+    /// Removes a rule about a repository, if it has this number.
+    pub(crate) fn remove_signed(&mut self, id: u32) -> Option<RepositoryRule> {
+        let at = self.signed.iter().position(|known| known.id == id)?;
+        Some(self.signed.remove(at))
     }
 
     /// Adds a rule; says why not, otherwise.

@@ -201,3 +201,112 @@ async fn what_machines_miss_is_shown_tried_with_apt_published_and_approved() {
     assert_eq!(answer.bytes().await.unwrap(), std::fs::read(&codec).unwrap());
     bench.stop().await;
 }
+
+/// Waits until the coordinator has it so; a rule is applied beside everything else.
+async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(std::time::Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_rule_covers_is_approved_by_itself_and_what_would_remove_is_an_alarm() {
+    if !Path::new("/usr/bin/apt-get").exists() {
+        return;
+    }
+    let mut bench = Bench::start().await;
+    let mut repository = Repository::new(&bench.dir.path().join("mirror"));
+    repository.suite = "bookworm".to_owned();
+    repository.fields = "Origin: Debian\nVersion: 12.1\n".to_owned();
+    for name in ["editor", "viewer", "player"] {
+        repository.add(&Deb::new(name, "2.0-1"));
+    }
+    repository.publish(MADE + 30 * DAY);
+    let (mirror, keyring) = (Mirror::start(&repository.dir), repository.keyring().display().to_string());
+    let url = mirror.url();
+    let add =
+        ["sync", "add", "apt", "test", "--url", &url, "--suite", "bookworm", "--components", "main", "--arch", "amd64"];
+    let add: Vec<&str> = add.into_iter().chain(["--keyring", &keyring]).collect();
+    let mut machine = Machine::joined(&bench, "office").await;
+    let installed =
+        inventories::inventory(&[("dpkg", "1"), ("editor", "1.0-1"), ("viewer", "1.0-1"), ("player", "1.0-1")]);
+    machine.report_inventory(&bench, &Default::default(), &installed, 1).await;
+    machine.host.stop().await;
+    let tracker = "{\"editor\":{\"CVE-2026-1\":{\"releases\":{\"bookworm\":{\"status\":\"resolved\",\"fixed_version\":\"2.0-1\",\
+                   \"urgency\":\"high\"}}}},\"viewer\":{\"CVE-2026-2\":{\"releases\":{\"bookworm\":{\"status\":\"resolved\",\
+                   \"fixed_version\":\"2.0-1\",\"urgency\":\"low\"}}}}}";
+    let feed = bench.write("tracker.json", tracker.as_bytes());
+    bench.verb(&["sync", "feed", "add", "debian-tracker", &feed]).await.unwrap();
+
+    // A rule is about a repository that the root pins, and about times that count from each approval.
+    let rule = ["rule", "add", "--group", "office", "--repository", "test", "--severity", "high", "--deadline", "+7d"];
+    let rule: Vec<&str> = rule.into_iter().chain(["--ring", "10%", "--ring", "100%+1d", "--yes"]).collect();
+    let unknown = bench.verb(&rule).await.unwrap_err().to_string();
+    assert!(unknown.contains("there is no upstream \"test\""), "{unknown}");
+    let unpinned: Vec<&str> = add.iter().copied().chain(["--no-pin"]).collect();
+    bench.verb(&unpinned).await.unwrap();
+    let reason = bench.verb(&rule).await.unwrap_err().to_string();
+    assert!(reason.contains("the root does not pin test"), "{reason}");
+    let pinned: Vec<&str> = add.into_iter().chain(["--yes"]).collect();
+    bench.verb(&pinned).await.unwrap();
+    let absolute =
+        ["rule", "add", "--group", "office", "--repository", "test", "--deadline", "2027-01-01T00:00:00Z", "--yes"];
+    assert!(bench.verb(&absolute).await.unwrap_err().to_string().contains("a rule is for every release"));
+    bench.verb(&rule).await.unwrap_or_else(|error| panic!("{error}"));
+    bench.verb(&["rule", "list"]).await.unwrap();
+
+    // The sync brings it: approved by itself, as the rule says, what is bad enough and nothing else.
+    bench.verb(&["sync", "run"]).await.unwrap();
+    let catalog = until("an approval by the rule", async || {
+        let catalog = bench.client().catalog().await.unwrap();
+        (!catalog.approvals.is_empty()).then_some(catalog)
+    })
+    .await;
+    let (approval, release) = (&catalog.approvals[0], &catalog.releases[0]);
+    assert_eq!((catalog.approvals.len(), approval.version, approval.note.as_str()), (1, 0, "by rule 1"));
+    assert!(approval.schedule.deadline.is_some() && approval.rings.rings.len() == 2);
+    assert_eq!((release.severity, release.title.as_str()), (Severity::Important, "test: editor"));
+    assert_eq!(bench.client().alarms(&Default::default()).await.unwrap().open, 0);
+    // A second look finds that it is on its way.
+    bench.verb(&["sync", "feed", "run"]).await.unwrap();
+
+    // A person's word counts before the rule's.
+    bench
+        .verb(&["decline", "apt.test@20260131T000000Z", "--group", "office"])
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
+    let catalog = bench.client().catalog().await.unwrap();
+    assert_eq!((catalog.releases.len(), catalog.approvals.len(), catalog.approvals[0].version), (1, 1, 1));
+    assert_eq!(catalog.approvals[0].action, upswarm_protocol::catalog::Action::None);
+
+    // What apt would do only by removing something is approved nowhere, and an alarm; the next snapshot ends it.
+    repository.add(&Deb { fields: "Conflicts: player\n", ..Deb::new("editor", "3.0-1") });
+    repository.publish(MADE + 31 * DAY);
+    bench.verb(&["sync", "run"]).await.unwrap();
+    let alarm = until("an alarm", async || {
+        let alarms = bench.client().alarms(&Default::default()).await.unwrap();
+        alarms.alarms.into_iter().find(|alarm| !alarm.over)
+    })
+    .await;
+    assert!(alarm.text.contains("rule 1") && alarm.text.contains("apt would remove player"), "{}", alarm.text);
+    assert_eq!(bench.client().catalog().await.unwrap().approvals.len(), 1);
+    repository.remove("editor");
+    repository.add(&Deb::new("editor", "4.0-1"));
+    repository.publish(MADE + 32 * DAY);
+    bench.verb(&["sync", "run"]).await.unwrap();
+    until("the next approval", async || (bench.client().catalog().await.unwrap().approvals.len() == 2).then_some(()))
+        .await;
+    until("the alarm to end", async || {
+        let alarms = bench.client().alarms(&Default::default()).await.unwrap();
+        alarms.alarms.iter().all(|alarm| alarm.over).then_some(())
+    })
+    .await;
+    bench.verb(&["rule", "remove", "1"]).await.unwrap();
+    assert_eq!(bench.client().rules().await.unwrap().repositories, []);
+    bench.stop().await;
+}
