@@ -132,6 +132,15 @@ fn a_patch_day_crosses_the_wan_once() {
     coordinator.verb(&["approve", "apt:demo@latest", "--group", GROUP, "--select", &name(0), "--yes"]).done();
     wait_for(&nodes, &name(0), "3.0");
     assert!(nodes.iter().all(|node| version(node, &name(1)) == "installed 2.0"));
+
+    // A rule that an approver has signed approves what the next sync brings of one source package, and of no other.
+    coordinator.verb(&["rule", "add", "--group", GROUP, "--repository", "demo", "--source", &name(1), "--yes"]).done();
+    add(&mut upstream, 1, "3.0");
+    add(&mut upstream, 2, "3.0");
+    upstream.publish(SECOND + 2 * 86_400);
+    coordinator.verb(&["sync", "run", "demo"]).done();
+    wait_for(&nodes, &name(1), "3.0");
+    assert!(nodes.iter().all(|node| version(node, &name(2)) == "installed 2.0"));
 }
 
 #[test]

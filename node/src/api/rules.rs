@@ -112,7 +112,7 @@ pub(crate) struct RepositoryRule {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Removed {
-    Product(Rule),
+    Product(Box<Rule>),
     Repository(RepositoryRule),
 }
 

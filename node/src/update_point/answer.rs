@@ -13,7 +13,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header, response};
 use axum::response::Response;
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use upswarm_cache::{Store, StoreError};
 use upswarm_protocol::catalog::{Payload, Recipe, Release};
@@ -27,8 +27,10 @@ use crate::byte_range;
 use crate::config::UpdatePointConfig;
 use crate::upstream::{MAX_DESCRIPTION, UpstreamDescription};
 
-/// Bytes that are read and handed on at a time.
-const PIECE: u64 = 256 << 10;
+/// Bytes that are read and handed on at a time, for each connection.
+pub(super) const PIECE: u64 = 64 << 10;
+/// Reads at a time: each takes a thread, and the disk serves them no sooner for being more.
+const READS: usize = 16;
 /// A client waits so long for the next byte at most; apt itself gives up after 30 to 120 s.
 const STALLED: Duration = Duration::from_secs(300);
 /// Whoever waits looks again after this at the latest.
@@ -42,6 +44,7 @@ pub(super) struct Shared {
     asks: mpsc::Sender<Asked>,
     stored: Arc<Notify>,
     budget: Budget,
+    reads: Semaphore,
     names: Vec<String>,
 }
 
@@ -67,7 +70,14 @@ impl Shared {
         asks: mpsc::Sender<Asked>,
         stored: Arc<Notify>,
     ) -> Self {
-        Self { store, asks, stored, budget: Budget::new(config.daily.0), names: config.names.clone() }
+        Self {
+            store,
+            asks,
+            stored,
+            budget: Budget::new(config.daily.0),
+            reads: Semaphore::new(READS),
+            names: config.names.clone(),
+        }
     }
 
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Refusal> {
@@ -171,7 +181,9 @@ impl Shared {
             let news = self.stored.notified();
             let store = self.store.clone();
             let read = move || store.read_from(id, from, PIECE.min(to.saturating_sub(from)));
+            let room = self.reads.acquire().await.map_err(io::Error::other)?;
             let read = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?;
+            drop(room);
             match read {
                 Ok(bytes) if bytes.is_empty() => {
                     return Err(io::Error::other("the payload is shorter than its release says"));

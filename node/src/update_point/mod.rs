@@ -14,6 +14,8 @@
 mod answer;
 mod budget;
 #[cfg(test)]
+mod load;
+#[cfg(test)]
 mod real_apt;
 mod request;
 #[cfg(test)]
@@ -23,6 +25,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -36,9 +39,10 @@ use crate::config::UpdatePointConfig;
 use crate::door::{Door, Listener};
 use answer::Shared;
 
-/// Connections at one time.
-const MAX_CONNECTIONS: usize = 128;
-/// Of one address of the LAN; programs of this machine share one too.
+/// Connections at one time: those of a site whose machines all look for updates in the same minute. Each takes some 100 KiB at most
+/// ([`answer::PIECE`], and as much again on its way).
+const MAX_CONNECTIONS: usize = 1024;
+/// Of one address of the LAN. The programs of this machine share one, and all of the room.
 const OF_ONE_ADDRESS: usize = 32;
 /// Questions that wait for the node's loop.
 const MAX_ASKED: usize = 32;
@@ -147,7 +151,12 @@ async fn door(address: SocketAddr, config: &UpdatePointConfig) -> anyhow::Result
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}; if another program uses it, set listen in [update_point] of node.toml")
     })?;
+    Ok(room(listener, address.ip().is_loopback(), config.networks()))
+}
+
+/// A door with its limits.
+fn room(listener: TcpListener, of_this_machine: bool, allow: Vec<IpNet>) -> Door {
+    let of_one_address = if of_this_machine { MAX_CONNECTIONS } else { OF_ONE_ADDRESS };
     let listener = Listener::Tcp(listener);
-    let (connections, of_one_address) = (MAX_CONNECTIONS, OF_ONE_ADDRESS);
-    Ok(Door { name: "update point", listener, connections, of_one_address, allow: config.networks() })
+    Door { name: "update point", listener, connections: MAX_CONNECTIONS, of_one_address, allow }
 }

@@ -1,5 +1,6 @@
 //! The update point at its own door: a core that answers from a list, a real store, plain HTTP.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use upswarm_cache::StoreConfig;
@@ -111,12 +112,16 @@ impl Snapshot {
     }
 }
 
+/// What is approved, the newest first.
+type Offers = Arc<Mutex<Vec<(ReleaseId, Arc<Release>)>>>;
+
 pub(super) struct Bench {
     _dir: tempfile::TempDir,
     store: Arc<Store>,
     stored: Arc<Notify>,
     pub(super) address: SocketAddr,
     pub(super) wanted: mpsc::Receiver<PayloadId>,
+    offers: Offers,
     client: reqwest::Client,
     stop: CancellationToken,
 }
@@ -146,8 +151,11 @@ impl Bench {
         };
         let (send, mut asked) = mpsc::channel::<Asked>(MAX_ASKED);
         let (want, wanted) = mpsc::channel(100);
+        let offers: Offers = Arc::new(Mutex::new(snapshots));
+        let offered = offers.clone();
         tokio::spawn(async move {
             while let Some(Asked(question)) = asked.recv().await {
+                let snapshots = offered.lock().unwrap().clone();
                 match question {
                     Question::Upstream(name, reply) => {
                         let of_it = snapshots.iter().filter(|(_, of)| of.product.as_str() == format!("apt.{name}"));
@@ -172,17 +180,17 @@ impl Bench {
         let shared = Arc::new(Shared::new(&config, store.clone(), send, stored.clone()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let door = Door {
-            name: "update point",
-            listener: Listener::Tcp(listener),
-            connections: 8,
-            of_one_address: 8,
-            allow: Vec::new(),
-        };
+        let door = room(listener, true, Vec::new());
         let stop = CancellationToken::new();
         tokio::spawn(door.serve(answer::routes(shared), stop.clone()));
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { _dir: dir, store, stored, address, wanted, client, stop }
+        Self { _dir: dir, store, stored, address, wanted, offers, client, stop }
+    }
+
+    /// Approves one more, which is the newest from now on.
+    pub(super) fn publish(&self, snapshot: &Snapshot) {
+        self.hold_all(snapshot);
+        self.offers.lock().unwrap().insert(0, (snapshot.id, snapshot.release.clone()));
     }
 
     /// Has the store hold a file.
@@ -195,7 +203,7 @@ impl Bench {
         self.stored.notify_waiters();
     }
 
-    fn hold_all(&self, snapshot: &Snapshot) {
+    pub(super) fn hold_all(&self, snapshot: &Snapshot) {
         snapshot.files.iter().for_each(|(_, bytes)| self.hold(bytes));
     }
 

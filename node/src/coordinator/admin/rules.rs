@@ -74,7 +74,7 @@ pub(crate) fn submit(
 pub(crate) fn remove(actor: &Actor, rules: &mut Rules, id: u32) -> Result<Removed, Refusal> {
     let removed = match rules.remove_signed(id) {
         Some(signed) => Removed::Repository(signed),
-        None => Removed::Product(rules.remove(id).map_err(Refusal::Request)?),
+        None => Removed::Product(Box::new(rules.remove(id).map_err(Refusal::Request)?)),
     };
     tracing::info!(%actor, rule = id, "a rule is removed");
     Ok(removed)

@@ -30,6 +30,7 @@ use std::time::SystemTime;
 
 use upswarm_protocol::catalog::{AptPackage, AptRecipe, ExitMeaning, Standing};
 use upswarm_protocol::node::{Detection, InstallOutcome, Obstacle};
+use upswarm_protocol::time::Wall;
 
 use super::deb::{self, ENV};
 use super::diagnosis;
@@ -51,6 +52,8 @@ const MAX_PLAN: usize = 1 << 20;
 const PLAN_WITHIN_S: u32 = 900;
 /// Names of packages in a reason; of more, their number.
 const MAX_NAMED: usize = 5;
+/// Releases of one snapshot, at most.
+const MAX_OF_A_SNAPSHOT: u64 = 10_000;
 
 /// Installs and upgrades what the recipe says this machine needs.
 pub(super) fn install(job: &Job<'_>, recipe: &AptRecipe) -> Result<InstallOutcome, Trouble> {
@@ -165,8 +168,10 @@ impl Work<'_> {
             let why = plan::complaint(&update.text);
             return Ok(self.refused(session, format!("apt does not accept the repository {}: {why}", description.name)));
         }
+        let signed = read_signed(&description, copy(usize::from(recipe.in_release))?)?;
+        must_be_of_its_date(job.release.counter, signed.date)?;
         // What apt accepts is what plain apt may be shown too.
-        if let Err(trouble) = write_note(job, &description, recipe, copy(usize::from(recipe.in_release))?) {
+        if let Err(trouble) = write_note(job, &description, recipe, signed) {
             session.log.write(format!("\nupswarm: plain apt does not follow: {}\n", trouble.reason).as_bytes());
         }
         let packages: Vec<String> = self.arguments();
@@ -388,15 +393,13 @@ pub(super) fn note(job: &Job<'_>, recipe: &AptRecipe) -> Result<(), Trouble> {
     let (upstream, in_release) = (usize::from(recipe.upstream), usize::from(recipe.in_release));
     let copies = snapshot(job, &[upstream, in_release], None)?;
     let copy = |at: usize| copies.path(at).ok_or_else(|| Trouble::failed("a payload of the recipe was not copied"));
-    write_note(job, &description(copy(upstream)?)?, recipe, copy(in_release)?)
+    let description = description(copy(upstream)?)?;
+    let signed = read_signed(&description, copy(in_release)?)?;
+    write_note(job, &description, recipe, signed)
 }
 
-fn write_note(
-    job: &Job<'_>,
-    description: &UpstreamDescription,
-    recipe: &AptRecipe,
-    in_release: &Path,
-) -> Result<(), Trouble> {
+/// What upstream signed in an InRelease, by a certificate of the description.
+fn read_signed(description: &UpstreamDescription, in_release: &Path) -> Result<upstream::release::Release, Trouble> {
     let refuse = |error: &dyn std::fmt::Display| Trouble::failed(format!("InRelease of {}: {error}", description.name));
     let mut bytes = Vec::new();
     File::open(in_release)
@@ -404,7 +407,24 @@ fn write_note(
         .map_err(|error| Trouble::io("cannot read", in_release, error))?;
     let certificates = description.certificates().map_err(|error| refuse(&error))?;
     let text = upstream::openpgp::verify(&bytes, &certificates, clock::wall()).map_err(|error| refuse(&error))?;
-    let release = upstream::release::Release::parse(&text).map_err(|error| refuse(&error))?;
+    upstream::release::Release::parse(&text).map_err(|error| refuse(&error))
+}
+
+/// The counter of a snapshot's release is upstream's date of it and a small number. Whoever says another one would have rules count
+/// their rings from before upstream published, or older states pass for newer ones.
+fn must_be_of_its_date(counter: u64, date: Wall) -> Result<(), Trouble> {
+    if (date.0..date.0.saturating_add(MAX_OF_A_SNAPSHOT)).contains(&counter) {
+        return Ok(());
+    }
+    Err(Trouble::failed(format!("the release is dated {}, upstream signed this state at {date}", Wall(counter))))
+}
+
+fn write_note(
+    job: &Job<'_>,
+    description: &UpstreamDescription,
+    recipe: &AptRecipe,
+    release: upstream::release::Release,
+) -> Result<(), Trouble> {
     let arches: BTreeSet<&str> =
         recipe.indexes.iter().filter_map(|index| repository::parts(&index.path)).map(|(_, arch)| arch).collect();
     let snapshot = Snapshot {

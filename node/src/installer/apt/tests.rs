@@ -14,6 +14,9 @@ use super::super::outcomes::{DONE, hindered, put_shell_into};
 use super::*;
 use upswarm_protocol::catalog::{AptIndex, WhenAbsent};
 
+/// The date that upstream signs, 2025-11-01, in milliseconds.
+const DATE: u64 = 1_761_955_200_000;
+
 /// A machine, an upstream, and packages of it.
 struct World {
     dir: tempfile::TempDir,
@@ -192,6 +195,7 @@ impl World {
         let borrowed: Vec<(&str, &[u8])> = payloads.iter().map(|(name, bytes)| (&**name, &**bytes)).collect();
         let mut fixture = Fixture::new(&borrowed);
         fixture.root = Some(self.root());
+        fixture.release.counter = DATE + 1;
         let recipe = AptRecipe {
             upstream: 0,
             in_release: 1,
@@ -500,4 +504,21 @@ fn texts_that_mean_something_to_apt_are_refused_before_it_is_asked() {
         refused(&|recipe| recipe.indexes = index(), "no index of the upstream");
     }
     assert_eq!(carry_out(&fixture, &good), DONE);
+}
+
+#[test]
+fn a_release_that_is_dated_otherwise_than_upstream_signed_installs_nothing() {
+    let Some(mut world) = World::new() else { return };
+    world.begins_with("demo-app", "1.0", "amd64", "", "");
+    world.offer("demo-app", "2.0", "amd64", "", "");
+    let (mut fixture, recipe) = world.release(&[("demo-app", "2.0", Never)], as_is, "upstream");
+    for counter in [1, DATE - 1, DATE + 10_000, u64::MAX] {
+        fixture.release.counter = counter;
+        let outcome = carry_out(&fixture, &recipe);
+        assert!(reason(&outcome).contains("upstream signed this state at 2025-11-01"), "{counter}: {outcome:?}");
+        assert_eq!(world.says("demo-app"), "installed 1.0");
+    }
+    fixture.release.counter = DATE + 9_999;
+    assert_eq!(carry_out(&fixture, &recipe), DONE);
+    assert_eq!(world.says("demo-app"), "installed 2.0");
 }
