@@ -7,6 +7,8 @@ pub mod ids;
 pub mod time;
 
 pub mod codec;
+pub mod keyring;
+
 pub mod envelope;
 pub mod signature_cache;
 

@@ -122,6 +122,7 @@ fn approval(schedule: Schedule, rings: Vec<Ring>, issued: i64) -> Approval {
     let issued = Wall(issued as u64 * MINUTE);
     Approval {
         group: GroupId([1; 16]),
+        group_version: 0,
         release: ReleaseId([2; 32]),
         version: 1,
         action: Action::Install,

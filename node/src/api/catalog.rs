@@ -18,12 +18,37 @@ pub(crate) struct Catalog {
     pub(crate) index_version: u64,
     /// Groups by name.
     pub(crate) groups: BTreeMap<String, GroupId>,
+    /// What approvers have signed about groups.
+    #[serde(default)]
+    pub(crate) described: BTreeMap<GroupId, CatalogGroup>,
     /// Conditions of dynamic groups by name.
     pub(crate) conditions: BTreeMap<String, Vec<String>>,
     /// Releases, in order of their ids.
     pub(crate) releases: Vec<CatalogRelease>,
     /// Approvals, in order of group and release.
     pub(crate) approvals: Vec<CatalogApproval>,
+}
+
+/// What approvers have signed about a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CatalogGroup {
+    pub(crate) version: u64,
+    /// Who belongs to it.
+    pub(crate) members: MembersAre,
+    /// Hash of its envelope.
+    pub(crate) document: DocHash,
+}
+
+/// Who belongs to a group, by its document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum MembersAre {
+    /// Whomever the coordinator puts into it.
+    Coordinator,
+    /// Machines that fulfil a rule.
+    Rule,
+    /// The machines of a list.
+    List,
 }
 
 /// A published release.

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use upswarm_protocol::ids::PublicKey;
 
 use super::approvals::{ApprovalDraft, HexBytes, SigningRequest};
+use super::groups::AskedGroup;
+use super::rules::AskedRules;
 
 /// `GET /admin/v1/roots`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +41,10 @@ pub(crate) enum Asked {
     Release(HexBytes),
     /// The next root: its exact bytes.
     Root(HexBytes),
+    /// What a group is, with what was asked for.
+    Group(Box<AskedGroup>),
+    /// What is approved as soon as it is published, with what was asked for.
+    Rules(Box<AskedRules>),
 }
 
 /// An approval that is to be signed.

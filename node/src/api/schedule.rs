@@ -85,6 +85,7 @@ impl ScheduleArgs {
         let life = self.life.as_deref().map_or(Ok(LIFE), units::duration).map_err(named("--life"))?;
         let approval = Approval {
             group,
+            group_version: 0,
             release,
             version,
             action,

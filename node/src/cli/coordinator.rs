@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::coordinator::client::Client;
 use crate::coordinator::directory::{Change, Directory, Lock};
 use crate::coordinator::keys::{self, KeyUse, Passphrase};
+use crate::coordinator::setup::Offline;
 use crate::coordinator::token::JoinToken;
 use crate::coordinator::{admin, run, setup};
 use crate::net;
@@ -84,6 +85,10 @@ struct InitArgs {
     /// File whose first line is the passphrase of the offline keys; else UPSWARM_PASSPHRASE, else you are asked.
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
+    /// Who will hold a root key; given three times, one for each. Thresholds count persons, not keys. Without it the keys are
+    /// named root-1 to root-3 until `upswarm root holder` names somebody.
+    #[arg(long, value_name = "NAME", conflicts_with = "demo_keys")]
+    holder: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -181,10 +186,12 @@ fn init(args: InitArgs, common: Common) -> Result<(), CliError> {
     }
     let passphrase = Passphrase::obtain(args.passphrase_file.as_deref(), true).map_err(refused)?;
     let offline = args.keys_dir.unwrap_or_else(|| offline_keys(&args.data_dir));
-    let made = setup::init(&args.data_dir, Some((&offline, &passphrase))).map_err(refused)?;
+    let keys = Offline { dir: &offline, passphrase: &passphrase, holders: &args.holder };
+    let made = setup::init(&args.data_dir, Some(keys)).map_err(refused)?;
     let text = format!(
         "coordinator set up in {}\n\nThe offline keys (root: 2 of 3, publisher, approver) are in {}, encrypted.\nMove them off \
-         this machine now, the root keys to separate places, and keep a copy. Publish and approve with --keys-dir DIR.",
+         this machine now, the root keys to separate places, and keep a copy. Publish and approve with --keys-dir DIR. Say who holds \
+         which: upswarm root holder KEY NAME.",
         args.data_dir.display(),
         offline.display()
     );

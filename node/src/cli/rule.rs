@@ -2,14 +2,22 @@
 
 use serde::de::DeserializeOwned;
 use upswarm_protocol::catalog::{Action, Classification, Severity};
+use upswarm_protocol::envelope::{Envelope, Kind, Role};
 use upswarm_protocol::ids::{GroupId, ReleaseId};
 
 use super::admin::AdminArgs;
-use super::output::{Table, word as name};
+use super::output::Table;
+use super::root::How;
+use super::sign::verb::{agree, exported, hand_in, write};
+use super::sign::words::rule_words;
+use super::sign::{Carried, check};
 use super::{CliError, Common};
-use crate::api::rules::{NewRule, Rule};
+use crate::api::approvals::HexBytes;
+use crate::api::roots::{Asked, RequestFile};
+use crate::api::rules::{AskedRules, NewRule, RuleChange, RuleSet};
 use crate::api::schedule::ScheduleArgs;
 use crate::clock::wall;
+use crate::coordinator::keys::KeyUse;
 
 const EXAMPLE: &str = "\
 EXAMPLE:
@@ -18,7 +26,8 @@ EXAMPLE:
   upswarm rule list
   upswarm rule remove 3
 
-A rule is applied by `upswarm publish`, which signs the approval with the approver's key: no such key is ever online.";
+Rules are signed by an approver, all as one document. `upswarm publish` applies those that today's approvers have signed, and signs
+the approvals with the approver's key: no such key is ever online. --export FILE writes what is to be signed elsewhere.";
 
 /// Approve releases of some kind as soon as they are published.
 #[derive(Debug, clap::Args)]
@@ -42,7 +51,12 @@ enum Verb {
         /// Its number.
         id: u32,
         #[command(flatten)]
-        admin: AdminArgs,
+        how: How,
+    },
+    /// Sign the rules anew, when those who signed them sign no more.
+    Sign {
+        #[command(flatten)]
+        how: How,
     },
 }
 
@@ -63,14 +77,15 @@ struct AddArgs {
     #[command(flatten)]
     schedule: ScheduleArgs,
     #[command(flatten)]
-    admin: AdminArgs,
+    how: How,
 }
 
 pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
     match args.verb {
         Verb::Add(args) => add(*args, common),
         Verb::List { admin } => list(&admin, common),
-        Verb::Remove { id, admin } => remove(id, &admin, common),
+        Verb::Remove { id, how } => change(RuleChange::Remove(id), &how, common),
+        Verb::Sign { how } => change(RuleChange::Keep, &how, common),
     }
 }
 
@@ -85,8 +100,46 @@ fn add(args: AddArgs, common: Common) -> Result<(), CliError> {
         product: args.product,
         schedule: args.schedule,
     };
-    let added = super::runtime()?.block_on(args.admin.client()?.add_rule(&rule))?;
-    common.print(&added, &format!("rule {}: {}", added.id, words(&added)));
+    change(RuleChange::Add(Box::new(rule)), &args.how, common)
+}
+
+/// Draws up the next rules, and has them signed and handed in, or written to a file.
+fn change(change: RuleChange, how: &How, common: Common) -> Result<(), CliError> {
+    let (client, runtime) = (how.admin.client()?, super::runtime()?);
+    let before = runtime.block_on(client.rules())?.document;
+    let refused = |reason: String| CliError::Refused(format!("nothing was signed: {reason}"));
+    if let RuleChange::Add(rule) = &change {
+        runtime.block_on(client.catalog())?.group_named(&rule.group).map_err(refused)?;
+    }
+    let in_force = before.as_ref().map(|before| {
+        let envelope = Envelope::parse(&before.0, Kind::Rules, Role::Approver).map_err(|error| error.to_string())?;
+        RuleSet::parse(envelope.unverified_body())
+    });
+    let in_force = in_force.transpose().map_err(refused)?.unwrap_or_default();
+    let next = in_force.changed(&change, wall()).map_err(refused)?;
+    let what = match &change {
+        RuleChange::Add(rule) => format!("rule {}: {}", next.last, rule_words(rule)),
+        RuleChange::Remove(id) => {
+            let gone = in_force.rules.iter().find(|known| known.id == *id);
+            format!("removed rule {id}: {}", gone.map_or_else(String::new, |gone| rule_words(&gone.rule)))
+        }
+        RuleChange::Keep => format!("{} rules, signed anew", next.rules.len()),
+    };
+    // What a person has typed is what is signed; what somebody else once signed is read first.
+    let agreed = how.yes || change != RuleChange::Keep;
+    let asked = AskedRules { change, before, body: HexBytes(next.to_body()) };
+    let request = RequestFile::new(runtime.block_on(client.roots())?.roots, Asked::Rules(Box::new(asked)));
+    if let Some(path) = &how.export {
+        write(path, &request)?;
+        exported(path, &what, common);
+        return Ok(());
+    }
+    let place = how.admin.key_place(KeyUse::Approver)?;
+    let checked = check(request, &place, Carried::Here, wall())?;
+    agree(&checked, agreed)?;
+    let signed = checked.sign(&place)?;
+    runtime.block_on(hand_in(&client, &signed.file.asked, signed.complete()?))?;
+    common.print(&next, &what);
     Ok(())
 }
 
@@ -94,26 +147,9 @@ fn list(admin: &AdminArgs, common: Common) -> Result<(), CliError> {
     let rules = super::runtime()?.block_on(admin.client()?.rules())?;
     let mut table = Table::new(&["RULE", "GROUP", "APPROVES"]);
     for rule in &rules.rules {
-        table.row([rule.id.to_string(), rule.rule.group.clone(), words(rule)]);
+        table.row([rule.id.to_string(), rule.rule.group.clone(), rule_words(&rule.rule)]);
     }
     common.list(&rules, &table, || if table.is_empty() { "no rules".to_owned() } else { table.text() })
-}
-
-fn remove(id: u32, admin: &AdminArgs, common: Common) -> Result<(), CliError> {
-    let removed = super::runtime()?.block_on(admin.client()?.remove_rule(id))?;
-    common.print(&removed, &format!("removed rule {id}: {}", words(&removed)));
-    Ok(())
-}
-
-fn words(rule: &Rule) -> String {
-    let NewRule { group, classification, min_severity, product, schedule } = &rule.rule;
-    let kinds: Vec<String> = classification.iter().map(name).collect();
-    let kinds = if kinds.is_empty() { "every release".to_owned() } else { format!("{} releases", kinds.join(" and ")) };
-    let of = if product.is_empty() { String::new() } else { format!(" of {product}") };
-    let least = min_severity.map_or(String::new(), |least| format!(", {} or worse", name(&least)));
-    let when =
-        Some(schedule.words()).filter(|words| !words.is_empty()).map_or(String::new(), |when| format!(" ({when})"));
-    format!("{kinds}{of}{least}, for group {group}{when}")
 }
 
 pub(super) fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {

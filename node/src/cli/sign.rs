@@ -5,24 +5,27 @@
 //! only then is a key unlocked. Owns that order; never decides what is asked.
 
 pub(super) mod verb;
-mod words;
+pub(super) mod words;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use upswarm_protocol::catalog::{Action, Approval, Release, Root};
-use upswarm_protocol::codec::{self, Text};
+use upswarm_protocol::catalog::{Action, Approval, GroupDocument, Keys, Members, Release, Root};
+use upswarm_protocol::codec::{self, Bounded, Text};
 use upswarm_protocol::envelope::{self, Envelope, Kind, Role};
 use upswarm_protocol::ids::{GroupId, PublicKey};
+use upswarm_protocol::inventory::Conditions;
 use upswarm_protocol::time::Wall;
-use upswarm_protocol::trust::{validate_release, validate_root, verify_release};
+use upswarm_protocol::trust::{validate_group, validate_release, validate_root, verify_group, verify_release};
 
 use super::admin::KeyPlace;
 use crate::api::approvals::{ApprovalDraft, HexBytes, Intent, SignedDocument, SigningRequest};
 use crate::api::catalog;
+use crate::api::groups::{AskedGroup, Belong, ListDraft};
 use crate::api::roots::{Asked, REQUEST_VERSION, RequestFile};
+use crate::api::rules::{AskedRules, RuleChange, RuleSet};
 use crate::api::schedule::LIFE;
 use crate::coordinator::admin::root::differences;
 use crate::coordinator::anchor::Anchor;
@@ -47,8 +50,8 @@ pub(super) struct Checked {
     document: Document,
     kind: (Kind, Role),
     body: Vec<u8>,
-    /// Sets of keys, each with the number of signatures that it needs.
-    needs: Vec<(Vec<PublicKey>, usize)>,
+    /// Sets of keys, each with the number of its holders that must sign.
+    needs: Vec<Keys>,
     anchor: Anchor,
 }
 
@@ -57,6 +60,8 @@ pub(super) enum Document {
     Approval(Box<Approval>, String),
     Release,
     Root,
+    Group(GroupId, String, u64),
+    Rules(u64),
 }
 
 /// How fresh a draft must be.
@@ -77,7 +82,7 @@ impl RequestFile {
     /// Which keys sign it.
     pub(super) fn key_use(&self) -> KeyUse {
         match self.asked {
-            Asked::Approval(_) => KeyUse::Approver,
+            Asked::Approval(_) | Asked::Group(_) | Asked::Rules(_) => KeyUse::Approver,
             Asked::Release(_) => KeyUse::Publisher,
             Asked::Root(_) => KeyUse::Root,
         }
@@ -104,12 +109,15 @@ pub(super) fn check(file: RequestFile, place: &KeyPlace, carried: Carried, now: 
     let (document, kind, body, needs) = match &file.asked {
         Asked::Approval(asked) => {
             let (request, draft) = (&asked.request, &asked.draft);
-            let (approval, release) = checked(request, draft, (&root, &publics), carried, now)
+            let (approval, release, described) = checked(request, draft, (&root, &publics), carried, now)
                 .map_err(|reason| refuse(format!("the coordinator's draft is not what was asked for: {reason}")))?;
             anchor.must_not_go_back(&approval).map_err(refuse)?;
+            anchor.must_know_group(&approval.group, approval.group_version).map_err(refuse)?;
             let first_time = !same_group(&place.dir, &draft.group, approval.group)?;
-            let words = words::approval(&approval, &release, &draft.group, first_time);
-            let needs = vec![(root.approvers.keys.to_vec(), root.approvals_needed(&approval.group))];
+            let group = words::Group { name: &draft.group, first_time, described: described.as_ref() };
+            let words = words::approval(&approval, &release, &group);
+            let needed = u8::try_from(root.approvals_needed(&approval.group)).unwrap_or(u8::MAX);
+            let needs = vec![Keys { threshold: needed, ..root.approvers.clone() }];
             let document = Document::Approval(Box::new(approval), draft.group.clone());
             ((document, words), (Kind::Approval, Role::Approver), &request.body, needs)
         }
@@ -117,15 +125,33 @@ pub(super) fn check(file: RequestFile, place: &KeyPlace, carried: Carried, now: 
             let release = checked_release(&body.0, carried, now).map_err(refuse)?;
             let nobody = || refuse(format!("the root has no publisher for {}", release.product));
             let of = root.publisher_of(&release.product).ok_or_else(nobody)?;
-            let needs = vec![(of.keys.to_vec(), usize::from(of.threshold))];
+            let needs = vec![of.clone()];
             let words = words::release(&release);
             ((Document::Release, words), (Kind::Release, Role::Publisher), body, needs)
         }
+        Asked::Group(asked) => {
+            let group = checked_group(asked, carried, now)
+                .map_err(|reason| refuse(format!("the coordinator's draft is not what was asked for: {reason}")))?;
+            anchor.must_know_group(&group.group, group.version).map_err(refuse)?;
+            let first_time = !same_group(&place.dir, &group.name, group.group)?;
+            let words = words::group(&group, asked.draft.list.as_ref(), first_time);
+            let needed = u8::try_from(root.approvals_needed(&group.group)).unwrap_or(u8::MAX);
+            let needs = vec![Keys { threshold: needed, ..root.approvers.clone() }];
+            let document = Document::Group(group.group, group.name.to_string(), group.version);
+            ((document, words), (Kind::Group, Role::Approver), &asked.draft.body, needs)
+        }
+        Asked::Rules(asked) => {
+            let next = checked_rules(asked, &root, carried, now).map_err(refuse)?;
+            anchor.must_be_newest_rules(next.version).map_err(refuse)?;
+            let words = words::rules(&asked.change, &next);
+            let needs = vec![root.approvers.clone()];
+            ((Document::Rules(next.version), words), (Kind::Rules, Role::Approver), &asked.body, needs)
+        }
         Asked::Root(body) => {
             let next = checked_root(&body.0, &root, carried, now).map_err(refuse)?;
-            let needs = [&root, &next].map(|root| (root.root.keys.to_vec(), usize::from(root.root.threshold)));
+            let needs = vec![root.root.clone(), next.root.clone()];
             let words = differences(&root, &next).join("\n");
-            ((Document::Root, words), (Kind::Root, Role::Root), body, needs.to_vec())
+            ((Document::Root, words), (Kind::Root, Role::Root), body, needs)
         }
     };
     let (document, words) = document;
@@ -137,7 +163,7 @@ pub(super) fn check(file: RequestFile, place: &KeyPlace, carried: Carried, now: 
         }
     }
     // Whoever has no part in it is told before a passphrase is asked for.
-    if !publics.iter().any(|key| needs.iter().any(|(keys, _)| keys.contains(key))) {
+    if !publics.iter().any(|key| needs.iter().any(|keys| keys.contains(key))) {
         return Err(refuse(format!(
             "none of the {} keys in {} may sign this: root {} names others",
             place.r#use.name(),
@@ -156,7 +182,7 @@ impl Checked {
 
     /// Signs, and notes beside the keys what was signed. Returns the request with the signatures of all so far.
     pub(super) fn sign(self, place: &KeyPlace) -> Result<Signed, CliError> {
-        let may_sign: Vec<PublicKey> = self.needs.iter().flat_map(|(keys, _)| keys.iter().copied()).collect();
+        let may_sign: Vec<PublicKey> = self.needs.iter().flat_map(Keys::public).collect();
         let keys = place.unlock(&may_sign)?;
         let keys: Vec<_> = keys.iter().collect();
         let (kind, role) = self.kind;
@@ -168,12 +194,20 @@ impl Checked {
         let mut anchor = self.anchor;
         if let Document::Approval(approval, group) = &self.document {
             anchor.has_signed(approval);
+            anchor.has_seen_group(&approval.group, approval.group_version);
             remember_group(&place.dir, group, approval.group);
+        }
+        if let Document::Group(group, name, version) = &self.document {
+            remember_group(&place.dir, name, *group);
+            anchor.has_seen_group(group, *version);
+        }
+        if let Document::Rules(version) = &self.document {
+            anchor.has_seen_rules(*version);
         }
         anchor.keep();
         let envelope = Envelope::parse(&bytes, kind, role).context("reading what was signed")?;
-        let has = |key: &&PublicKey| envelope.verify(&[**key], 1).is_ok();
-        let lacks = self.needs.iter().map(|(keys, needed)| needed.saturating_sub(keys.iter().filter(has).count()));
+        let has = |key: &PublicKey| envelope.verify_one(&[*key]).is_ok();
+        let lacks = self.needs.iter().map(|keys| usize::from(keys.threshold).saturating_sub(keys.voices(has)));
         let lacks = lacks.max().unwrap_or(0);
         let mut file = self.file;
         file.signed = Some(HexBytes(bytes));
@@ -185,7 +219,7 @@ impl Checked {
 pub(super) struct Signed {
     pub(super) file: RequestFile,
     pub(super) document: Document,
-    /// Signatures that others have to add.
+    /// Holders whose signatures are missing.
     pub(super) lacks: usize,
 }
 
@@ -204,14 +238,14 @@ impl Signed {
     }
 }
 
-/// The approval that the bytes say, and its release, if both are what was asked for.
+/// The approval that the bytes say, its release, and what approvers have signed about its group, if all are what was asked for.
 fn checked(
     request: &SigningRequest,
     draft: &ApprovalDraft,
     (root, publics): (&Root, &[PublicKey]),
     carried: Carried,
     now: Wall,
-) -> Result<(Approval, Release), String> {
+) -> Result<(Approval, Release, Option<GroupDocument>), String> {
     // 1. The bytes are an approval.
     let approval: Approval =
         codec::decode(&request.body.0, Kind::Approval.cap()).map_err(|error| format!("its bytes: {error}"))?;
@@ -230,18 +264,100 @@ fn checked(
     if approval.version != before + 1 || approval.version > MAX_VERSION {
         return Err(format!("its version is {}, after {before}", approval.version));
     }
-    // 5. Action, schedule, rings, life and remark are those that were asked for.
-    let wanted = match &draft.intent {
+    // 5. The group is the one that was named, as approvers have described it.
+    let described = request.group.as_ref().map(|bytes| verify_group(root, &bytes.0)).transpose();
+    let described = described.map_err(|error| format!("the group's document: {error}"))?;
+    if let Some(known) = described.as_ref().filter(|known| known.group != approval.group || *known.name != *draft.group)
+    {
+        return Err(format!("{} was asked for, it is for the group {:?}", draft.group, known.name.as_str()));
+    }
+    // 6. Action, schedule, rings, life and remark are those that were asked for.
+    let mut wanted = match &draft.intent {
         Intent::Decide { action, schedule } => schedule
             .approval((approval.group, approval.release), approval.version, *action, approval.issued)
             .map_err(|error| error.to_string())?,
         Intent::Decline { note } => plain(&approval, Action::None, note)?,
         Intent::Expedite => expedited(&approval, replaced, publics)?,
     };
+    wanted.group_version = described.as_ref().map_or(0, |known| known.version);
     if wanted != approval {
         return Err(format!("asked for: {}; drafted: {}", words::of(&wanted), words::of(&approval)));
     }
-    Ok((approval, release))
+    Ok((approval, release, described))
+}
+
+/// The rules that the bytes say, if they are those in force with the change that was asked for.
+fn checked_rules(asked: &AskedRules, root: &Root, carried: Carried, now: Wall) -> Result<RuleSet, String> {
+    let next = RuleSet::parse(&asked.body.0)?;
+    is_of_now(next.issued, carried, now)?;
+    let before = match (&asked.before, &asked.change) {
+        (None, _) => RuleSet::default(),
+        // A person reads all of them: whoever signed them before may have been a thief.
+        (Some(before), RuleChange::Keep) => {
+            let envelope =
+                Envelope::parse(&before.0, Kind::Rules, Role::Approver).map_err(|error| error.to_string())?;
+            RuleSet::parse(envelope.unverified_body())?
+        }
+        (Some(before), _) => RuleSet::verified(root, &before.0)
+            .map_err(|error| format!("{error}; look at them and sign them anew first: upswarm rule sign"))?,
+    };
+    if next.version > MAX_VERSION || before.changed(&asked.change, next.issued)? != next {
+        return Err("the rules are others than those in force with the change that was asked for".to_owned());
+    }
+    Ok(next)
+}
+
+/// What the bytes say about a group, if that is what was asked for.
+fn checked_group(asked: &AskedGroup, carried: Carried, now: Wall) -> Result<GroupDocument, String> {
+    let (wanted, draft) = (&asked.wanted, &asked.draft);
+    let group: GroupDocument =
+        codec::decode(&draft.body.0, Kind::Group.cap()).map_err(|error| format!("its bytes: {error}"))?;
+    validate_group(&group).map_err(|error| error.to_string())?;
+    if *group.name != *wanted.group {
+        return Err(format!("{:?} was asked for, it is about the group {:?}", wanted.group, group.name.as_str()));
+    }
+    is_of_now(group.issued, carried, now)?;
+    if group.version > MAX_VERSION {
+        return Err(format!("its version is {}", group.version));
+    }
+    let members = match (&wanted.conditions[..], wanted.members) {
+        ([], Some(Belong::Coordinator)) => Members::Listed,
+        ([], Some(Belong::List)) => {
+            let list = draft.list.as_ref().and_then(ListDraft::list).ok_or("its list is missing or too long")?;
+            Members::List(list.tree().root())
+        }
+        ([], None) => return Err("nobody said who belongs to it".to_owned()),
+        (texts, _) => {
+            let conditions = Conditions::parse(texts).map_err(|error| error.to_string())?;
+            Members::Rule(Bounded::truncated(conditions.iter().map(|condition| condition.to_text()).collect()))
+        }
+    };
+    if members != group.members {
+        return Err("its members are others than was said".to_owned());
+    }
+    Ok(group)
+}
+
+/// The rules that today's approvers have signed, by what the keys in `place` know: for whoever applies them.
+pub(super) fn signed_rules(
+    roots: &[HexBytes],
+    document: Option<&HexBytes>,
+    place: &KeyPlace,
+    now: Wall,
+) -> Result<RuleSet, CliError> {
+    let refuse = |reason: String| CliError::Refused(format!("the auto-approval rules are not believed: {reason}"));
+    let noted = Anchor::read(&place.dir).map_err(|error| refuse(format!("{error:#}")))?;
+    let anchor = noted.or_else(|| place.anchor.map(|root| Anchor::new(&place.dir, root)));
+    let mut anchor = anchor.ok_or_else(|| refuse("these keys know no root of trust".to_owned()))?;
+    let chain: Vec<&[u8]> = roots.iter().map(|root| root.0.as_slice()).collect();
+    let root = anchor.walk(&chain, now).map_err(|error| refuse(format!("{error:#}")))?;
+    let document = document.ok_or_else(|| refuse("nobody has signed them".to_owned()))?;
+    let set = RuleSet::verified(&root, &document.0)
+        .map_err(|error| refuse(format!("{error}; look at them and sign them anew: upswarm rule sign")))?;
+    anchor.must_be_newest_rules(set.version).map_err(refuse)?;
+    anchor.has_seen_rules(set.version);
+    anchor.keep();
+    Ok(set)
 }
 
 /// The release that the bytes say, if a machine could take it.
@@ -280,6 +396,7 @@ fn is_of_now(issued: Wall, carried: Carried, now: Wall) -> Result<(), String> {
 fn plain(drafted: &Approval, action: Action, note: &str) -> Result<Approval, String> {
     Ok(Approval {
         group: drafted.group,
+        group_version: 0,
         release: drafted.release,
         version: drafted.version,
         action,
@@ -299,7 +416,7 @@ fn expedited(
     own: &[PublicKey],
 ) -> Result<Approval, String> {
     let (before, envelope) = replaced.ok_or("it names no approval that it would let begin")?;
-    if envelope.verify(own, 1).is_err() {
+    if envelope.verify_one(own).is_err() {
         return Err(
             "the approval in force was signed by other keys; say what you want with: upswarm approve --expedite"
                 .to_owned(),
@@ -323,7 +440,7 @@ fn replaced<'a>(bytes: &'a [u8], drafted: &Approval) -> Result<(Approval, Envelo
     Ok((before, envelope))
 }
 
-/// Groups have numbers, and only the coordinator knows which is whose: a name that has once been signed for keeps its number.
+/// Groups have numbers, and without a document only the coordinator knows which is whose: a name that has once been signed for keeps its number.
 /// Returns whether it has been.
 fn same_group(dir: &Path, name: &str, group: GroupId) -> Result<bool, CliError> {
     match known_groups(dir)?.get(name) {

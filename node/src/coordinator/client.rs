@@ -18,7 +18,7 @@ use crate::api::alarms::{AcknowledgeRequest, Acknowledged, AlarmList, AlarmQuery
 use crate::api::approvals::{Accepted, ApprovalDraft, SignedDocument, SigningRequest};
 use crate::api::catalog::Catalog;
 use crate::api::devices::{ReadmitRequest, Readmitted, RetireRequest, Retired, RevokeRequest, Revoked};
-use crate::api::groups::{GroupMade, Groups, MemberRequest, Membership, NewGroup};
+use crate::api::groups::{GroupMade, Groups, MemberRequest, Membership, NewGroup, SignedGroup};
 use crate::api::holds::{Held, HoldRequest};
 use crate::api::inventory::{DeviceInventory, DeviceQuery, Inventories, PackageHolders, PackageQuery};
 use crate::api::invites::{DisinviteRequest, InviteList, InviteRequest, InviteView, Invited};
@@ -29,7 +29,7 @@ use crate::api::releases::{WithdrawRequest, Withdrawn};
 use crate::api::repositories::{NewUpstream, RemoveUpstream, SyncRequest, UpstreamAdded, UpstreamList};
 use crate::api::retries::{Retried, RetryRequest};
 use crate::api::roots::RootChain;
-use crate::api::rules::{NewRule, RemoveRule, Rule, RuleList};
+use crate::api::rules::RuleList;
 use crate::api::status::{Status, StatusQuery};
 use crate::error::CliError;
 
@@ -198,7 +198,12 @@ impl Client {
         self.json(self.admin(Method::GET, "groups")).await
     }
 
-    /// Makes a group.
+    /// Publishes what approvers have signed about a group.
+    pub(crate) async fn describe_group(&self, signed: &SignedGroup) -> Result<Accepted, CliError> {
+        self.json(self.admin(Method::POST, "group/document").json(signed)).await
+    }
+
+    /// Makes a group, or drafts what is to be signed about one.
     pub(crate) async fn add_group(&self, request: &NewGroup) -> Result<GroupMade, CliError> {
         self.json(self.admin(Method::POST, "group").json(request)).await
     }
@@ -238,14 +243,9 @@ impl Client {
         self.json(self.admin(Method::GET, "rules")).await
     }
 
-    /// Adds a rule; returns it with its number.
-    pub(crate) async fn add_rule(&self, rule: &NewRule) -> Result<Rule, CliError> {
-        self.json(self.admin(Method::POST, "rules").json(rule)).await
-    }
-
-    /// Removes a rule; returns it.
-    pub(crate) async fn remove_rule(&self, id: u32) -> Result<Rule, CliError> {
-        self.json(self.admin(Method::POST, "rules/remove").json(&RemoveRule { id })).await
+    /// Puts signed rules in force.
+    pub(crate) async fn put_rules(&self, document: SignedDocument) -> Result<Accepted, CliError> {
+        self.json(self.admin(Method::POST, "rules").body(document.0)).await
     }
 
     /// Every upstream and how it stands.

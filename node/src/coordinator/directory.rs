@@ -17,8 +17,8 @@
 //! D/names.json              the admin's names of groups and sites
 //! D/repositories/           upstream repositories, see `repositories::settings`
 //! D/alarms.json             what an admin should look at
-//! D/rules.json              what is approved as soon as it is published
-//! D/groups                  conditions of the dynamic groups
+//! D/rules                   what is approved as soon as it is published
+//! D/groups                  lists of groups
 //! D/wan-limits              how much of the WAN sites may use
 //! D/rollouts                what the admin accepted of rollouts that were stopped
 //! ```
@@ -169,7 +169,7 @@ impl Directory {
     }
 
     pub(crate) fn rules(&self) -> PathBuf {
-        self.path.join("rules.json")
+        self.path.join("rules")
     }
 
     pub(crate) fn alarms(&self) -> PathBuf {
@@ -361,7 +361,7 @@ impl Directory {
             let envelope = Envelope::parse(&bytes, Kind::Root, Role::Root)?;
             // It names its own keys; what it is worth, devices decide by its hash.
             let root: Root = codec::decode(envelope.unverified_body(), Kind::Root.cap())?;
-            envelope.verify(&root.root.keys, usize::from(root.root.threshold))?;
+            envelope.verify(&root.root)?;
             Ok((root, DocHash::of(&bytes)))
         };
         read().with_context(|| format!("the root of trust {} is damaged; restore it from a copy", path.display()))

@@ -30,10 +30,10 @@ use super::store::rules::Rules;
 use super::store::view::{Live, View};
 use super::store::{FleetStore, Write, Writer, Written};
 use crate::api::actor::Actor;
+use crate::api::approvals::Accepted;
 use crate::api::catalog::Catalog;
 use crate::api::groups::NewGroup;
 use crate::api::invites::{InviteRequest, Invited};
-use crate::api::rules::Rule;
 use crate::clock::Clock;
 use crate::encrypt;
 
@@ -394,19 +394,20 @@ impl Driver {
                 }
             }
             Request::AddGroup(actor, request, reply) => self.add_group(&actor, &request, reply),
+            Request::DescribeGroup(actor, signed, reply) => {
+                let decision = self.at_desk(|desk| admin::groups::describe(&actor, desk, signed));
+                self.decide(decision, reply);
+            }
             Request::Member(actor, request, reply) => {
                 let decision = self.at_desk(|desk| admin::groups::member(&actor, desk, &request));
                 self.decide(decision, reply);
             }
-            Request::AddRule(actor, rule, reply) => {
-                let mut rules = (*self.rules).clone();
-                let added = self.at_desk(|desk| admin::rules::add(&actor, desk, &mut rules, *rule));
-                self.save_rules(rules, added, reply);
-            }
-            Request::RemoveRule(actor, id, reply) => {
-                let mut rules = (*self.rules).clone();
-                let removed = admin::rules::remove(&actor, &mut rules, id);
-                self.save_rules(rules, removed, reply);
+            Request::Rules(actor, document, reply) => {
+                let before = self.rules.clone();
+                match self.at_desk(|desk| admin::rules::submit(&actor, desk, &before, document.0)) {
+                    Err(refusal) => drop(reply.send(Err(refusal))),
+                    Ok(rules) => self.save_rules(rules, reply),
+                }
             }
         }
     }
@@ -462,7 +463,6 @@ impl Driver {
         match self.at_desk(|desk| admin::groups::add(actor, desk, request)) {
             Err(refusal) => drop(reply.send(Err(refusal))),
             Ok(Made::Shown(made)) => drop(reply.send(Ok(made))),
-            Ok(Made::Conditions(decision)) => self.decide(Ok(decision), reply),
             Ok(Made::Named(made)) => {
                 // An old name is written again, so that the answer has something to wait for.
                 self.changes.push(Write::File(Change::Put(self.directory.names(), self.names.to_bytes())));
@@ -477,16 +477,12 @@ impl Driver {
         self.project_catalog();
     }
 
-    /// Writes the rules after a change, and then answers.
-    fn save_rules(&mut self, rules: Rules, change: Result<Rule, Refusal>, reply: Reply<Rule>) {
-        match change {
-            Err(refusal) => drop(reply.send(Err(refusal))),
-            Ok(rule) => {
-                self.rules = Arc::new(rules);
-                self.changes.push(Write::File(Change::Put(self.directory.rules(), self.rules.to_bytes())));
-                self.saved.push(Box::new(move || drop(reply.send(Ok(rule)))));
-            }
-        }
+    /// Writes the rules, and then answers.
+    fn save_rules(&mut self, rules: Rules, reply: Reply<Accepted>) {
+        self.rules = Arc::new(rules);
+        self.changes.push(Write::File(Change::Put(self.directory.rules(), self.rules.document().to_vec())));
+        let accepted = Accepted { index_version: self.state.index_version() };
+        self.saved.push(Box::new(move || drop(reply.send(Ok(accepted)))));
     }
 
     fn project_catalog(&mut self) {

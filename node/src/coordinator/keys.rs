@@ -24,6 +24,8 @@ const MAX_MEMORY_KIB: u32 = 1 << 20;
 /// The environment variable from which a passphrase is read.
 pub(crate) const PASSPHRASE_VARIABLE: &str = "UPSWARM_PASSPHRASE";
 const MIN_PASSPHRASE: usize = 8;
+/// In whose hand the keys are that the coordinator keeps itself.
+pub(crate) const COORDINATOR: &str = "coordinator";
 /// Keys of one use in one directory.
 const MAX_KEYS: usize = 64;
 

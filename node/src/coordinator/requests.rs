@@ -9,13 +9,12 @@ use crate::api::actor::Actor;
 use crate::api::alarms::{AcknowledgeRequest, Acknowledged};
 use crate::api::approvals::{Accepted, SignedDocument};
 use crate::api::devices::{ReadmitRequest, Readmitted, RetireRequest, Retired, RevokeRequest, Revoked};
-use crate::api::groups::{GroupMade, MemberRequest, Membership, NewGroup};
+use crate::api::groups::{GroupMade, MemberRequest, Membership, NewGroup, SignedGroup};
 use crate::api::holds::{Held, HoldRequest};
 use crate::api::invites::{DisinviteRequest, InviteList, InviteRequest, InviteView, Invited};
 use crate::api::limits::{LimitRequest, SiteLimits};
 use crate::api::releases::{WithdrawRequest, Withdrawn};
 use crate::api::retries::{Retried, RetryRequest};
-use crate::api::rules::{NewRule, Rule};
 
 /// Requests that may wait for the driver.
 pub(crate) const MAX_REQUESTS: usize = 64;
@@ -58,14 +57,14 @@ pub(crate) enum Request {
     Withdraw(Actor, WithdrawRequest, Reply<Withdrawn>),
     /// A group.
     AddGroup(Actor, NewGroup, Reply<GroupMade>),
+    /// What approvers have signed about a group.
+    DescribeGroup(Actor, SignedGroup, Reply<Accepted>),
     /// A device's membership.
     Member(Actor, MemberRequest, Reply<Membership>),
     /// Alarms that somebody has looked at.
     Acknowledge(Actor, AcknowledgeRequest, Reply<Acknowledged>),
-    /// A new rule.
-    AddRule(Actor, Box<NewRule>, Reply<Rule>),
-    /// Remove the rule with this number.
-    RemoveRule(Actor, u32, Reply<Rule>),
+    /// Rules that approvers have signed.
+    Rules(Actor, SignedDocument, Reply<Accepted>),
 }
 
 /// Why a request got no answer: the driver has ended.

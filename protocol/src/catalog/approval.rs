@@ -110,6 +110,9 @@ pub struct RingPlan {
 pub struct Approval {
     /// The group it is for.
     pub group: GroupId,
+    /// The least version of the group's document that must be there. With 0 none need be: then the coordinator's word about who
+    /// belongs to the group is enough, as long as there is none.
+    pub group_version: u64,
     /// The release it is about.
     pub release: ReleaseId,
     /// Grows with every change for this (group, release).

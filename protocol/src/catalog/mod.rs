@@ -6,6 +6,7 @@ mod approval;
 mod apt;
 mod assignment;
 mod certificate;
+mod group;
 mod head;
 mod index;
 pub mod page;
@@ -18,6 +19,7 @@ pub use approval::{Action, ActiveHours, Approval, Deferral, MinuteOfDay, Ring, R
 pub use apt::{APT_PREFIX, AptIndex, AptPackage, AptRecipe, Standing, WhenAbsent};
 pub use assignment::Assignment;
 pub use certificate::{Certificate, NodeRole};
+pub use group::{DeviceList, GroupDocument, ListRoot, ListTree, ListWay, MAX_LISTED, MAX_RULE, MAX_WAYS, Members};
 pub use head::Head;
 pub use index::{AuditHead, Hold, Index};
 pub use page::{DocEntry, DocRef, GroupEntry, Node, Page};
@@ -26,4 +28,6 @@ pub use release::{
     Applicability, Classification, Detect, ExitMeaning, ExitRule, FilePlacement, PackageKind, Patch, Payload, Platform,
     Recipe, Release, RestartPolicy, Severity,
 };
-pub use root::{GroupRule, Keys, PublisherRule, Root, UpstreamRule};
+pub use root::{GroupRule, PublisherRule, Root, UpstreamRule};
+
+pub use crate::keyring::{HeldKey, Keys};

@@ -39,7 +39,7 @@ use super::{Detection, NodeState, Output, Reason, Record, StoreError};
 use crate::catalog::{Action, Approval, Certificate, NodeRole, Payload, Piece, Recipe, Release, pieces};
 use crate::codec::Text;
 use crate::ids::{GroupId, PayloadId, ReleaseId};
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, NotMember};
 use crate::report::{DeploymentReport, DeploymentState, SubState};
 use crate::schedule::{DeviceFacts, Why};
 use crate::time::{Mono, Now, Wall};
@@ -123,6 +123,13 @@ pub(super) struct View<'a> {
     pub(super) inventory: Option<&'a Inventory>,
     /// Whether a newer head has come since the start, or the coordinator has said that there is none.
     pub(super) head_is_confirmed: bool,
+}
+
+impl View<'_> {
+    /// Whether what an approver has signed about a group admits this device.
+    fn belongs(&self, group: &GroupId) -> Result<(), NotMember> {
+        self.assigned.belongs(group, self.trust, self.inventory)
+    }
 }
 
 /// What the deployments want of others.

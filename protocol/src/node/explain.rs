@@ -276,6 +276,10 @@ impl NodeState {
             Blocked::NoRelease | Blocked::NotApproved | Blocked::Declined => {
                 format!("the catalog in force, index version {}", self.trust.catalog().index_version())
             }
+            Blocked::GroupUnknown | Blocked::OnlyListed => {
+                "what approvers have signed about the group, which bounds the coordinator's word about its members"
+                    .to_owned()
+            }
             Blocked::ReleaseExpired(_) => "the release's own expiry, signed by its publisher".to_owned(),
             Blocked::ApprovalExpired(_) => "the approval's own expiry, signed by its approver".to_owned(),
         };

@@ -24,7 +24,7 @@ impl Ordered {
 fn verified(bytes: &[u8], trust: &Trust, site: SiteId) -> Option<WanLimits> {
     let online = &trust.root().online;
     let envelope = Envelope::parse(bytes, Kind::WanLimits, Role::Online).ok()?;
-    let order: WanLimits = envelope.verify(&online.keys, online.threshold.into()).ok()?.decode().ok()?;
+    let order: WanLimits = envelope.verify(online).ok()?.decode().ok()?;
     (order.site == site).then_some(order)
 }
 

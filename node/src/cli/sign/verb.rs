@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde_json::json;
-use upswarm_protocol::envelope::Kind;
 
 use super::super::admin::{AdminArgs, KeyArgs};
 use super::super::{CliError, Common, output};
-use super::{Carried, Checked, Document, Signed, check};
-use crate::api::approvals::SignedDocument;
+use super::{Carried, Checked, Document, check};
+use crate::api::approvals::{HexBytes, SignedDocument};
+use crate::api::groups::SignedGroup;
 use crate::api::roots::{Asked, RequestFile};
 use crate::clock::wall;
 use crate::coordinator::client::Client;
@@ -84,20 +84,15 @@ pub(crate) fn sign(args: SignArgs, common: Common) -> Result<(), CliError> {
 
 pub(crate) fn submit(args: SubmitArgs, common: Common) -> Result<(), CliError> {
     let file = read(&args.file)?;
-    let Some(signed) = file.signed else {
+    let Some(signed) = file.signed.clone() else {
         return Err(CliError::Refused(format!(
             "{} is not signed yet: upswarm sign {}",
             args.file.display(),
             args.file.display()
         )));
     };
-    let kind = match file.asked {
-        Asked::Approval(_) => Kind::Approval,
-        Asked::Release(_) => Kind::Release,
-        Asked::Root(_) => Kind::Root,
-    };
     let client = args.admin.client()?;
-    let accepted = super::super::runtime()?.block_on(hand_in(&client, kind, SignedDocument(signed.0)))?;
+    let accepted = super::super::runtime()?.block_on(hand_in(&client, &file.asked, SignedDocument(signed.0)))?;
     common.print(&accepted, &format!("in force with index {}", accepted.index_version));
     Ok(())
 }
@@ -105,13 +100,18 @@ pub(crate) fn submit(args: SubmitArgs, common: Common) -> Result<(), CliError> {
 /// Gives the coordinator a signed document.
 pub(in crate::cli) async fn hand_in(
     client: &Client,
-    kind: Kind,
+    asked: &Asked,
     document: SignedDocument,
 ) -> Result<crate::api::approvals::Accepted, CliError> {
-    match kind {
-        Kind::Root => client.root(document).await,
-        Kind::Release => client.publish(document).await,
-        _ => client.approve(document).await,
+    match asked {
+        Asked::Root(_) => client.root(document).await,
+        Asked::Release(_) => client.publish(document).await,
+        Asked::Approval(_) => client.approve(document).await,
+        Asked::Rules(_) => client.put_rules(document).await,
+        Asked::Group(asked) => {
+            let signed = SignedGroup { document: HexBytes(document.0), list: asked.draft.list.clone() };
+            client.describe_group(&signed).await
+        }
     }
 }
 
@@ -167,16 +167,7 @@ fn name(document: &Document) -> &'static str {
         Document::Approval(..) => "approval",
         Document::Release => "release",
         Document::Root => "root",
-    }
-}
-
-impl Signed {
-    /// Which kind of document it is.
-    pub(in crate::cli) fn kind(&self) -> Kind {
-        match self.document {
-            Document::Approval(..) => Kind::Approval,
-            Document::Release => Kind::Release,
-            Document::Root => Kind::Root,
-        }
+        Document::Group(..) => "group",
+        Document::Rules(..) => "rules",
     }
 }

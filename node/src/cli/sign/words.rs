@@ -1,30 +1,95 @@
 //! What signed bytes say, for the person who is to sign them. Every line is read from the bytes; what only the coordinator claims is
 //! said to be that.
 
-use upswarm_protocol::catalog::{Applicability, Approval, AptRecipe, Detect, ExitRule, Recipe, Release, WhenAbsent};
+use upswarm_protocol::catalog::{
+    Applicability, Approval, AptRecipe, Detect, ExitRule, GroupDocument, Members, Recipe, Release, WhenAbsent,
+};
 
-use crate::cli::output::one_line;
+use crate::api::groups::ListDraft;
+use crate::api::rules::{NewRule, Rule, RuleChange, RuleSet};
+use crate::cli::output::{one_line, word};
+
+/// The group of an approval.
+pub(super) struct Group<'a> {
+    pub(super) name: &'a str,
+    /// Whether these keys sign for it for the first time.
+    pub(super) first_time: bool,
+    /// What approvers have signed about it.
+    pub(super) described: Option<&'a GroupDocument>,
+}
 
 /// An approval and the release that it is about.
-pub(super) fn approval(approval: &Approval, of: &Release, group: &str, first_time: bool) -> String {
-    let group = one_line(group);
-    let group = match first_time {
+pub(super) fn approval(approval: &Approval, of: &Release, named: &Group<'_>) -> String {
+    let group = one_line(named.name);
+    let group = match named.first_time && named.described.is_none() {
         true => format!(
             "group       {} -- the coordinator says that this is {group}; these keys sign for it for the first time",
             approval.group
         ),
+        false if named.described.is_some() => format!("group       {group} ({}), as approvers signed", approval.group),
         false => format!("group       {group} ({}), as before", approval.group),
     };
     let mut lines = vec![
         format!("approval    {:?}, version {}, good until {}", approval.action, approval.version, approval.expires),
         group,
     ];
+    lines.extend(members(named.described));
     lines.extend(schedule(approval));
     if !approval.note.is_empty() {
         lines.push(format!("remark      {}", approval.note));
     }
     lines.push(release(of));
     lines.join("\n")
+}
+
+/// What a group is said to be, and for a list who is in it by the coordinator's names.
+pub(super) fn group(group: &GroupDocument, list: Option<&ListDraft>, first_time: bool) -> String {
+    let first = if first_time { "; these keys sign about it for the first time" } else { "" };
+    let mut lines =
+        vec![format!("group       {} ({}), version {}{first}", one_line(&group.name), group.group, group.version)];
+    lines.extend(members(Some(group)));
+    let devices = list.into_iter().flat_map(|list| &list.devices);
+    lines.extend(devices.map(|device| format!("            {} ({})", one_line(&device.name), device.device.short())));
+    lines.join("\n")
+}
+
+/// Every rule, and which of them is new.
+pub(super) fn rules(change: &RuleChange, next: &RuleSet) -> String {
+    let mut lines = vec![format!("rules       version {}: what is approved as soon as it is published", next.version)];
+    if let RuleChange::Remove(id) = change {
+        lines.push(format!("removed     rule {id}"));
+    }
+    let is_new = |id: u32| matches!(change, RuleChange::Add(_)) && id == next.last;
+    let line = |rule: &Rule| {
+        let what = if is_new(rule.id) { "new" } else { "as before" };
+        format!("{what:<11} rule {}: {}", rule.id, rule_words(&rule.rule))
+    };
+    lines.extend(next.rules.iter().map(line));
+    lines.join("\n")
+}
+
+/// A rule as a sentence.
+pub(in crate::cli) fn rule_words(rule: &NewRule) -> String {
+    let NewRule { group, classification, min_severity, product, schedule } = rule;
+    let kinds: Vec<String> = classification.iter().map(word).collect();
+    let kinds = if kinds.is_empty() { "every release".to_owned() } else { format!("{} releases", kinds.join(" and ")) };
+    let of = if product.is_empty() { String::new() } else { format!(" of {}", one_line(product)) };
+    let least = min_severity.map_or(String::new(), |least| format!(", {} or worse", word(&least)));
+    let when =
+        Some(schedule.words()).filter(|words| !words.is_empty()).map_or(String::new(), |when| format!(" ({when})"));
+    format!("{kinds}{of}{least}, for group {}{when}", one_line(group))
+}
+
+fn members(described: Option<&GroupDocument>) -> Vec<String> {
+    match described.map(|known| &known.members) {
+        None | Some(Members::Listed) => {
+            vec!["members     whichever machines the coordinator puts into it".to_owned()]
+        }
+        Some(Members::Rule(texts)) => {
+            texts.iter().map(|text| format!("members     machines where {}", one_line(text))).collect()
+        }
+        Some(Members::List(list)) => vec![format!("members     the {} machines of a signed list", list.devices)],
+    }
 }
 
 fn schedule(approval: &Approval) -> Vec<String> {

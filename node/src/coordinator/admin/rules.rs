@@ -1,23 +1,25 @@
-//! Standing decisions. The coordinator keeps them; they are applied, and the approvals signed, where the approver's keys are.
+//! Standing decisions. Approvers sign them; the coordinator keeps them, and they are applied where the approver's keys are.
 
 use upswarm_protocol::coordinator::Refusal;
 
 use super::Desk;
 use crate::api::actor::Actor;
-use crate::api::rules::{NewRule, Rule};
+use crate::api::rules::RuleSet;
 use crate::coordinator::store::rules::Rules;
 
-/// Adds a rule; it is in force when the rules are on disk.
-pub(crate) fn add(actor: &Actor, desk: &Desk<'_>, rules: &mut Rules, rule: NewRule) -> Result<Rule, Refusal> {
-    desk.group_named(&rule.group)?;
-    let added = rules.add(rule).map_err(Refusal::Request)?;
-    tracing::info!(%actor, rule = added.id, "a rule is added");
-    Ok(added)
-}
-
-/// Removes a rule; what it has approved stays approved.
-pub(crate) fn remove(actor: &Actor, rules: &mut Rules, id: u32) -> Result<Rule, Refusal> {
-    let removed = rules.remove(id).map_err(Refusal::Request)?;
-    tracing::info!(%actor, rule = id, "a rule is removed");
-    Ok(removed)
+/// Takes rules that approvers have signed in place of those in force; they are in force when they are on disk.
+pub(crate) fn submit(actor: &Actor, desk: &Desk<'_>, before: &Rules, document: Vec<u8>) -> Result<Rules, Refusal> {
+    let set = RuleSet::verified(desk.state.root(), &document).map_err(Refusal::Content)?;
+    if set.version != before.version().saturating_add(1) {
+        return Err(Refusal::NotNewer {
+            what: "the version of the rules",
+            given: set.version,
+            known: before.version(),
+        });
+    }
+    for rule in set.rules.iter().filter(|rule| !before.all().contains(rule)) {
+        desk.group_named(&rule.rule.group)?;
+    }
+    tracing::info!(%actor, version = set.version, rules = set.rules.len(), "rules are in force");
+    Ok(Rules::new(document, set))
 }

@@ -25,6 +25,8 @@ use super::{api, frame_posts, origin, repositories};
 const MAX_OPEN_BODY: usize = frame_posts::MAX_POST;
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 const MAX_JSON: usize = 64 << 10;
+/// A group's document with the names of all machines of its list.
+const MAX_GROUP: usize = 12 << 20;
 
 /// What everyone may have: payloads, documents, the head, and a place for devices that come by HTTP alone.
 pub(crate) fn origin(shared: Arc<Shared>) -> Router {
@@ -61,10 +63,10 @@ pub(crate) fn admin(shared: Arc<Shared>) -> Router {
         .route("/v1/device/retire", post(api::post_retire))
         .route("/v1/release/withdraw", post(api::post_withdraw))
         .route("/v1/group", post(api::post_group))
+        .route("/v1/group/document", post(api::post_group_document).layer(DefaultBodyLimit::max(MAX_GROUP)))
         .route("/v1/group/member", post(api::post_member))
         .route("/v1/groups", get(api::get_groups))
-        .route("/v1/rules", get(api::get_rules).post(api::post_rule))
-        .route("/v1/rules/remove", post(api::remove_rule))
+        .route("/v1/rules", get(api::get_rules).post(api::post_rules).layer(DefaultBodyLimit::max(Kind::Rules.cap())))
         .route("/v1/status", get(api::get_status))
         .route("/v1/alarms", get(api::get_alarms))
         .route("/v1/alarms/acknowledge", post(api::post_acknowledge))

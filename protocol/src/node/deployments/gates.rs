@@ -169,15 +169,24 @@ fn failed_words(_: &NodeState, candidate: &Candidate<'_>) -> Vec<Sentence> {
     vec![Sentence::new(text, because)]
 }
 
-/// The word that this device is in the approval's group must still count.
+/// The word that this device is in the approval's group must still count, and what an approver has said of the group must admit it.
 fn assigned(candidate: &Candidate<'_>) -> Option<Shut> {
     let (view, wall) = (candidate.ask.view, candidate.ask.now.wall);
-    let expired = view.trust.check_expiry(view.assigned.held()?, wall).err()?;
-    Some(Shut::new(DeploymentState::OnHold, SubState::Expired, expired.to_string()))
+    if let Err(expired) = view.trust.check_expiry(view.assigned.held()?, wall) {
+        return Some(Shut::new(DeploymentState::OnHold, SubState::Expired, expired.to_string()));
+    }
+    let stranger = view.belongs(&candidate.deployment.group).err()?;
+    Some(Shut::new(DeploymentState::OnHold, SubState::None, stranger.to_string()))
 }
 
 fn assigned_words(node: &NodeState, candidate: &Candidate<'_>) -> Vec<Sentence> {
     let Some(held) = node.assigned.held() else { return Vec::new() };
+    if let Err(stranger) = candidate.ask.view.belongs(&candidate.deployment.group) {
+        let text = format!("{} waits: {stranger}.", candidate.name());
+        let because =
+            "what an approver signed about the group; the coordinator's word that this device is in it is not enough";
+        return vec![Sentence::new(text, because)];
+    }
     let ago = span(candidate.ask.wall().since(held.expires));
     let text = format!("{} waits: the word that this device is in its group expired {ago} ago.", candidate.name());
     let because =
@@ -217,7 +226,10 @@ fn dependency_words(_: &NodeState, candidate: &Candidate<'_>) -> Vec<Sentence> {
 fn way_back_blocked(candidate: &Candidate<'_>) -> Option<Blocked> {
     let (older, _) = candidate.back.as_ref()?;
     let group = candidate.ask.all.map.get(older).map(|d| d.group).unwrap_or_default();
-    candidate.ask.view.trust.may_install(older, &group, candidate.ask.now.wall).err()
+    let view = candidate.ask.view;
+    // What is signed about the earlier one's group counts as much.
+    let stranger = view.belongs(&group).err().map(|_| Blocked::NotApproved);
+    view.trust.may_install(older, &group, candidate.ask.now.wall).err().or(stranger)
 }
 
 fn way_back(candidate: &Candidate<'_>) -> Option<Shut> {

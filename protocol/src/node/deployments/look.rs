@@ -187,7 +187,8 @@ impl Deployments {
             return;
         }
         // What was true when it was asked for may not be true now.
-        if view.trust.may_install(&id, &deployment.group, cx.now.wall).is_err() {
+        let may = view.trust.may_install(&id, &deployment.group, cx.now.wall).is_ok();
+        if !may || view.belongs(&deployment.group).is_err() {
             deployment.phase = Phase::Idle;
             deployment.journal.begun = deployment.unfinished;
             self.at_work = None;

@@ -23,6 +23,7 @@ fn approval(rings: &[(u16, u32)], schedule: Schedule) -> Approval {
     let rings = rings.iter().map(|(up_to, delay_s)| Ring { up_to: *up_to, delay_s: *delay_s }).collect();
     Approval {
         group: GROUP,
+        group_version: 0,
         release: RELEASE,
         version: 1,
         action: Action::Install,
