@@ -32,6 +32,7 @@ EXAMPLE:
   upswarm root new-key approver --keys-dir /media/new/keys
   upswarm root add-key approver KEY
   upswarm root revoke-key 5f0c3a9e
+  upswarm root unpin-upstream debian-security
   upswarm root threshold approver 2
   upswarm root guide
 

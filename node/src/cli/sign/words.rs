@@ -1,7 +1,9 @@
 //! What signed bytes say, for the person who is to sign them. Every line is read from the bytes; what only the coordinator claims is
 //! said to be that.
 
-use upswarm_protocol::catalog::{Applicability, Approval, AptRecipe, Detect, ExitRule, Recipe, Release, WhenAbsent};
+use upswarm_protocol::catalog::{
+    Applicability, Approval, AptRecipe, Detect, ExitRule, FetchAhead, Recipe, Release, WhenAbsent, Window,
+};
 
 use crate::cli::output::one_line;
 
@@ -44,10 +46,10 @@ fn schedule(approval: &Approval) -> Vec<String> {
         say("grace", format!("{} s for a machine that slept through the deadline", schedule.grace_s));
     }
     for window in &schedule.windows {
-        say("window", format!("days {:07b}, minutes {} to {} of the day", window.days.0, window.start, window.end));
+        say("window", window.to_string());
     }
     if let Some(hours) = schedule.active_hours {
-        say("not in", format!("days {:07b}, minutes {} to {} of the day", hours.days.0, hours.start, hours.end));
+        say("not in", Window { days: hours.days, start: hours.start, end: hours.end }.to_string());
     }
     if schedule.deferral.max_times > 0 {
         let (times, total) = (schedule.deferral.max_times, schedule.deferral.max_total_s);
@@ -55,6 +57,11 @@ fn schedule(approval: &Approval) -> Vec<String> {
     }
     if schedule.jitter_s > 0 {
         say("spread", format!("over {} s", schedule.jitter_s));
+    }
+    let ahead = &schedule.fetch_ahead;
+    if *ahead != FetchAhead::default() {
+        let hours: String = ahead.windows.iter().map(|window| format!(", {window}")).collect();
+        say("fetches", format!("at most {} s before its turn{hours}", ahead.within_s));
     }
     for ring in &approval.rings.rings {
         say("ring", format!("{} % after {} s", f64::from(ring.up_to) / 100.0, ring.delay_s));
