@@ -5,6 +5,7 @@
 
 pub mod ids;
 pub mod time;
+pub mod units;
 
 pub mod codec;
 pub mod keyring;

@@ -90,6 +90,8 @@ pub enum SubState {
     MissingDependency,
     /// What must come over the network cannot be reached.
     NoNetwork,
+    /// Another product that stands for the same package is approved for the opposite.
+    Conflict,
 }
 
 /// Payload bytes by where they came from. No byte is counted twice.

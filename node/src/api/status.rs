@@ -17,6 +17,9 @@ pub(crate) struct StatusQuery {
     /// List devices too.
     #[serde(default)]
     pub(crate) devices: bool,
+    /// Those that are retired too; one that is named is shown in any case.
+    #[serde(default)]
+    pub(crate) gone: bool,
     /// Only this device: its label, its key, or first digits of that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) device: Option<String>,

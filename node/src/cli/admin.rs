@@ -151,14 +151,24 @@ impl AdminArgs {
         }
     }
 
+    /// Of verbs that take nothing but a data directory: the one given, else the profile's coordinator.
+    pub(crate) fn of_directory(data_dir: Option<PathBuf>) -> Self {
+        Self { data_dir, ..Self::default() }
+    }
+
+    /// The coordinator's data directory; `None` when it is on another machine.
+    pub(crate) fn directory(&self) -> Result<Option<PathBuf>, CliError> {
+        Ok(match self.resolve()?.place.ok_or_else(no_place)? {
+            Place::Directory(dir) => Some(dir),
+            Place::Url { .. } => None,
+        })
+    }
+
     /// The coordinator's data directory, for what needs its files.
     pub(crate) fn data_dir(&self) -> Result<PathBuf, CliError> {
-        match self.resolve()?.place.ok_or_else(no_place)? {
-            Place::Directory(dir) => Ok(dir),
-            Place::Url { .. } => Err(CliError::Refused(
-                "this verb reads the coordinator's files; run it there, with --data-dir".to_owned(),
-            )),
-        }
+        self.directory()?.ok_or_else(|| {
+            CliError::Refused("this verb reads the coordinator's files; run it there, with --data-dir".to_owned())
+        })
     }
 
     /// Where the keys of a use are.
@@ -209,7 +219,14 @@ impl AdminArgs {
 /// Where the keys of a coordinator's directory are, if nobody says so: demo keys inside, others beside.
 fn default_keys(data_dir: &Path, r#use: KeyUse) -> PathBuf {
     let online = Directory::new(data_dir).keys();
-    if keys::file(&online, r#use, 1).exists() { online } else { super::coordinator::offline_keys(data_dir) }
+    if keys::file(&online, r#use, 1).exists() { online } else { offline_keys(data_dir) }
+}
+
+/// Where offline keys are looked for by default.
+pub(super) fn offline_keys(data_dir: &Path) -> PathBuf {
+    let mut name = data_dir.file_name().unwrap_or_default().to_owned();
+    name.push("-offline-keys");
+    data_dir.with_file_name(name)
 }
 
 fn no_place() -> CliError {

@@ -1,15 +1,15 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use serde_json::json;
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::coordinator::{Command, CoordinatorState, Input, Output};
 
+use super::admin::{AdminArgs, offline_keys};
 use super::{CliError, Common};
 use crate::api::invites::{InviteRequest, Invited};
 use crate::clock::Clock;
-use crate::coordinator::client::Client;
 use crate::coordinator::directory::{Change, Directory, Lock};
 use crate::coordinator::keys::{self, KeyUse, Passphrase};
 use crate::coordinator::setup::Offline;
@@ -39,6 +39,7 @@ upswarm login.";
 
 const INVITE_EXAMPLE: &str = "\
 EXAMPLE:
+  upswarm coordinator invite --uses 20
   upswarm coordinator invite --data-dir /var/lib/upswarm-coordinator --uses 20
   upswarm coordinator invite --data-dir /var/lib/upswarm-coordinator --group office --site berlin --ttl 2h --uses 20
 
@@ -46,7 +47,7 @@ Each machine then runs: upswarm node join TOKEN --data-dir DIR";
 
 const STANDBY_EXAMPLE: &str = "\
 EXAMPLE:
-  upswarm coordinator standby-keys --data-dir /var/lib/upswarm-coordinator
+  upswarm coordinator standby-keys
   upswarm root rotate online
 
 The key counts for nothing until a root names it. Online keys that an earlier root named, and today's does not, are taken away.";
@@ -126,17 +127,17 @@ struct RunArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = STANDBY_EXAMPLE)]
 struct StandbyArgs {
-    /// The coordinator's data directory; it may be running.
+    /// The coordinator's data directory; it may be running. Without it, the profile's.
     #[arg(long, value_name = "DIR")]
-    data_dir: PathBuf,
+    data_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = INVITE_EXAMPLE)]
 struct InviteArgs {
-    /// The coordinator's data directory.
+    /// The coordinator's data directory; without it, the profile's coordinator.
     #[arg(long, value_name = "DIR")]
-    data_dir: PathBuf,
+    data_dir: Option<PathBuf>,
     /// Group that the machines join. The first one is made by inviting for it, others by `upswarm group add`.
     #[arg(long, default_value = "everyone")]
     group: String,
@@ -162,13 +163,6 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
         Verb::Invite(args) => invite(args, common),
         Verb::StandbyKeys(args) => standby_keys(&args, common),
     }
-}
-
-/// Where offline keys are looked for by default.
-pub(super) fn offline_keys(data_dir: &Path) -> PathBuf {
-    let mut name = data_dir.file_name().unwrap_or_default().to_owned();
-    name.push("-offline-keys");
-    data_dir.with_file_name(name)
 }
 
 fn init(args: InitArgs, common: Common) -> Result<(), CliError> {
@@ -201,7 +195,8 @@ fn init(args: InitArgs, common: Common) -> Result<(), CliError> {
 
 fn standby_keys(args: &StandbyArgs, common: Common) -> Result<(), CliError> {
     let refused = |error: anyhow::Error| CliError::Refused(format!("{error:#}"));
-    let directory = Directory::existing(&args.data_dir).map_err(refused)?;
+    let data_dir = AdminArgs::of_directory(args.data_dir.clone()).data_dir()?;
+    let directory = Directory::existing(&data_dir).map_err(refused)?;
     let removed = directory.drop_removed_keys().map_err(refused)?;
     let (path, key) = keys::make(&directory.keys(), KeyUse::Online, None).map_err(refused)?;
     let json = json!({ "key": key, "file": path, "removed": removed });
@@ -234,21 +229,22 @@ fn serve(args: RunArgs) -> Result<(), CliError> {
 }
 
 fn invite(args: InviteArgs, common: Common) -> Result<(), CliError> {
-    let directory = Directory::existing(&args.data_dir).map_err(|error| CliError::Refused(format!("{error:#}")))?;
     let addresses = args.address.iter().map(|address| net::dialled(address)).collect::<Result<Vec<_>, _>>();
     let addresses = addresses.map_err(|error| CliError::Refused(format!("--address: {error:#}")))?;
     let request =
         InviteRequest { group: args.group, site: args.site, ttl_s: args.ttl.as_secs(), uses: args.uses, addresses };
-    let invited = match directory.lock()? {
-        Some(lock) => invite_offline(&directory, &request, &lock)?,
-        None => {
-            let client = Client::of(&args.data_dir)?;
-            super::runtime()?.block_on(client.invite(&request))?
-        }
+    let admin = AdminArgs::of_directory(args.data_dir);
+    let refused = |error: anyhow::Error| CliError::Refused(format!("{error:#}"));
+    let directory = admin.directory()?.map(|dir| Directory::existing(&dir)).transpose().map_err(refused)?;
+    let lock = directory.as_ref().map(Directory::lock).transpose()?.flatten();
+    let invited = match (&directory, &lock) {
+        (Some(directory), Some(lock)) => invite_offline(directory, &request, lock)?,
+        _ => super::runtime()?.block_on(admin.client()?.invite(&request))?,
     };
+    let origins = directory.as_ref().map(Directory::origins).transpose()?.unwrap_or_default();
     let token = JoinToken::parse(&invited.token).context("reading the token")?;
     let addresses: Vec<String> = token.addresses.iter().map(|address| address.to_string()).collect();
-    let warnings = of_use_here_only(&addresses, &directory.origins()?);
+    let warnings = of_use_here_only(&addresses, &origins);
     warnings.iter().for_each(|warning| eprintln!("WARNING: {warning}"));
     let json = json!({
         "token": invited.token, "expires": invited.expires, "addresses": addresses, "warnings": warnings,

@@ -7,6 +7,7 @@ pub(crate) mod coordinator;
 mod defer;
 mod demo;
 mod device;
+mod examples;
 mod explain;
 mod export;
 mod group;
@@ -210,7 +211,7 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn parse(line: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let mut command = paths::absolute(Cli::command());
+    let mut command = paths::absolute(examples::handed_down(Cli::command()));
     let mut matches = command.try_get_matches_from_mut(line)?;
     Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
 }
@@ -251,10 +252,10 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Export(args) => export::run(args, common),
         Verb::Demo(args) => demo::run(args, common),
         Verb::Completions(args) => {
-            manual::completions(&args, Cli::command());
+            manual::completions(&args, examples::handed_down(Cli::command()));
             Ok(())
         }
-        Verb::Man(args) => manual::man(&args, Cli::command(), common),
+        Verb::Man(args) => manual::man(&args, examples::handed_down(Cli::command()), common),
     }
 }
 

@@ -2,11 +2,13 @@
 //! machine, a package or another person wrote can move the cursor, hide text or turn its direction.
 
 use std::io::Write;
+use std::time::Duration;
 
 use serde::Serialize;
-use unicode_width::UnicodeWidthStr;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
 
 use crate::error::CliError;
+use crate::units;
 
 /// How a result is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -59,6 +61,27 @@ impl Table {
         lines.join("\n")
     }
 
+    /// The same within so many columns: the widest cells are cut. For lists whose rows are to be seen at a glance; what was cut
+    /// stands in the other formats.
+    pub(crate) fn text_within(&self, columns: usize) -> String {
+        let mut widths: Vec<usize> = self.head.iter().map(|head| head.width()).collect();
+        for row in &self.rows {
+            widths.iter_mut().zip(row).for_each(|(width, cell)| *width = (*width).max(one_line(cell).width()));
+        }
+        let mut left = (widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1)).saturating_sub(columns);
+        while left > 0 {
+            // A column is never narrower than its head.
+            let spare = widths.iter_mut().zip(&self.head).filter(|(width, head)| **width > head.width());
+            let Some((widest, _)) = spare.max_by_key(|(width, _)| **width) else { break };
+            (*widest, left) = (*widest - 1, left - 1);
+        }
+        let mut cut = Self::new(&self.head);
+        for row in &self.rows {
+            cut.row(row.iter().zip(&widths).map(|(cell, width)| cut_to(&one_line(cell), *width)));
+        }
+        cut.text()
+    }
+
     /// As RFC 4180 has it, with the column names first.
     pub(crate) fn csv(&self) -> Result<String, CliError> {
         let failed = |error: csv::Error| CliError::Failed(anyhow::Error::new(error).context("writing CSV"));
@@ -70,6 +93,21 @@ impl Table {
         let bytes = writer.into_inner().map_err(|error| CliError::Failed(anyhow::anyhow!("writing CSV: {error}")))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
+}
+
+/// The beginning of a text, with a mark where it does not fit.
+fn cut_to(text: &str, columns: usize) -> String {
+    if text.width() <= columns {
+        return text.to_owned();
+    }
+    let mut cut = String::new();
+    for c in text.chars() {
+        if cut.width() + c.width().unwrap_or(0) + 1 > columns {
+            break;
+        }
+        cut.push(c);
+    }
+    cut + "\u{2026}"
 }
 
 fn line(cells: &[String], widths: &[usize]) -> String {
@@ -175,13 +213,7 @@ fn put(text: &str) {
 
 /// Seconds in the unit that people would take.
 pub(crate) fn age(seconds: Option<u64>, unknown: &str) -> String {
-    match seconds {
-        None => unknown.to_owned(),
-        Some(s @ 0..120) => format!("{s} s"),
-        Some(s @ 120..7200) => format!("{} min", s / 60),
-        Some(s @ 7200..172_800) => format!("{} h", s / 3600),
-        Some(s) => format!("{} d", s / 86400),
-    }
+    seconds.map_or_else(|| unknown.to_owned(), |seconds| units::span_words(Duration::from_secs(seconds)))
 }
 
 /// A number of things.
@@ -212,6 +244,18 @@ mod tests {
         let place = |line: &str, word: &str| line[..line.find(word).unwrap()].width();
         assert_eq!(place(lines[0], "STATE"), place(lines[1], "fine"));
         assert_eq!(place(lines[0], "STATE"), place(lines[2], "two lines"));
+    }
+
+    #[test]
+    fn a_table_is_cut_where_it_is_widest() {
+        let mut table = Table::new(&["SOURCE", "FROM", "TO"]);
+        table.row(["linux".to_owned(), "6.1.90-1+".repeat(9), "6.1.99-1".to_owned()]);
+        table.row(["東京".repeat(20), "1".to_owned(), "2".to_owned()]);
+        let text = table.text_within(60);
+        assert!(text.lines().all(|line| line.width() <= 60), "{text}");
+        assert!(text.contains("linux") && text.contains("6.1.99-1") && text.contains('\u{2026}'), "{text}");
+        assert_eq!(table.text_within(500), table.text());
+        assert!(table.text_within(1).starts_with("SOURCE  FROM  TO"), "heads stay");
     }
 
     #[test]

@@ -35,6 +35,7 @@ EXAMPLE:
   upswarm root add-key approver KEY --holder 'Anna Ek'
   upswarm root holder 5f0c3a9e 'Ben Oh'
   upswarm root revoke-key 5f0c3a9e
+  upswarm root unpin-upstream debian-security
   upswarm root threshold approver 2                              # two persons; two keys of one are one voice
   upswarm root guide
 

@@ -253,7 +253,7 @@ fn checked(
     let (id, release) =
         verify_release(root, &request.release.0).map_err(|error| format!("the release's document: {error}"))?;
     let (product, version) = (release.product.as_str(), release.version.as_str());
-    if id != approval.release || !catalog::names(&draft.release, &id, product, version) {
+    if id != approval.release || !catalog::names_exactly(&draft.release, &id, product, version) {
         return Err(format!("{} was asked for, it is about {product}@{version} ({})", draft.release, approval.release));
     }
     // 3. It is of now.

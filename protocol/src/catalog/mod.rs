@@ -15,7 +15,9 @@ mod release;
 mod root;
 pub mod walk;
 
-pub use approval::{Action, ActiveHours, Approval, Deferral, MinuteOfDay, Ring, RingPlan, Schedule, Weekdays, Window};
+pub use approval::{
+    Action, ActiveHours, Approval, Deferral, FetchAhead, MinuteOfDay, Ring, RingPlan, Schedule, Weekdays, Window,
+};
 pub use apt::{APT_PREFIX, AptIndex, AptPackage, AptRecipe, Standing, WhenAbsent};
 pub use assignment::Assignment;
 pub use certificate::{Certificate, NodeRole};
@@ -25,8 +27,8 @@ pub use index::{AuditHead, Hold, Index};
 pub use page::{DocEntry, DocRef, GroupEntry, Node, Page};
 pub use placeholder::{BadPlaceholder, Piece, pieces};
 pub use release::{
-    Applicability, Classification, Detect, ExitMeaning, ExitRule, FilePlacement, PackageKind, Patch, Payload, Platform,
-    Recipe, Release, RestartPolicy, Severity,
+    Applicability, Classification, Detect, ExitMeaning, ExitRule, FilePlacement, Naming, PackageKind, Patch, Payload,
+    Platform, Recipe, Release, RestartPolicy, Severity, naming,
 };
 pub use root::{GroupRule, PublisherRule, Root, UpstreamRule};
 

@@ -9,6 +9,7 @@
 
 mod attempts;
 mod calendar;
+mod conflict;
 mod explain;
 mod gates;
 mod index;
@@ -47,6 +48,8 @@ use crate::trust::Trust;
 
 /// A retry code is tried again this often under one approval.
 const MAX_ATTEMPTS: u8 = 4;
+/// Long waits are looked at again after this: the wall clock may be set.
+const LOOK_AGAIN: core::time::Duration = core::time::Duration::from_secs(900);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -107,6 +110,8 @@ pub(super) struct Deployments {
     /// Whether a restart was asked for in this run of the operating system.
     asked: bool,
     restart: Restart,
+    /// When a branch cache may fetch more for its site.
+    prefetch_at: Option<Wall>,
     /// What the person at the machine was told last: for which release, and when the restart is to be.
     told: Option<(ReleaseId, Option<Wall>)>,
 }
@@ -183,6 +188,7 @@ impl Deployments {
             arriving: BTreeSet::new(),
             wanting: BTreeSet::new(),
             restart: Restart::default(),
+            prefetch_at: None,
             told: None,
         }
     }

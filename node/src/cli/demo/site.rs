@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
-use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::api::status::{DeviceStatus, Status, StatusQuery};
@@ -15,7 +15,7 @@ use crate::cli::output::word;
 use crate::config::{Config, NodeDir, RunInfo};
 use crate::coordinator::client::Client;
 use crate::error::CliError;
-use crate::sys;
+use crate::{sys, units};
 
 use super::processes::{Process, Program};
 
@@ -92,7 +92,7 @@ impl Outcome {
             "MACHINE", "ROLE", "STATE", "ORIGIN", "CACHE", "LAN", "REUSE"
         );
         for row in &self.rows {
-            let [origin, cache, lan, reuse] = row.sources.map(|bytes| HumanBytes(bytes).to_string());
+            let [origin, cache, lan, reuse] = row.sources.map(units::size_words);
             text += &format!(
                 "{:<10} {:<6} {:<22} {origin:>11} {cache:>11} {lan:>11} {reuse:>11}\n",
                 row.label, row.role, row.state
@@ -108,8 +108,8 @@ impl Outcome {
              Time{of}: {:.1} s; the WAN alone needs {:.1} s for one copy ({ratio:.2} x).\n",
             self.installed,
             self.nodes,
-            HumanBytes(self.payload_bytes),
-            HumanBytes(self.wan_payload_bytes),
+            units::size_words(self.payload_bytes),
+            units::size_words(self.wan_payload_bytes),
             self.amplification(),
             self.nodes,
             self.makespan.as_secs_f64(),
@@ -215,7 +215,7 @@ impl Stage<'_> {
         let release = published["release"].as_str().context("publish printed no release id")?.to_owned();
         let lens = published["payloads"].as_array().into_iter().flatten().filter_map(|p| p["len"].as_u64());
         let payload_bytes: u64 = lens.sum();
-        self.say(&format!("published {} ({})", &release[..8], HumanBytes(payload_bytes)));
+        self.say(&format!("published {} ({})", &release[..8], units::size_words(payload_bytes)));
         let begin = Instant::now();
         self.program.verb(&["approve", "--data-dir", &data, &release, "--group", "office"]).await?;
         self.watch(&client, &mut machines, &release, payload_bytes, begin).await
@@ -365,7 +365,7 @@ impl Stage<'_> {
                     bars.note(&format!(
                         "{} killed (kill -9) at {} of the WAN's bytes",
                         machine.label,
-                        HumanBytes(served)
+                        units::size_words(served)
                     ));
                     killed.push(machine.label.clone());
                     away.push((at, Instant::now()));

@@ -2,7 +2,7 @@
 //! said to be that.
 
 use upswarm_protocol::catalog::{
-    Applicability, Approval, AptRecipe, Detect, ExitRule, GroupDocument, Members, Recipe, Release, WhenAbsent,
+    Applicability, Approval, AptRecipe, Detect, ExitRule, FetchAhead, GroupDocument, Members, Recipe, Release, WhenAbsent, Window,
 };
 
 use crate::api::groups::ListDraft;
@@ -109,10 +109,10 @@ fn schedule(approval: &Approval) -> Vec<String> {
         say("grace", format!("{} s for a machine that slept through the deadline", schedule.grace_s));
     }
     for window in &schedule.windows {
-        say("window", format!("days {:07b}, minutes {} to {} of the day", window.days.0, window.start, window.end));
+        say("window", window.to_string());
     }
     if let Some(hours) = schedule.active_hours {
-        say("not in", format!("days {:07b}, minutes {} to {} of the day", hours.days.0, hours.start, hours.end));
+        say("not in", Window { days: hours.days, start: hours.start, end: hours.end }.to_string());
     }
     if schedule.deferral.max_times > 0 {
         let (times, total) = (schedule.deferral.max_times, schedule.deferral.max_total_s);
@@ -120,6 +120,11 @@ fn schedule(approval: &Approval) -> Vec<String> {
     }
     if schedule.jitter_s > 0 {
         say("spread", format!("over {} s", schedule.jitter_s));
+    }
+    let ahead = &schedule.fetch_ahead;
+    if *ahead != FetchAhead::default() {
+        let hours: String = ahead.windows.iter().map(|window| format!(", {window}")).collect();
+        say("fetches", format!("at most {} s before its turn{hours}", ahead.within_s));
     }
     for ring in &approval.rings.rings {
         say("ring", format!("{} % after {} s", f64::from(ring.up_to) / 100.0, ring.delay_s));

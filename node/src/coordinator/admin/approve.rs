@@ -63,7 +63,7 @@ fn named<'a>(
     view: &'a View<'_>,
     draft: &ApprovalDraft,
 ) -> Result<(&'a CatalogRelease, Option<&'a CatalogApproval>), Refusal> {
-    let release = view.catalog.release_named(&draft.release).map_err(Refusal::Request)?;
+    let release = view.catalog.release_exactly(&draft.release).map_err(Refusal::Request)?;
     let group = view.catalog.group_named(&draft.group).map_err(Refusal::Request)?;
     Ok((release, view.catalog.approval(&group, &release.release)))
 }

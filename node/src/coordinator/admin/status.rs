@@ -42,7 +42,8 @@ pub(crate) fn status(view: &View<'_>, query: &StatusQuery) -> Result<Status, Ref
         if !view.is_revoked(&record.device) && !view.is_retired(&record.device) {
             summary.add(view, record, &deployments);
         }
-        if query.devices && (!filtered || !deployments.is_empty()) {
+        let shown = query.gone || only_device.is_some() || !view.is_retired(&record.device);
+        if query.devices && shown && (!filtered || !deployments.is_empty()) {
             devices.push(device(view, record, &deployments));
         }
     }

@@ -9,8 +9,6 @@ use super::*;
 
 /// Detection is repeated this often, to notice what others did to the machine.
 const DETECT_EVERY: Duration = Duration::from_secs(6 * 3600);
-/// Long waits are looked at again after this: the wall clock may be set.
-const LOOK_AGAIN: Duration = Duration::from_secs(900);
 /// Looks in one call of [`Deployments::work`], so that no event takes long however many releases are approved here.
 const MAX_LOOKS: usize = 256;
 /// What is left over is looked at after this.
