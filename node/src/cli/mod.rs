@@ -140,9 +140,9 @@ enum Verb {
     /// Show the root of trust, renew it, and change who signs what.
     Root(Box<root::Args>),
     /// Sign a request that was exported, away from the coordinator.
-    Sign(sign::verb::SignArgs),
+    Sign(sign::SignArgs),
     /// Hand in what was signed elsewhere.
-    Submit(sign::verb::SubmitArgs),
+    Submit(sign::SubmitArgs),
     /// List the machines that were let in, let go of one, and shut one out.
     Device(device::Args),
     /// List the join tokens that are about, and take one back.
@@ -233,8 +233,8 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Group(args) => group::run(args, common),
         Verb::Release(args) => release::run(args, common),
         Verb::Root(args) => root::run(*args, common),
-        Verb::Sign(args) => sign::verb::sign(args, common),
-        Verb::Submit(args) => sign::verb::submit(args, common),
+        Verb::Sign(args) => sign::sign(args, common),
+        Verb::Submit(args) => sign::submit(args, common),
         Verb::Device(args) => device::run(args, common),
         Verb::Token(args) => token::run(args, common),
         Verb::Login(args) => login::run(args, common),

@@ -7,6 +7,8 @@ use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
 use crate::error::CliError;
+use crate::text::is_hostile;
+pub(crate) use crate::text::{age, clean, count, one_line, word};
 
 /// How a result is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -84,33 +86,12 @@ fn line(cells: &[String], widths: &[usize]) -> String {
     line.trim_end().to_owned()
 }
 
-/// Somebody else's text as one line, so that it cannot pass for a line of ours.
-pub(crate) fn one_line(text: &str) -> String {
-    clean(text).replace('\n', " ")
-}
-
 /// A spreadsheet takes a cell that begins so for a formula; an apostrophe makes it text.
 fn no_formula(cell: &str) -> String {
     if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) && cell.len() > 1 {
         return format!("'{cell}");
     }
     cell.to_owned()
-}
-
-/// A text for a terminal: ends of lines stay, whatever else controls it or turns the direction of writing is spelled out.
-pub(crate) fn clean(text: &str) -> String {
-    if !text.chars().any(|c| is_hostile(c) && c != '\n') {
-        return text.to_owned();
-    }
-    let mut cleaned = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        if is_hostile(c) && c != '\n' {
-            cleaned.extend(c.escape_unicode());
-        } else {
-            cleaned.push(c);
-        }
-    }
-    cleaned
 }
 
 /// JSON whose strings hold nothing that a terminal would obey. It means the same.
@@ -127,12 +108,6 @@ fn clean_json(text: &str) -> String {
         }
     }
     cleaned
-}
-
-/// Control characters, marks and overrides of direction, invisible separators, ends of line of Unicode.
-fn is_hostile(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Prints a result: its text, or the value as JSON. A verb that lists nothing has no CSV.
@@ -171,27 +146,6 @@ fn put(text: &str) {
     let mut out = std::io::stdout().lock();
     // A closed pipe is the reader's choice, not a failure of the verb.
     let _ = writeln!(out, "{text}");
-}
-
-/// Seconds in the unit that people would take.
-pub(crate) fn age(seconds: Option<u64>, unknown: &str) -> String {
-    match seconds {
-        None => unknown.to_owned(),
-        Some(s @ 0..120) => format!("{s} s"),
-        Some(s @ 120..7200) => format!("{} min", s / 60),
-        Some(s @ 7200..172_800) => format!("{} h", s / 3600),
-        Some(s) => format!("{} d", s / 86400),
-    }
-}
-
-/// A number of things.
-pub(crate) fn count(number: usize, one: &str, many: &str) -> String {
-    if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
-}
-
-/// The name that a value has in text formats.
-pub(crate) fn word(value: &impl Serialize) -> String {
-    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -10,9 +10,8 @@ use upswarm_protocol::envelope::Kind;
 use upswarm_protocol::ids::{DocHash, PublicKey};
 use upswarm_protocol::time::Wall;
 
-use super::admin::{AdminArgs, KeyArgs, KeyPlace};
-use super::sign::verb::{agree, exported, hand_in, write};
-use super::sign::{Carried, check};
+use super::admin::{AdminArgs, KeyArgs};
+use super::sign::{agree, exported, hand_in, write};
 use super::{CliError, Common};
 use crate::api::approvals::HexBytes;
 use crate::api::roots::{Asked, RequestFile, RootChain};
@@ -23,6 +22,8 @@ use crate::coordinator::client::Client;
 use crate::coordinator::directory::Directory;
 use crate::coordinator::keys::{self, KeyUse};
 use crate::units;
+use crate::signing::{Carried, check};
+use crate::signing::place::KeyPlace;
 
 const EXAMPLE: &str = "\
 EXAMPLE:

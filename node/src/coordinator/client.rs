@@ -16,14 +16,17 @@ use super::tls::{self, Fingerprint};
 use crate::api::actor;
 use crate::api::alarms::{AcknowledgeRequest, Acknowledged, AlarmList, AlarmQuery};
 use crate::api::approvals::{Accepted, ApprovalDraft, SignedDocument, SigningRequest};
+use crate::api::audit::Audit;
 use crate::api::catalog::Catalog;
 use crate::api::devices::{ReadmitRequest, Readmitted, RetireRequest, Retired, RevokeRequest, Revoked};
+use crate::api::fleet::{Machine, MachinePage, MachineQuery, SiteList, SiteQuery, SiteView};
 use crate::api::groups::{GroupMade, Groups, MemberRequest, Membership, NewGroup};
 use crate::api::holds::{Held, HoldRequest};
 use crate::api::inventory::{DeviceInventory, DeviceQuery, Inventories, PackageHolders, PackageQuery};
 use crate::api::invites::{DisinviteRequest, InviteList, InviteRequest, InviteView, Invited};
 use crate::api::limits::{LimitList, LimitRequest, SiteLimits};
 use crate::api::missing::{Missing, MissingQuery};
+use crate::api::overview::{Changes, ChangesQuery, Overview};
 use crate::api::proposals::{ProposalQuery, ProposalRequest, ProposalStatus, Updates, UpdatesQuery};
 use crate::api::releases::{WithdrawRequest, Withdrawn};
 use crate::api::repositories::{NewUpstream, RemoveUpstream, SyncRequest, UpstreamAdded, UpstreamList};
@@ -96,6 +99,41 @@ impl Client {
     /// How the fleet stands.
     pub(crate) async fn status(&self, query: &StatusQuery) -> Result<Status, CliError> {
         self.json(self.admin(Method::GET, "status").query(query)).await
+    }
+
+    /// The fleet on one page.
+    pub(crate) async fn overview(&self) -> Result<Overview, CliError> {
+        self.json(self.admin(Method::GET, "overview")).await
+    }
+
+    /// A page of machines.
+    pub(crate) async fn machines(&self, query: &MachineQuery) -> Result<MachinePage, CliError> {
+        self.json(self.admin(Method::GET, "machines").query(query)).await
+    }
+
+    /// Everything about one machine.
+    pub(crate) async fn machine(&self, device: String) -> Result<Machine, CliError> {
+        self.json(self.admin(Method::GET, "machine").query(&DeviceQuery { device })).await
+    }
+
+    /// Every site.
+    pub(crate) async fn sites(&self) -> Result<SiteList, CliError> {
+        self.json(self.admin(Method::GET, "sites")).await
+    }
+
+    /// One site with its machines.
+    pub(crate) async fn site(&self, site: String) -> Result<SiteView, CliError> {
+        self.json(self.admin(Method::GET, "site").query(&SiteQuery { site })).await
+    }
+
+    /// What was signed, by whom and when.
+    pub(crate) async fn audit(&self) -> Result<Audit, CliError> {
+        self.json(self.admin(Method::GET, "audit")).await
+    }
+
+    /// Waits until something has changed after a generation, or for some seconds.
+    pub(crate) async fn changes(&self, after: u64) -> Result<Changes, CliError> {
+        self.json(self.admin(Method::GET, "changes").query(&ChangesQuery { after })).await
     }
 
     /// What an admin should look at.

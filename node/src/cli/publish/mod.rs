@@ -23,8 +23,7 @@ use self::vendor::Vendor;
 use super::admin::AdminArgs;
 use super::approve::without_asking;
 use super::rule::word;
-use super::sign::verb::{exported, write};
-use super::sign::{Carried, check};
+use super::sign::{exported, write};
 use super::{CliError, Common, progress};
 use crate::api::approvals::{ApprovalDraft, HexBytes, Intent};
 use crate::api::catalog::{Catalog, CatalogRelease, content_of};
@@ -37,6 +36,7 @@ use crate::coordinator::keys::KeyUse;
 use crate::release_file::package::{self, Facts, Overrides};
 use crate::release_file::{Context, EXAMPLE as FILE, ReleaseFile, Source};
 use crate::units;
+use crate::signing::{Carried, check};
 
 const PIECE: usize = 256 << 10;
 

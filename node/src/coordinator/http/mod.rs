@@ -9,5 +9,6 @@ pub(crate) mod shared;
 mod api;
 mod frame_posts;
 mod origin;
+mod reading;
 
 pub(crate) mod server;

@@ -19,7 +19,7 @@ use upswarm_protocol::envelope::Kind;
 
 use super::refused::Refused;
 use super::shared::Shared;
-use super::{api, frame_posts, origin, repositories};
+use super::{api, frame_posts, origin, reading, repositories};
 
 /// The longest body that somebody without a token may send, and the time for it.
 const MAX_OPEN_BODY: usize = frame_posts::MAX_POST;
@@ -66,6 +66,13 @@ pub(crate) fn admin(shared: Arc<Shared>) -> Router {
         .route("/v1/rules", get(api::get_rules).post(api::post_rule))
         .route("/v1/rules/remove", post(api::remove_rule))
         .route("/v1/status", get(api::get_status))
+        .route("/v1/overview", get(reading::overview))
+        .route("/v1/machines", get(reading::machines))
+        .route("/v1/machine", get(reading::machine))
+        .route("/v1/sites", get(reading::sites))
+        .route("/v1/site", get(reading::site))
+        .route("/v1/audit", get(reading::audit))
+        .route("/v1/changes", get(reading::changes))
         .route("/v1/alarms", get(api::get_alarms))
         .route("/v1/alarms/acknowledge", post(api::post_acknowledge))
         .route("/v1/inventory", get(api::get_inventories))

@@ -3,7 +3,7 @@
 
 use upswarm_protocol::catalog::{Applicability, Approval, AptRecipe, Detect, ExitRule, Recipe, Release, WhenAbsent};
 
-use crate::cli::output::one_line;
+use crate::text::one_line;
 
 /// An approval and the release that it is about.
 pub(super) fn approval(approval: &Approval, of: &Release, group: &str, first_time: bool) -> String {
