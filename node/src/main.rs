@@ -8,6 +8,7 @@ mod byte_range;
 mod cli;
 mod clock;
 mod config;
+mod console;
 mod coordinator;
 mod door;
 mod encrypt;

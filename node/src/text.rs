@@ -7,6 +7,14 @@ pub(crate) fn one_line(text: &str) -> String {
     clean(text).replace('\n', " ")
 }
 
+/// A spreadsheet takes a cell that begins so for a formula; an apostrophe makes it text.
+pub(crate) fn no_formula(cell: &str) -> String {
+    if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) && cell.len() > 1 {
+        return format!("'{cell}");
+    }
+    cell.to_owned()
+}
+
 /// A text for a terminal: ends of lines stay, whatever else controls it or turns the direction of writing is spelled out.
 pub(crate) fn clean(text: &str) -> String {
     if !text.chars().any(|c| is_hostile(c) && c != '\n') {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the program, each naming only modules above it in this list.
-const ORDER: [&str; 28] = [
+const ORDER: [&str; 29] = [
     "sys",
     "error",
     "text",
@@ -34,6 +34,7 @@ const ORDER: [&str; 28] = [
     "api",
     "coordinator",
     "signing",
+    "console",
     "cli",
 ];
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use upswarm_protocol::ids::DocHash;
 
 use super::profile::{self, Profile};
+use crate::console;
 use crate::coordinator::client::Client;
 use crate::coordinator::directory::Directory;
 use crate::coordinator::keys::{self, KeyUse, Passphrase};
@@ -104,6 +105,16 @@ impl AdminArgs {
         }
     }
 
+    /// Where an approver's keys are, if anywhere, and what the pages of a console call the coordinator.
+    pub(crate) fn console(&self) -> Result<(console::Keys, String), CliError> {
+        let place = match self.resolve()?.place.ok_or_else(no_place)? {
+            Place::Directory(dir) => dir.display().to_string(),
+            Place::Url { url, .. } => url,
+        };
+        let dir = self.key_place(KeyUse::Approver).ok().map(|place| place.dir).filter(|dir| dir.is_dir());
+        Ok((console::Keys { dir, anchor: self.anchor }, place))
+    }
+
     /// The coordinator's data directory, for what needs its files.
     pub(crate) fn data_dir(&self) -> Result<PathBuf, CliError> {
         match self.resolve()?.place.ok_or_else(no_place)? {
@@ -159,7 +170,7 @@ impl AdminArgs {
 }
 
 /// Where the keys of a coordinator's directory are, if nobody says so: demo keys inside, others beside.
-fn default_keys(data_dir: &Path, r#use: KeyUse) -> PathBuf {
+pub(super) fn default_keys(data_dir: &Path, r#use: KeyUse) -> PathBuf {
     let online = Directory::new(data_dir).keys();
     if keys::file(&online, r#use, 1).exists() { online } else { super::coordinator::offline_keys(data_dir) }
 }

@@ -3,6 +3,7 @@
 mod admin;
 mod alarms;
 mod approve;
+mod console;
 pub(crate) mod coordinator;
 mod defer;
 mod demo;
@@ -147,6 +148,8 @@ enum Verb {
     Device(device::Args),
     /// List the join tokens that are about, and take one back.
     Token(token::Args),
+    /// Serve the console on this machine: pages for a browser.
+    Console(console::Args),
     /// Remember a coordinator on another machine.
     Login(login::Args),
     /// Show how the fleet stands: by release, devices on demand.
@@ -237,6 +240,7 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Submit(args) => sign::submit(args, common),
         Verb::Device(args) => device::run(args, common),
         Verb::Token(args) => token::run(args, common),
+        Verb::Console(args) => console::run(args, common),
         Verb::Login(args) => login::run(args, common),
         Verb::Status(args) => status::run(args, common),
         Verb::Alarms(args) => alarms::run(args, common),

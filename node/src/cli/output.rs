@@ -7,7 +7,7 @@ use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
 use crate::error::CliError;
-use crate::text::is_hostile;
+use crate::text::{is_hostile, no_formula};
 pub(crate) use crate::text::{age, clean, count, one_line, word};
 
 /// How a result is printed.
@@ -84,14 +84,6 @@ fn line(cells: &[String], widths: &[usize]) -> String {
         line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.width())));
     }
     line.trim_end().to_owned()
-}
-
-/// A spreadsheet takes a cell that begins so for a formula; an apostrophe makes it text.
-fn no_formula(cell: &str) -> String {
-    if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) && cell.len() > 1 {
-        return format!("'{cell}");
-    }
-    cell.to_owned()
 }
 
 /// JSON whose strings hold nothing that a terminal would obey. It means the same.

@@ -96,6 +96,26 @@ impl Client {
         Ok(Self { http: http.build().context("preparing HTTP")?, place: base.clone(), base, token })
     }
 
+    /// Whether somebody shows the token of this coordinator. Comparing hashes takes the same time whatever is shown.
+    pub(crate) fn is_token(&self, shown: &str) -> bool {
+        blake3::hash(shown.as_bytes()) == blake3::hash(self.token.as_bytes())
+    }
+
+    /// The answer to a question as the coordinator gives it: its status, its tag and its body. For programs that ask through a console.
+    pub(crate) async fn raw(&self, path: &str, known: Option<&str>) -> Result<RawAnswer, CliError> {
+        let url = format!("{}{path}", self.base);
+        let mut request = self.http.get(url).bearer_auth(self.token.as_str()).timeout(PATIENCE);
+        if let Some(known) = known {
+            request = request.header(reqwest::header::IF_NONE_MATCH, known);
+        }
+        let answer = request.send().await.with_context(|| self.unreachable())?;
+        let text = |name| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let (status, tag, kind) =
+            (answer.status(), text(reqwest::header::ETAG), text(reqwest::header::CONTENT_TYPE));
+        let body = answer.bytes().await.with_context(|| self.unreachable())?;
+        Ok(RawAnswer { status, tag, kind, body: body.to_vec() })
+    }
+
     /// How the fleet stands.
     pub(crate) async fn status(&self, query: &StatusQuery) -> Result<Status, CliError> {
         self.json(self.admin(Method::GET, "status").query(query)).await
@@ -376,6 +396,17 @@ impl Client {
     fn unreachable(&self) -> String {
         format!("no answer from the coordinator at {}; is it running?", self.place)
     }
+}
+
+/// An answer that nobody here looks into.
+#[derive(Debug)]
+pub(crate) struct RawAnswer {
+    pub(crate) status: StatusCode,
+    /// Its ETag.
+    pub(crate) tag: Option<String>,
+    /// Its content type.
+    pub(crate) kind: Option<String>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// Why something was refused.

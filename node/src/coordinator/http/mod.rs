@@ -2,6 +2,7 @@
 //! and encodings; what is asked is answered by the use-cases.
 
 pub(crate) mod frames;
+mod answers;
 mod refused;
 mod repositories;
 pub(crate) mod shared;

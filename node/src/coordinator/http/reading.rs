@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Query, State};
-use axum::response::Response;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use upswarm_protocol::ids::DocHash;
 
-use super::api::{Answer, Look, failed, look};
+use super::api::{Answer, Look, failed, look, seen};
 use super::refused::Refused;
 use super::shared::Shared;
 use crate::api::fleet::{MachineQuery, SiteQuery};
@@ -56,6 +57,25 @@ pub(super) async fn audit(State(shared): State<Arc<Shared>>) -> Result<Response,
         admin::audit::list(view, &roots, |hash: &DocHash| std::fs::read(directory.doc(hash)))
     })
     .await
+}
+
+/// Figures in the text format of Prometheus.
+pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Refused> {
+    let text = seen(&shared, admin::metrics::text).await?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+}
+
+/// The process runs.
+pub(super) async fn health() -> &'static str {
+    "ok\n"
+}
+
+/// The catalog is public.
+pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    if shared.head.borrow().is_empty() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "no head is published yet\n").into_response();
+    }
+    "ready\n".into_response()
 }
 
 /// Waits until something has changed. What a console shows is at most this late.

@@ -1,0 +1,1 @@
+//! The console's doors and pages over a whole coordinator.
