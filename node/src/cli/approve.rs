@@ -16,8 +16,8 @@ use crate::api::schedule::ScheduleArgs;
 use crate::clock::wall;
 use crate::coordinator::client::Client;
 use crate::coordinator::keys::KeyUse;
-use crate::signing::{Carried, Checked, Document, check};
 use crate::signing::place::KeyPlace;
+use crate::signing::{Carried, Checked, Document, check};
 
 const EXAMPLE: &str = "\
 EXAMPLE:

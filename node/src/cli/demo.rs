@@ -41,7 +41,14 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
-    let plan = site::Plan { nodes: args.nodes, payload: args.payload, wan: args.wan, kill: args.kill, keep: args.keep, console: args.console };
+    let plan = site::Plan {
+        nodes: args.nodes,
+        payload: args.payload,
+        wan: args.wan,
+        kill: args.kill,
+        keep: args.keep,
+        console: args.console,
+    };
     let outcome = runtime()?.block_on(site::run(&plan, common))?;
     common.print(&outcome.json(), &outcome.text());
     if outcome.installed == u64::from(args.nodes) {

@@ -7,8 +7,8 @@ use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
 use crate::error::CliError;
-use crate::text::{is_hostile, no_formula};
 pub(crate) use crate::text::{age, clean, count, one_line, word};
+use crate::text::{is_hostile, no_formula};
 
 /// How a result is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]

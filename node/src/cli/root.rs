@@ -21,9 +21,9 @@ use crate::coordinator::anchor::Anchor;
 use crate::coordinator::client::Client;
 use crate::coordinator::directory::Directory;
 use crate::coordinator::keys::{self, KeyUse};
-use crate::units;
-use crate::signing::{Carried, check};
 use crate::signing::place::KeyPlace;
+use crate::signing::{Carried, check};
+use crate::units;
 
 const EXAMPLE: &str = "\
 EXAMPLE:

@@ -25,7 +25,8 @@ use crate::clock::wall;
 use crate::coordinator::keys::{self, KeyUse, Passphrase};
 use crate::error::CliError;
 use crate::signing::place::KeyPlace;
-use crate::signing::{Carried, check};
+use crate::signing::{Carried, LABEL, check};
+use crate::text;
 
 /// Drafts that may wait for their signature; the oldest makes place.
 const MAX_DRAFTS: usize = 32;
@@ -78,14 +79,14 @@ struct PreviewPage {
     what: String,
     group: String,
     release_href: String,
-    devices: usize,
+    devices: String,
     counts: Vec<(&'static str, usize)>,
     rings: Vec<Ring>,
     left_out: usize,
     stop: String,
     held_by: Vec<String>,
     questions: Vec<String>,
-    words: String,
+    words: Vec<(String, String)>,
     /// Why it cannot be signed here.
     obstacle: Option<String>,
     passphrase: bool,
@@ -99,7 +100,7 @@ struct Ring {
     up_to: String,
     earliest: String,
     latest: String,
-    machines: usize,
+    machines: String,
     named: Vec<(String, String, String, String)>,
     more: usize,
 }
@@ -223,8 +224,8 @@ async fn shown(
     let (keys, given) = (console.keys.clone(), draft.clone());
     let (words, passphrase) = blocking(move || judged(&keys, &given)).await?;
     let (words, obstacle) = match words {
-        Ok(words) => (words, None),
-        Err(error) => (String::new(), Some(error.to_string())),
+        Ok(words) => (lines(&words), None),
+        Err(error) => (Vec::new(), Some(error.to_string())),
     };
     let verb = match &draft.draft.intent {
         Intent::Decide { action: Action::Uninstall, .. } => "Remove",
@@ -245,11 +246,11 @@ async fn shown(
         verb,
         what: format!("{} {}", preview.product, preview.version),
         release_href: show::href(&["updates", &preview.release.to_string()], &[]),
-        devices: preview.devices,
+        devices: text::count(preview.devices, "machine", "machines"),
         counts: vec![
             ("need it", preview.required),
             ("have it", preview.already),
-            ("are not concerned", preview.not_applicable),
+            ("not concerned", preview.not_applicable),
         ],
         rings: rings(&preview),
         left_out: preview.left_out.len(),
@@ -265,6 +266,22 @@ async fn shown(
     })
 }
 
+/// The words of a document, each line by its label; a line without one belongs to the line before.
+fn lines(words: &str) -> Vec<(String, String)> {
+    let mut lines: Vec<(String, String)> = Vec::new();
+    for line in words.lines() {
+        let (label, rest) = line.split_at_checked(LABEL).unwrap_or((line, ""));
+        match lines.last_mut() {
+            Some((_, before)) if label.trim().is_empty() => {
+                before.push(' ');
+                before.push_str(rest.trim());
+            }
+            _ => lines.push((label.trim().to_owned(), rest.trim().to_owned())),
+        }
+    }
+    lines
+}
+
 fn rings(preview: &Preview) -> Vec<Ring> {
     let never = || "not before it expires".to_owned();
     let ring = |ring: &crate::api::approvals::PreviewRing| Ring {
@@ -272,7 +289,7 @@ fn rings(preview: &Preview) -> Vec<Ring> {
         up_to: show::share(ring.up_to_percent),
         earliest: ring.earliest.clone().unwrap_or_else(never),
         latest: ring.latest.clone().unwrap_or_else(never),
-        machines: ring.devices.len(),
+        machines: text::count(ring.devices.len(), "machine", "machines"),
         named: ring
             .devices
             .iter()

@@ -90,8 +90,9 @@ fn csv(name: &str, head: &[&str], lines: impl Iterator<Item = Vec<String>>) -> R
     }
     let bytes = writer.into_inner().map_err(|error| Trouble::from(anyhow::anyhow!("writing CSV: {error}")))?;
     let disposition = format!("attachment; filename=\"{name}\"");
-    Ok(([
-        (header::CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()),
-        (header::CONTENT_DISPOSITION, disposition),
-    ], bytes).into_response())
+    Ok((
+        [(header::CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()), (header::CONTENT_DISPOSITION, disposition)],
+        bytes,
+    )
+        .into_response())
 }

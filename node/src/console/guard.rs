@@ -70,8 +70,7 @@ impl Guard {
             authorities.extend([address.ip().to_string(), "localhost".to_owned()]);
         }
         let inside = Inside { secret: random()?, sessions: BTreeMap::new() };
-        let guard =
-            Self { port, authorities, cookie: format!("upswarm-{port}"), link, inside: Mutex::new(inside) };
+        let guard = Self { port, authorities, cookie: format!("upswarm-{port}"), link, inside: Mutex::new(inside) };
         guard.announce()?;
         Ok(guard)
     }
@@ -149,11 +148,7 @@ impl<S: Sync> FromRequestParts<S> for Visitor {
 }
 
 /// Lets in whom the rules let in, and puts the same protection on every answer.
-pub(crate) async fn check(
-    State(console): State<Arc<Console>>,
-    mut request: Request<Body>,
-    next: Next,
-) -> Response {
+pub(crate) async fn check(State(console): State<Arc<Console>>, mut request: Request<Body>, next: Next) -> Response {
     let mut answer = match permitted(&console, &mut request) {
         Ok(()) => next.run(request).await,
         Err(trouble) => trouble.into_response(),
@@ -229,7 +224,7 @@ pub(crate) async fn enter(State(console): State<Arc<Console>>, Query(entry): Que
             let name = &console.guard.cookie;
             let set = format!("{name}={cookie}; Path=/; Max-Age={age}; HttpOnly; SameSite=Strict");
             let page = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" content=\"0;url=/\">\
-                        <title>upswarm</title><p><a href=\"/\">To the console</a></p></html>";
+                        <title>upswarm</title><link rel=\"icon\" href=\"/assets/icon.svg\"><p><a href=\"/\">To the console</a></p></html>";
             ([(header::SET_COOKIE, set)], Html(page)).into_response()
         }
         Ok(None) => Trouble::stranger().into_response(),
@@ -282,9 +277,8 @@ impl<S: Send + Sync> axum::extract::FromRequest<S> for Fields {
 
     async fn from_request(request: Request<Body>, state: &S) -> Result<Self, Self::Rejection> {
         let form = axum::Form::<Vec<(String, String)>>::from_request(request, state).await;
-        let axum::Form(pairs) = form.map_err(|rejection| {
-            Trouble::new(rejection.status(), "Not a form", rejection.body_text())
-        })?;
+        let axum::Form(pairs) =
+            form.map_err(|rejection| Trouble::new(rejection.status(), "Not a form", rejection.body_text()))?;
         Ok(Self(pairs))
     }
 }

@@ -90,7 +90,10 @@ pub(crate) async fn bind(client: Client, options: Options) -> Result<Bound, CliE
         )));
     }
     let listener = TcpListener::bind(options.listen).await.with_context(|| {
-        format!("cannot listen on {} for the console; if another program uses the port, give another one", options.listen)
+        format!(
+            "cannot listen on {} for the console; if another program uses the port, give another one",
+            options.listen
+        )
     })?;
     let address = listener.local_addr().context("asking for the console's port")?;
     let guard = Guard::new(address, options.link)?;

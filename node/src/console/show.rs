@@ -3,7 +3,9 @@
 
 use reqwest::Url;
 
+use crate::api::catalog::Catalog;
 use crate::api::fleet::Standing;
+use crate::api::holds::HoldView;
 use crate::api::status::RingView;
 use crate::text;
 
@@ -52,7 +54,23 @@ pub(crate) fn state(word: &str) -> String {
 
 /// A shape with a word; both are words of this program.
 pub(crate) fn badge(shape: &'static str, label: &'static str) -> String {
-    format!("<span class=\"b b-{shape}\"><svg class=\"i\" aria-hidden=\"true\"><use href=\"#i-{shape}\"/></svg>{label}</span>")
+    format!(
+        "<span class=\"b b-{shape}\"><svg class=\"i\" aria-hidden=\"true\"><use href=\"#i-{shape}\"/></svg>{label}</span>"
+    )
+}
+
+/// What is on hold, by name.
+pub(crate) fn hold(hold: &HoldView, catalog: &Catalog) -> String {
+    let release = hold.release.map(|id| {
+        let known = catalog.release(&id);
+        known.map_or_else(|| id.short(), |known| format!("{} {}", known.product, known.version))
+    });
+    match (release, &hold.group) {
+        (None, None) => "everything".to_owned(),
+        (None, Some(group)) => format!("everything in {group}"),
+        (Some(release), None) => format!("{release} in every group"),
+        (Some(release), Some(group)) => format!("{release} in {group}"),
+    }
 }
 
 /// Bytes in the unit that people would take.

@@ -110,8 +110,7 @@ impl Client {
         }
         let answer = request.send().await.with_context(|| self.unreachable())?;
         let text = |name| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let (status, tag, kind) =
-            (answer.status(), text(reqwest::header::ETAG), text(reqwest::header::CONTENT_TYPE));
+        let (status, tag, kind) = (answer.status(), text(reqwest::header::ETAG), text(reqwest::header::CONTENT_TYPE));
         let body = answer.bytes().await.with_context(|| self.unreachable())?;
         Ok(RawAnswer { status, tag, kind, body: body.to_vec() })
     }

@@ -29,6 +29,8 @@ use crate::coordinator::anchor::Anchor;
 use crate::coordinator::keys::KeyUse;
 use crate::error::CliError;
 
+/// Columns that the label of each line of [`Checked::words`] takes.
+pub(crate) const LABEL: usize = 12;
 /// The coordinator's clock may differ from this machine's by this much.
 const TOLERANCE: Duration = Duration::from_secs(15 * 60);
 /// What was drafted may lie on its way to the keys for this long.

@@ -32,22 +32,12 @@ pub(crate) struct KeyPlace {
 
 impl KeyPlace {
     /// Keys in a directory. Their passphrase is in the file, or is asked for when a key needs it.
-    pub(crate) fn new(
-        dir: PathBuf,
-        r#use: KeyUse,
-        passphrase_file: Option<PathBuf>,
-        anchor: Option<DocHash>,
-    ) -> Self {
+    pub(crate) fn new(dir: PathBuf, r#use: KeyUse, passphrase_file: Option<PathBuf>, anchor: Option<DocHash>) -> Self {
         Self { dir, r#use, source: Source::Caller(passphrase_file), passphrase: OnceCell::new(), anchor }
     }
 
     /// Keys of somebody who gives the passphrase elsewhere, if the keys have one: nobody is asked at a terminal.
-    pub(crate) fn given(
-        dir: PathBuf,
-        r#use: KeyUse,
-        passphrase: Option<Passphrase>,
-        anchor: Option<DocHash>,
-    ) -> Self {
+    pub(crate) fn given(dir: PathBuf, r#use: KeyUse, passphrase: Option<Passphrase>, anchor: Option<DocHash>) -> Self {
         let passphrase = passphrase.map_or_else(OnceCell::new, OnceCell::from);
         Self { dir, r#use, source: Source::GivenOnly, passphrase, anchor }
     }

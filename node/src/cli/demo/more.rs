@@ -33,7 +33,7 @@ const ALL: [Small; 4] = [
         title: "Editor 2.1",
         severity: "moderate",
         fails: false,
-        approve: Some(&["--ring", "30%", "--ring", "100%+1d", "--yes"]),
+        approve: Some(&["--ring", "50%", "--ring", "100%+1d", "--yes"]),
     },
     Small {
         product: "org.example.printer-driver",
@@ -41,7 +41,7 @@ const ALL: [Small; 4] = [
         title: "Printer driver 7.0",
         severity: "low",
         fails: true,
-        approve: Some(&["--ring", "30%", "--ring", "100%+1d", "--stop-above", "2%", "--yes"]),
+        approve: Some(&["--ring", "50%", "--ring", "100%+1d", "--yes"]),
     },
     Small {
         product: "org.example.toolbar",

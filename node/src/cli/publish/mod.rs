@@ -35,8 +35,8 @@ use crate::coordinator::directory::Directory;
 use crate::coordinator::keys::KeyUse;
 use crate::release_file::package::{self, Facts, Overrides};
 use crate::release_file::{Context, EXAMPLE as FILE, ReleaseFile, Source};
-use crate::units;
 use crate::signing::{Carried, check};
+use crate::units;
 
 const PIECE: usize = 256 << 10;
 

@@ -44,17 +44,12 @@ struct Why {
     again: Option<String>,
 }
 
-pub(crate) async fn page(
-    State(console): State<Arc<Console>>,
-    visitor: Visitor,
-    Path(device): Path<String>,
-) -> Page {
+pub(crate) async fn page(State(console): State<Arc<Console>>, visitor: Visitor, Path(device): Path<String>) -> Page {
     let machine = console.client.machine(device).await?;
     let status = machine.status;
     let done = |known: &&Explanation| matches!(known.standing, Standing::Current | Standing::Exception);
     let total = status.bytes.total();
-    let source =
-        |shape, label, bytes| (shape, label, show::bytes(bytes), show::percent(bytes, total));
+    let source = |shape, label, bytes| (shape, label, show::bytes(bytes), show::percent(bytes, total));
     render(&DevicePage {
         frame: Frame::new(&console, &visitor, "devices", &machine.row.head.name),
         device: status.device.to_string(),

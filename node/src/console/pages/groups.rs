@@ -41,9 +41,10 @@ pub(crate) async fn page(State(console): State<Arc<Console>>, visitor: Visitor) 
             conditions: row.conditions.map_or_else(|| "by hand".to_owned(), |all| all.join(" and ")),
             approved: of_it().filter(|approval| approval.action != Action::None).count(),
             declined: of_it().filter(|approval| approval.action == Action::None).count(),
-            held: status.holds.iter().any(|hold| {
-                hold.release.is_none() && hold.group.as_ref().is_none_or(|group| *group == row.group)
-            }),
+            held: status
+                .holds
+                .iter()
+                .any(|hold| hold.release.is_none() && hold.group.as_ref().is_none_or(|group| *group == row.group)),
             name: row.group,
         }
     });

@@ -60,7 +60,9 @@ impl Frame {
 
 /// The page that a template makes.
 pub(super) fn render(page: &impl Template) -> Page {
-    page.render().map(Html).map_err(|error| Trouble::from(anyhow::Error::new(error).context("putting the page together")))
+    page.render()
+        .map(Html)
+        .map_err(|error| Trouble::from(anyhow::Error::new(error).context("putting the page together")))
 }
 
 /// Why there is no page, as one.

@@ -6,6 +6,7 @@ use askama::Template;
 use axum::extract::State;
 
 use super::{Frame, Page, render};
+use crate::api::catalog::Catalog;
 use crate::api::fleet::Standing;
 use crate::api::overview::{FailureReason, Overview};
 use crate::console::Console;
@@ -25,6 +26,7 @@ struct OverviewPage {
     basis: Vec<String>,
     head: String,
     undecided: Vec<(String, String, String)>,
+    told: String,
     rollouts: Vec<RolloutCard>,
     rollouts_done: usize,
     failures: Vec<Failure>,
@@ -76,10 +78,11 @@ struct Source {
 
 pub(crate) async fn page(State(console): State<Arc<Console>>, visitor: Visitor) -> Page {
     let overview = console.client.overview().await?;
-    render(&of(Frame::new(&console, &visitor, "overview", "Overview"), overview))
+    let catalog = console.client.catalog().await?;
+    render(&of(Frame::new(&console, &visitor, "overview", "Overview"), overview, &catalog))
 }
 
-fn of(frame: Frame, overview: Overview) -> OverviewPage {
+fn of(frame: Frame, overview: Overview, catalog: &Catalog) -> OverviewPage {
     let fleet = overview.fleet;
     let number = |standing: Standing| overview.standings.get(&standing).copied().unwrap_or(0);
     // What asks for somebody comes first, and what is not known beside it: never as good.
@@ -95,12 +98,8 @@ fn of(frame: Frame, overview: Overview) -> OverviewPage {
     let bytes = overview.bytes;
     let total = bytes.total();
     let near = total.saturating_sub(bytes.origin);
-    let source = |shape, label, number| Source {
-        shape,
-        label,
-        bytes: show::bytes(number),
-        share: show::percent(number, total),
-    };
+    let source =
+        |shape, label, number| Source { shape, label, bytes: show::bytes(number), share: show::percent(number, total) };
     OverviewPage {
         frame,
         empty: fleet == 0,
@@ -112,30 +111,50 @@ fn of(frame: Frame, overview: Overview) -> OverviewPage {
             || "no catalog is published yet".to_owned(),
             |head| format!("index {}, signed {} ago", head.index_version, show::age(Some(head.age_s))),
         ),
-        undecided: overview.undecided.iter().map(|line| {
-            let what = format!("{:?}", line.severity);
-            (what, text::count(line.releases, "update", "updates"), text::count(line.machines, "machine", "machines"))
-        }).collect(),
+        told: text::count(overview.told, "machine that has", "machines that have"),
+        undecided: overview
+            .undecided
+            .iter()
+            .map(|line| {
+                let what = format!("{:?}", line.severity);
+                (
+                    what,
+                    text::count(line.releases, "update", "updates"),
+                    text::count(line.machines, "machine", "machines"),
+                )
+            })
+            .collect(),
         rollouts: overview.rollouts.iter().map(RolloutCard::of).collect(),
         rollouts_done: overview.rollouts_done,
         failures: overview.failures.iter().map(failure).collect(),
-        holds: overview.holds.iter().map(|hold| hold.words()).collect(),
-        alarms: overview.alarms.iter().take(6).map(|alarm| Alarm {
-            text: alarm.text.clone(),
-            subject: alarm.subject.clone(),
-            age: show::age(Some(alarm.last_s)),
-        }).collect(),
+        holds: overview.holds.iter().map(|hold| show::hold(hold, catalog)).collect(),
+        alarms: overview
+            .alarms
+            .iter()
+            .take(6)
+            .map(|alarm| Alarm {
+                text: alarm.text.clone(),
+                subject: alarm.subject.clone(),
+                age: show::age(Some(alarm.last_s)),
+            })
+            .collect(),
         open_alarms: overview.open_alarms,
         silent: overview.silent,
         silent_href: show::devices(&[("silent", "true"), ("sort", "seen")]),
         silent_more: overview.silent.saturating_sub(overview.silent_machines.len()),
-        silent_machines: overview.silent_machines.iter().map(|head| {
-            let href = show::href(&["devices", &head.device.to_string()], &[]);
-            (head.name.clone(), href, show::seen(head.connected, head.last_seen_s))
-        }).collect(),
-        doubles: overview.doubles.iter().map(|double| {
-            (double.name.clone(), double.devices.len(), show::devices(&[("text", &double.name)]))
-        }).collect(),
+        silent_machines: overview
+            .silent_machines
+            .iter()
+            .map(|head| {
+                let href = show::href(&["devices", &head.device.to_string()], &[]);
+                (head.name.clone(), href, show::seen(head.connected, head.last_seen_s))
+            })
+            .collect(),
+        doubles: overview
+            .doubles
+            .iter()
+            .map(|double| (double.name.clone(), double.devices.len(), show::devices(&[("text", &double.name)])))
+            .collect(),
         sources: vec![
             source("wan", "over the WAN", bytes.origin),
             source("cache", "from a branch cache", bytes.cache),
@@ -154,14 +173,12 @@ fn of(frame: Frame, overview: Overview) -> OverviewPage {
 
 /// On what the numbers rest: how many machines are lacking, and how old it is.
 fn basis(overview: &Overview) -> Vec<String> {
-    let mut basis = vec![format!("{} connected", overview.connected)];
+    let through = overview.fleet.saturating_sub(overview.connected).saturating_sub(overview.silent);
+    let mut basis = vec![format!("{} connected, {through} reporting through neighbours", overview.connected)];
     match overview.fleet.saturating_sub(overview.told) {
         0 => basis.push("every machine has told what it misses".to_owned()),
-        lacking => basis.push(format!(
-            "{} not told what {} and count as not known",
-            if lacking == 1 { "1 machine has".to_owned() } else { format!("{lacking} machines have") },
-            if lacking == 1 { "it misses" } else { "they miss" },
-        )),
+        1 => basis.push("1 machine has not told what it misses".to_owned()),
+        lacking => basis.push(format!("{lacking} machines have not told what they miss")),
     }
     if let (Some(newest), Some(oldest)) = (overview.newest_report_s, overview.oldest_report_s) {
         basis.push(format!(

@@ -118,11 +118,12 @@ struct RolloutsPage {
 
 pub(crate) async fn page(State(console): State<Arc<Console>>, visitor: Visitor) -> Page {
     let status = console.client.status(&StatusQuery::default()).await?;
+    let catalog = console.client.catalog().await?;
     let cards = status.rollouts.iter().filter(|rollout| rollout.action != Action::None).map(RolloutCard::of);
     let (under_way, done) = cards.partition(|card| !card.done);
     let holds = status.holds.iter().map(|hold| {
         let release = hold.release.map(|release| release.to_string()).unwrap_or_default();
-        (hold.words(), hold.group.clone().unwrap_or_default(), release)
+        (show::hold(hold, &catalog), hold.group.clone().unwrap_or_default(), release)
     });
     render(&RolloutsPage {
         frame: Frame::new(&console, &visitor, "rollouts", "Rollouts"),

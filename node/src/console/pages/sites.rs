@@ -106,9 +106,7 @@ fn line(row: &SiteRow) -> SiteLine {
     let total = row.bytes.total();
     let near = total.saturating_sub(row.bytes.origin);
     let number = |standing: &Standing| row.standings.get(standing).copied().unwrap_or(0);
-    let of_site = |standing: Standing| {
-        show::devices(&[("site", &row.site), ("standing", standing.word())])
-    };
+    let of_site = |standing: Standing| show::devices(&[("site", &row.site), ("standing", standing.word())]);
     let parts: Vec<(&'static str, u64)> =
         Standing::ALL.iter().map(|standing| (standing.word(), number(standing) as u64)).collect();
     let limits: Vec<String> = row

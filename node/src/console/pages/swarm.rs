@@ -90,7 +90,7 @@ fn member(svg: &mut String, machine: &SwarmMachine, (x, y): (f64, f64), named: b
     } else if machine.silent {
         "silent"
     } else {
-        "heard of lately"
+        "reports through neighbours"
     };
     let percent = machine.percent.map(|percent| format!(", fetching {percent} %")).unwrap_or_default();
     let title = format!(
@@ -99,9 +99,13 @@ fn member(svg: &mut String, machine: &SwarmMachine, (x, y): (f64, f64), named: b
         show::bytes(machine.bytes.origin),
         show::bytes(machine.bytes.cache + machine.bytes.lan_peer),
     );
-    let class = format!("m f-{}{}", standing.word(), if machine.connected { "" } else { " off" });
+    let class = format!("m f-{}{}", standing.word(), if machine.silent { " off" } else { "" });
     let shape = if machine.role == NodeRole::Cache {
-        format!("<rect class=\"{class}\" x=\"{:.1}\" y=\"{:.1}\" width=\"18\" height=\"18\" rx=\"2\"/>", x - 9.0, y - 9.0)
+        format!(
+            "<rect class=\"{class}\" x=\"{:.1}\" y=\"{:.1}\" width=\"18\" height=\"18\" rx=\"2\"/>",
+            x - 9.0,
+            y - 9.0
+        )
     } else {
         format!("<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"7\"/>")
     };

@@ -48,15 +48,11 @@ struct DecisionLine {
     expedited: bool,
 }
 
-pub(crate) async fn page(
-    State(console): State<Arc<Console>>,
-    visitor: Visitor,
-    Path(release): Path<String>,
-) -> Page {
+pub(crate) async fn page(State(console): State<Arc<Console>>, visitor: Visitor, Path(release): Path<String>) -> Page {
     let catalog = console.client.catalog().await?;
-    let known = catalog.release_named(&release).map_err(|reason| {
-        Trouble::new(axum::http::StatusCode::NOT_FOUND, "No such update", reason)
-    })?;
+    let known = catalog
+        .release_named(&release)
+        .map_err(|reason| Trouble::new(axum::http::StatusCode::NOT_FOUND, "No such update", reason))?;
     let id = known.release.to_string();
     let query = MissingQuery { release: Some(id.clone()), ..MissingQuery::default() };
     let missing = console.client.missing(&query).await?;
@@ -97,7 +93,8 @@ pub(crate) async fn page(
         }
     });
     let rows = groups.groups.iter().map(|row| {
-        let version = row.id.and_then(|group| catalog.approval(&group, &known.release)).map_or(0, |known| known.version);
+        let version =
+            row.id.and_then(|group| catalog.approval(&group, &known.release)).map_or(0, |known| known.version);
         (row.group.clone(), version, text::count(row.devices.len(), "machine", "machines"))
     });
     let holds = status.holds.iter().filter(|hold| hold.release.is_none_or(|release| release == known.release));
@@ -120,7 +117,12 @@ pub(crate) async fn page(
             missing.devices as u64,
         ),
         reasons: reasons.collect(),
-        rollouts: status.rollouts.iter().filter(|rollout| rollout.action != Action::None).map(RolloutCard::of).collect(),
+        rollouts: status
+            .rollouts
+            .iter()
+            .filter(|rollout| rollout.action != Action::None)
+            .map(RolloutCard::of)
+            .collect(),
         decisions: decisions.collect(),
         groups: rows.collect(),
         holds: holds.map(|hold| hold.words()).collect(),

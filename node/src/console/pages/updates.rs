@@ -104,7 +104,8 @@ pub(crate) async fn page(
     let wanted = missing.releases.iter().filter(|known| {
         format!("{} {} {}", known.title, known.product, known.version).to_lowercase().contains(&needle)
     });
-    page.updates = wanted.map(|known| update(known, by_release.get(&known.release).copied(), missing.devices)).collect();
+    page.updates =
+        wanted.map(|known| update(known, by_release.get(&known.release).copied(), missing.devices)).collect();
     render(&page)
 }
 

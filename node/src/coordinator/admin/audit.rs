@@ -98,11 +98,7 @@ fn of_root(bytes: &[u8], before: Option<&Root>) -> Result<(Root, AuditDocument),
     Ok((root, shown))
 }
 
-fn open<T: serde::de::DeserializeOwned>(
-    bytes: &[u8],
-    kind: Kind,
-    role: Role,
-) -> Result<(Envelope<'_>, T), Refusal> {
+fn open<T: serde::de::DeserializeOwned>(bytes: &[u8], kind: Kind, role: Role) -> Result<(Envelope<'_>, T), Refusal> {
     let damaged = |error: &dyn std::fmt::Display| {
         Refusal::Request(format!("a stored document is damaged, restore it from a copy: {error}"))
     };

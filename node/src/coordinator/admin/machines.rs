@@ -53,9 +53,10 @@ pub(crate) fn list(view: &View<'_>, query: &MachineQuery) -> Result<MachinePage,
 pub(crate) fn one(view: &View<'_>, query: &DeviceQuery) -> Result<Machine, Refusal> {
     let record = view.device_named(&query.device)?;
     let judge = Judge::new(view);
-    let facts = view.inventory(&record.device).map(|held| held.inventory.to_inventory()).map(|inventory| {
-        inventory.facts().iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
-    });
+    let facts = view
+        .inventory(&record.device)
+        .map(|held| held.inventory.to_inventory())
+        .map(|inventory| inventory.facts().iter().map(|(name, value)| (name.to_string(), value.to_string())).collect());
     Ok(Machine {
         row: row(view, record, judge.judge(record)),
         status: of_device(view, record),
@@ -65,12 +66,7 @@ pub(crate) fn one(view: &View<'_>, query: &DeviceQuery) -> Result<Machine, Refus
     })
 }
 
-fn reports(
-    view: &View<'_>,
-    record: &DeviceRecord,
-    release: Option<ReleaseId>,
-    state: Option<DeploymentState>,
-) -> bool {
+fn reports(view: &View<'_>, record: &DeviceRecord, release: Option<ReleaseId>, state: Option<DeploymentState>) -> bool {
     let fits = |known: &DeploymentReport| {
         release.is_none_or(|release| release == known.release) && state.is_none_or(|state| state == known.state)
     };
@@ -145,7 +141,9 @@ fn caveats(view: &View<'_>, record: &DeviceRecord, judge: &Judge<'_, '_>) -> Vec
     }
     if said.index_version < view.catalog.index_version {
         let (has, newest) = (said.index_version, view.catalog.index_version);
-        caveats.push(format!("When it last reported, {age} ago, it had index {has} of the catalog; the newest is {newest}."));
+        caveats.push(format!(
+            "When it last reported, {age} ago, it had index {has} of the catalog; the newest is {newest}."
+        ));
     }
     if view.scan(&record.device).is_none() {
         caveats.push("It has not told what it is missing.".to_owned());
@@ -164,7 +162,9 @@ fn explanations(view: &View<'_>, record: &DeviceRecord, judge: &Judge<'_, '_>) -
     for release in view.catalog.releases.iter().filter(|release| !told.contains(&release.release)) {
         all.extend(scanned(view, record, judge, release));
     }
-    all.sort_by(|a, b| (a.standing, &a.title, &a.version, &a.release).cmp(&(b.standing, &b.title, &b.version, &b.release)));
+    all.sort_by(|a, b| {
+        (a.standing, &a.title, &a.version, &a.release).cmp(&(b.standing, &b.title, &b.version, &b.release))
+    });
     all
 }
 
@@ -228,8 +228,7 @@ fn scanned(
     let what = judge.words(&release.release);
     let need = judge.need(record, &release.release);
     let decided = judge.decided(record, &release.release);
-    let groups: BTreeMap<_, _> =
-        record.groups.iter().map(|group| (*group, view.names.group_name(group))).collect();
+    let groups: BTreeMap<_, _> = record.groups.iter().map(|group| (*group, view.names.group_name(group))).collect();
     let deciding = |wants: bool| -> Option<String> {
         let of = |group| view.catalog.approval(group, &release.release);
         let found = groups.iter().find(|(group, _)| {
@@ -240,14 +239,22 @@ fn scanned(
     let names: Vec<&str> = groups.values().map(String::as_str).collect();
     let mut because = Vec::new();
     let (standing, group, says) = match (need, decided) {
-        (Some(ScanState::NotApplicable), _) | (None, Decided::Nobody | Decided::Declined) => return None,
+        (Some(ScanState::NotApplicable), _) | (None, Decided::Declined) => return None,
+        (None, Decided::Nobody) => {
+            because.push("Its last scan is older than this update.".to_owned());
+            (Standing::Unknown, None, format!("It has not told whether it needs {what}."))
+        }
         (Some(ScanState::Installed), _) => (Standing::Current, None, format!("{what} is installed.")),
         (Some(ScanState::Unknown), _) => {
             because.push("Neither its inventory nor what it told can answer that.".to_owned());
             (Standing::Unknown, None, format!("Nobody knows whether it needs {what}."))
         }
         (Some(ScanState::Required), Decided::Nobody) => {
-            let of = if names.is_empty() { "it is in no group".to_owned() } else { format!("it is in: {}", names.join(", ")) };
+            let of = if names.is_empty() {
+                "it is in no group".to_owned()
+            } else {
+                format!("it is in: {}", names.join(", "))
+            };
             because.push(format!("No group of this machine has an approval of it ({of})."));
             (Standing::Approval, None, format!("It needs {what}, and nobody has decided about it."))
         }
@@ -277,7 +284,11 @@ fn scanned(
         title: release.title.clone(),
         group,
         standing,
-        state: need.map_or_else(|| "NotTold".to_owned(), |need| format!("{need:?}")),
+        state: match (standing, need) {
+            (Standing::Exception, _) => "Declined".to_owned(),
+            (_, Some(need)) => format!("{need:?}"),
+            (_, None) => "NotTold".to_owned(),
+        },
         since_s: None,
         done: 0,
         total: 0,
@@ -293,9 +304,8 @@ fn rules(view: &View<'_>, device: DeviceId, group: &str, release: &ReleaseId) ->
     if !held.is_empty() {
         rules.push(format!("On hold: {}.", held.join("; ")));
     }
-    let rollout = view.rollouts().iter().find(|known| {
-        known.release == *release && view.names.group_name(&known.group) == group
-    });
+    let rollout =
+        view.rollouts().iter().find(|known| known.release == *release && view.names.group_name(&known.group) == group);
     let place = ring_of(device, *release);
     if let Some(rollout) = rollout.filter(|rollout| rollout.rings.len() > 1 || rollout.left_out > 0) {
         match rollout.rings.iter().enumerate().find(|(_, ring)| place < ring.up_to) {

@@ -12,21 +12,57 @@ pub(crate) fn text(view: &View<'_>) -> Result<String, Refusal> {
     let overview = super::overview::overview(view)?;
     let sites = super::sites::list(view);
     let mut text = String::new();
-    gauge(&mut text, "machines", "Machines that are neither shut out nor retired.", [(String::new(), overview.fleet as f64)]);
+    gauge(
+        &mut text,
+        "machines",
+        "Machines that are neither shut out nor retired.",
+        [(String::new(), overview.fleet as f64)],
+    );
     let standings = Standing::ALL.into_iter().map(|standing| {
         let number = overview.standings.get(&standing).copied().unwrap_or(0);
         (label(&[("standing", standing.word())]), number as f64)
     });
     gauge(&mut text, "machines_by_standing", "Machines by where they stand; each is in one.", standings);
-    gauge(&mut text, "machines_connected", "Machines that are connected now.", [(String::new(), overview.connected as f64)]);
-    gauge(&mut text, "machines_silent", "Machines that were not heard of for a day.", [(String::new(), overview.silent as f64)]);
-    gauge(&mut text, "machines_told", "Machines that have told what they miss.", [(String::new(), overview.told as f64)]);
-    gauge(&mut text, "alarms_open", "Alarms that nobody has acknowledged.", [(String::new(), overview.open_alarms as f64)]);
-    gauge(&mut text, "holds", "Pauses and rollouts that have stopped by themselves.", [(String::new(), overview.holds.len() as f64)]);
-    let undecided = overview.undecided.iter().map(|line| {
-        (label(&[("severity", &format!("{:?}", line.severity).to_lowercase())]), line.machines as f64)
-    });
-    gauge(&mut text, "machines_need_approval", "Machines that need an update which nobody has decided about.", undecided);
+    gauge(
+        &mut text,
+        "machines_connected",
+        "Machines that are connected now.",
+        [(String::new(), overview.connected as f64)],
+    );
+    gauge(
+        &mut text,
+        "machines_silent",
+        "Machines that were not heard of for a day.",
+        [(String::new(), overview.silent as f64)],
+    );
+    gauge(
+        &mut text,
+        "machines_told",
+        "Machines that have told what they miss.",
+        [(String::new(), overview.told as f64)],
+    );
+    gauge(
+        &mut text,
+        "alarms_open",
+        "Alarms that nobody has acknowledged.",
+        [(String::new(), overview.open_alarms as f64)],
+    );
+    gauge(
+        &mut text,
+        "holds",
+        "Pauses and rollouts that have stopped by themselves.",
+        [(String::new(), overview.holds.len() as f64)],
+    );
+    let undecided = overview
+        .undecided
+        .iter()
+        .map(|line| (label(&[("severity", &format!("{:?}", line.severity).to_lowercase())]), line.machines as f64));
+    gauge(
+        &mut text,
+        "machines_need_approval",
+        "Machines that need an update which nobody has decided about.",
+        undecided,
+    );
     let head = overview.head.iter().map(|head| (String::new(), head.age_s as f64));
     gauge(&mut text, "head_age_seconds", "Age of the signed head.", head);
     let index = overview.head.iter().map(|head| (String::new(), head.index_version as f64));
@@ -43,7 +79,12 @@ pub(crate) fn text(view: &View<'_>) -> Result<String, Refusal> {
         ]
     });
     gauge(&mut text, "payload_bytes", "Payload bytes of the machines of a site by where they came from.", bytes);
-    gauge(&mut text, "origin_bytes", "Payload bytes that the coordinator's origin has served since it started.", [(String::new(), overview.origin_bytes as f64)]);
+    gauge(
+        &mut text,
+        "origin_bytes",
+        "Payload bytes that the coordinator's origin has served since it started.",
+        [(String::new(), overview.origin_bytes as f64)],
+    );
     let of_rollouts = |value: fn(&crate::api::status::RolloutView) -> f64| {
         let named = overview.rollouts.iter().map(move |rollout| {
             let product = rollout.product.clone().unwrap_or_else(|| rollout.release.short());
@@ -52,11 +93,36 @@ pub(crate) fn text(view: &View<'_>) -> Result<String, Refusal> {
         });
         named.collect::<Vec<_>>()
     };
-    gauge(&mut text, "rollout_machines", "Machines of a rollout that is under way.", of_rollouts(|rollout| f64::from(rollout.total().devices)));
-    gauge(&mut text, "rollout_installed", "Of them, those that are done.", of_rollouts(|rollout| f64::from(rollout.total().installed)));
-    gauge(&mut text, "rollout_failed", "Of them, those that failed.", of_rollouts(|rollout| f64::from(rollout.total().failed)));
-    gauge(&mut text, "rollout_held", "Whether a rollout is held.", of_rollouts(|rollout| f64::from(u8::from(rollout.held))));
-    gauge(&mut text, "rollout_bad_percent", "Of those that have begun, those that failed or fell silent.", of_rollouts(|rollout| rollout.bad_percent()));
+    gauge(
+        &mut text,
+        "rollout_machines",
+        "Machines of a rollout that is under way.",
+        of_rollouts(|rollout| f64::from(rollout.total().devices)),
+    );
+    gauge(
+        &mut text,
+        "rollout_installed",
+        "Of them, those that are done.",
+        of_rollouts(|rollout| f64::from(rollout.total().installed)),
+    );
+    gauge(
+        &mut text,
+        "rollout_failed",
+        "Of them, those that failed.",
+        of_rollouts(|rollout| f64::from(rollout.total().failed)),
+    );
+    gauge(
+        &mut text,
+        "rollout_held",
+        "Whether a rollout is held.",
+        of_rollouts(|rollout| f64::from(u8::from(rollout.held))),
+    );
+    gauge(
+        &mut text,
+        "rollout_bad_percent",
+        "Of those that have begun, those that failed or fell silent.",
+        of_rollouts(|rollout| rollout.bad_percent()),
+    );
     Ok(text)
 }
 

@@ -118,17 +118,18 @@ impl<'v, 'a> Judge<'v, 'a> {
         let bad = |known: &&&DeploymentReport| is_bad(known);
         let mut needs = Needs::default();
         for release in &view.catalog.releases {
-            if self.need(record, &release.release) != Some(ScanState::Required) {
-                continue;
-            }
-            match self.decided(record, &release.release) {
-                Decided::Nobody => needs.undecided.push(release.release),
-                Decided::Declined => needs.declined.push(release.release),
-                Decided::Approved => {
-                    let told = deployments.iter().any(|known| known.release == release.release);
-                    needs.not_begun.extend((!told).then_some(release.release));
+            let id = release.release;
+            match (self.need(record, &id), self.decided(record, &id)) {
+                (Some(ScanState::NotApplicable | ScanState::Installed), _) | (_, Decided::Removed) => {}
+                (Some(ScanState::Required), Decided::Nobody) => needs.undecided.push(id),
+                (Some(ScanState::Required), Decided::Declined) => needs.declined.push(id),
+                (Some(ScanState::Unknown), Decided::Nobody) => needs.unclear.push(id),
+                (None, Decided::Nobody) => needs.not_told.push(id),
+                (_, Decided::Approved) => {
+                    let told = deployments.iter().any(|known| known.release == id);
+                    needs.not_begun.extend((!told).then_some(id));
                 }
-                Decided::Removed => {}
+                (None | Some(ScanState::Unknown), Decided::Declined) => {}
             }
         }
         if let Some(known) = deployments.iter().find(bad) {
@@ -154,9 +155,19 @@ impl<'v, 'a> Judge<'v, 'a> {
         if view.scan(&record.device).is_none() {
             return (Standing::Unknown, "it has not told what it is missing".to_owned(), needs.undecided);
         }
+        if let Some(release) = needs.not_told.first() {
+            let (what, more) = (self.words(release), and_more(needs.not_told.len() - 1));
+            let why = format!("it has not told whether it needs {what}{more}");
+            return (Standing::Unknown, why, needs.undecided);
+        }
         if let Some(release) = needs.undecided.first() {
             let (what, more) = (self.words(release), and_more(needs.undecided.len() - 1));
             let why = format!("needs {what}{more}, and nobody has decided about it");
+            return (Standing::Approval, why, needs.undecided);
+        }
+        if let Some(release) = needs.unclear.first() {
+            let (what, more) = (self.words(release), and_more(needs.unclear.len() - 1));
+            let why = format!("nobody knows whether it needs {what}{more}, and nobody has decided about it");
             return (Standing::Approval, why, needs.undecided);
         }
         if let Some(release) = needs.declined.first() {
@@ -171,6 +182,10 @@ impl<'v, 'a> Judge<'v, 'a> {
 #[derive(Default)]
 struct Needs {
     undecided: Vec<ReleaseId>,
+    /// Only commands or files could tell, and nobody has decided.
+    unclear: Vec<ReleaseId>,
+    /// Its last scan is older than the release.
+    not_told: Vec<ReleaseId>,
     declined: Vec<ReleaseId>,
     not_begun: Vec<ReleaseId>,
 }

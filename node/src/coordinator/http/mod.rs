@@ -1,8 +1,8 @@
 //! The HTTP face: an origin for everyone, and behind a door of its own the admin API for who shows the token. Owns routes, limits
 //! and encodings; what is asked is answered by the use-cases.
 
-pub(crate) mod frames;
 mod answers;
+pub(crate) mod frames;
 mod refused;
 mod repositories;
 pub(crate) mod shared;
