@@ -4,14 +4,17 @@
 pub(crate) mod actor;
 pub(crate) mod alarms;
 pub(crate) mod approvals;
+pub(crate) mod audit;
 pub(crate) mod catalog;
 pub(crate) mod devices;
+pub(crate) mod fleet;
 pub(crate) mod groups;
 pub(crate) mod holds;
 pub(crate) mod inventory;
 pub(crate) mod invites;
 pub(crate) mod limits;
 pub(crate) mod missing;
+pub(crate) mod overview;
 pub(crate) mod proposals;
 pub(crate) mod releases;
 pub(crate) mod repositories;

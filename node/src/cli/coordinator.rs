@@ -32,6 +32,7 @@ const RUN_EXAMPLE: &str = "\
 EXAMPLE:
   upswarm coordinator run --data-dir /var/lib/upswarm-coordinator
   upswarm coordinator run --data-dir /var/lib/upswarm-coordinator --origin-url http://updates.example.org:4702/
+  upswarm coordinator run --data-dir /var/lib/upswarm-coordinator --console 127.0.0.1:4704
 
 The origin speaks plain HTTP: everything that machines fetch is verified by signature and hash. The admin API has doors of its
 own: a socket in the data directory for verbs on this machine, and with --admin IP:PORT one with TLS for others, which log in with
@@ -116,6 +117,10 @@ struct RunArgs {
     /// this machine only.
     #[arg(long, value_name = "IP:PORT")]
     admin: Option<SocketAddr>,
+    /// Serve the console, pages for a browser, on this loopback address, for example 127.0.0.1:4704. It prints a link that lets
+    /// one browser in; the next one is in the file console-link of the data directory.
+    #[arg(long, value_name = "IP:PORT")]
+    console: Option<SocketAddr>,
     /// Hold the origin's payload bytes to this rate, for example 100mbit; without it, no limit.
     #[arg(long, value_name = "RATE", value_parser = units::rate)]
     origin_rate: Option<u64>,
@@ -225,7 +230,12 @@ fn serve(args: RunArgs) -> Result<(), CliError> {
         origin_rate: args.origin_rate,
         accept_clock: args.accept_clock,
     };
-    super::runtime()?.block_on(run::run(directory, options))
+    let (data_dir, place) = (args.data_dir, args.console);
+    let beside = async move |stop| match place {
+        Some(listen) => super::console::beside_coordinator(&data_dir, listen, stop).await,
+        None => Ok(()),
+    };
+    super::runtime()?.block_on(run::run(directory, options, beside))
 }
 
 fn invite(args: InviteArgs, common: Common) -> Result<(), CliError> {

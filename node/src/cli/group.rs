@@ -3,14 +3,14 @@
 use super::admin::AdminArgs;
 use super::output::{self, Table};
 use super::root::How;
-use super::sign::verb::{agree, exported, hand_in, write};
-use super::sign::{Carried, check};
+use super::sign::{agree, exported, hand_in, write};
 use super::{CliError, Common};
 use crate::api::devices::DeviceName;
 use crate::api::groups::{AskedGroup, Belong, GroupMade, MemberRequest, NewGroup};
 use crate::api::roots::{Asked, RequestFile};
 use crate::clock::wall;
 use crate::coordinator::keys::KeyUse;
+use crate::signing::{Carried, check};
 
 const EXAMPLE: &str = "\
 EXAMPLE:

@@ -3,6 +3,7 @@
 mod admin;
 mod alarms;
 mod approve;
+mod console;
 pub(crate) mod coordinator;
 mod defer;
 mod demo;
@@ -141,13 +142,15 @@ enum Verb {
     /// Show the root of trust, renew it, and change who signs what.
     Root(Box<root::Args>),
     /// Sign a request that was exported, away from the coordinator.
-    Sign(sign::verb::SignArgs),
+    Sign(sign::SignArgs),
     /// Hand in what was signed elsewhere.
-    Submit(sign::verb::SubmitArgs),
+    Submit(sign::SubmitArgs),
     /// List the machines that were let in, let go of one, and shut one out.
     Device(device::Args),
     /// List the join tokens that are about, and take one back.
     Token(token::Args),
+    /// Serve the console on this machine: pages for a browser.
+    Console(console::Args),
     /// Remember a coordinator on another machine.
     Login(login::Args),
     /// Show how the fleet stands: by release, devices on demand.
@@ -234,10 +237,11 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Group(args) => group::run(args, common),
         Verb::Release(args) => release::run(args, common),
         Verb::Root(args) => root::run(*args, common),
-        Verb::Sign(args) => sign::verb::sign(args, common),
-        Verb::Submit(args) => sign::verb::submit(args, common),
+        Verb::Sign(args) => sign::sign(args, common),
+        Verb::Submit(args) => sign::submit(args, common),
         Verb::Device(args) => device::run(args, common),
         Verb::Token(args) => token::run(args, common),
+        Verb::Console(args) => console::run(args, common),
         Verb::Login(args) => login::run(args, common),
         Verb::Status(args) => status::run(args, common),
         Verb::Alarms(args) => alarms::run(args, common),

@@ -2,13 +2,13 @@
 //! machine, a package or another person wrote can move the cursor, hide text or turn its direction.
 
 use std::io::Write;
-use std::time::Duration;
 
 use serde::Serialize;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
 
 use crate::error::CliError;
-use crate::units;
+pub(crate) use crate::text::{age, clean, count, one_line, word};
+use crate::text::{is_hostile, no_formula};
 
 /// How a result is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -122,35 +122,6 @@ fn line(cells: &[String], widths: &[usize]) -> String {
     line.trim_end().to_owned()
 }
 
-/// Somebody else's text as one line, so that it cannot pass for a line of ours.
-pub(crate) fn one_line(text: &str) -> String {
-    clean(text).replace('\n', " ")
-}
-
-/// A spreadsheet takes a cell that begins so for a formula; an apostrophe makes it text.
-fn no_formula(cell: &str) -> String {
-    if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) && cell.len() > 1 {
-        return format!("'{cell}");
-    }
-    cell.to_owned()
-}
-
-/// A text for a terminal: ends of lines stay, whatever else controls it or turns the direction of writing is spelled out.
-pub(crate) fn clean(text: &str) -> String {
-    if !text.chars().any(|c| is_hostile(c) && c != '\n') {
-        return text.to_owned();
-    }
-    let mut cleaned = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        if is_hostile(c) && c != '\n' {
-            cleaned.extend(c.escape_unicode());
-        } else {
-            cleaned.push(c);
-        }
-    }
-    cleaned
-}
-
 /// JSON whose strings hold nothing that a terminal would obey. It means the same.
 fn clean_json(text: &str) -> String {
     let mut cleaned = String::with_capacity(text.len());
@@ -165,12 +136,6 @@ fn clean_json(text: &str) -> String {
         }
     }
     cleaned
-}
-
-/// Control characters, marks and overrides of direction, invisible separators, ends of line of Unicode.
-fn is_hostile(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Prints a result: its text, or the value as JSON. A verb that lists nothing has no CSV.
@@ -209,21 +174,6 @@ fn put(text: &str) {
     let mut out = std::io::stdout().lock();
     // A closed pipe is the reader's choice, not a failure of the verb.
     let _ = writeln!(out, "{text}");
-}
-
-/// Seconds in the unit that people would take.
-pub(crate) fn age(seconds: Option<u64>, unknown: &str) -> String {
-    seconds.map_or_else(|| unknown.to_owned(), |seconds| units::span_words(Duration::from_secs(seconds)))
-}
-
-/// A number of things.
-pub(crate) fn count(number: usize, one: &str, many: &str) -> String {
-    if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
-}
-
-/// The name that a value has in text formats.
-pub(crate) fn word(value: &impl Serialize) -> String {
-    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -12,9 +12,8 @@ use upswarm_protocol::ids::{DocHash, PublicKey};
 use upswarm_protocol::keyring::{Holder, is_holder};
 use upswarm_protocol::time::Wall;
 
-use super::admin::{AdminArgs, KeyArgs, KeyPlace};
-use super::sign::verb::{agree, exported, hand_in, write};
-use super::sign::{Carried, check};
+use super::admin::{AdminArgs, KeyArgs};
+use super::sign::{agree, exported, hand_in, write};
 use super::{CliError, Common};
 use crate::api::approvals::HexBytes;
 use crate::api::roots::{Asked, RequestFile, RootChain};
@@ -24,6 +23,8 @@ use crate::coordinator::anchor::Anchor;
 use crate::coordinator::client::Client;
 use crate::coordinator::directory::Directory;
 use crate::coordinator::keys::{self, COORDINATOR, KeyUse};
+use crate::signing::place::KeyPlace;
+use crate::signing::{Carried, check};
 use crate::units;
 
 const EXAMPLE: &str = "\

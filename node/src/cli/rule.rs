@@ -8,9 +8,7 @@ use upswarm_protocol::ids::{GroupId, ReleaseId};
 use super::admin::AdminArgs;
 use super::output::Table;
 use super::root::How;
-use super::sign::verb::{agree, exported, hand_in, write};
-use super::sign::words::rule_words;
-use super::sign::{Carried, check};
+use super::sign::{agree, exported, hand_in, write};
 use super::{CliError, Common};
 use crate::api::approvals::HexBytes;
 use crate::api::roots::{Asked, RequestFile};
@@ -18,6 +16,8 @@ use crate::api::rules::{AskedRules, NewRule, RuleChange, RuleSet};
 use crate::api::schedule::ScheduleArgs;
 use crate::clock::wall;
 use crate::coordinator::keys::KeyUse;
+use crate::signing::words::rule_words;
+use crate::signing::{Carried, check};
 
 const EXAMPLE: &str = "\
 EXAMPLE:

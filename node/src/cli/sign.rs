@@ -1,479 +1,173 @@
-//! Signs what somebody else has drafted, here or far from any coordinator: the one way to a signature of an offline key.
-//!
-//! The coordinator is not trusted. The roots that come with a request are walked from the one that the keys know themselves; the
-//! bytes are decoded and held against those roots and against what was asked for, point by point; a person reads what *they* say;
-//! only then is a key unlocked. Owns that order; never decides what is asked.
+//! `sign` and `submit`: a request is signed where the keys are, without network or data directory, and handed in where the
+//! coordinator is.
 
-pub(super) mod verb;
-pub(super) mod words;
-
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Duration;
+use std::fs::File;
+use std::io::{IsTerminal, Read as _};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use upswarm_protocol::catalog::{Action, Approval, GroupDocument, Keys, Members, Release, Root};
-use upswarm_protocol::codec::{self, Bounded, Text};
-use upswarm_protocol::envelope::{self, Envelope, Kind, Role};
-use upswarm_protocol::ids::{GroupId, PublicKey};
-use upswarm_protocol::inventory::Conditions;
-use upswarm_protocol::time::Wall;
-use upswarm_protocol::trust::{validate_group, validate_release, validate_root, verify_group, verify_release};
+use serde_json::json;
 
-use super::admin::KeyPlace;
-use crate::api::approvals::{ApprovalDraft, HexBytes, Intent, SignedDocument, SigningRequest};
-use crate::api::catalog;
-use crate::api::groups::{AskedGroup, Belong, ListDraft};
-use crate::api::roots::{Asked, REQUEST_VERSION, RequestFile};
-use crate::api::rules::{AskedRules, RuleChange, RuleSet};
-use crate::api::schedule::LIFE;
-use crate::coordinator::admin::root::differences;
-use crate::coordinator::anchor::Anchor;
-use crate::coordinator::keys::KeyUse;
-use crate::error::CliError;
+use super::admin::{AdminArgs, KeyArgs};
+use super::{CliError, Common, output};
+use crate::api::approvals::{HexBytes, SignedDocument};
+use crate::api::groups::SignedGroup;
+use crate::api::roots::{Asked, RequestFile};
+use crate::clock::wall;
+use crate::coordinator::client::Client;
+use crate::signing::{Carried, Checked, Document, check};
+use crate::sys::{self, Access};
 
-/// The coordinator's clock may differ from this machine's by this much.
-const TOLERANCE: Duration = Duration::from_secs(15 * 60);
-/// What was drafted may lie on its way to the keys for this long.
-const CARRIED: Duration = Duration::from_secs(30 * 86_400);
-/// Beside the keys: the number that each group's name had when it was first signed for.
-const KNOWN_GROUPS: &str = "known-groups.json";
-/// No approval was ever replaced so often. A higher version would leave no room for later ones.
-const MAX_VERSION: u64 = 1 << 32;
+/// Hex takes two bytes for one: the largest documents, previews of large groups, and hundreds of roots fit.
+const MAX_FILE: u64 = 16 << 20;
 
-/// A request that was checked, in words, and what signing it needs.
-pub(super) struct Checked {
-    file: RequestFile,
-    /// What the bytes say, for a person.
-    pub(super) words: String,
-    /// What may be signed, for whom, and how often it must be.
-    document: Document,
-    kind: (Kind, Role),
-    body: Vec<u8>,
-    /// Sets of keys, each with the number of its holders that must sign.
-    needs: Vec<Keys>,
-    anchor: Anchor,
+const SIGN_EXAMPLE: &str = "\
+EXAMPLE:
+  upswarm approve editor@2.1 --group office --export editor.request     # where the coordinator is reached
+  upswarm sign editor.request --keys-dir /media/stick/keys              # where the keys are; needs no network
+  upswarm submit editor.request.signed                                  # where the coordinator is reached
+
+What is shown is read from the bytes that are signed, and their roots are walked from the one that the keys know themselves.
+Where several must sign, each signs the file that the one before has written.";
+
+const SUBMIT_EXAMPLE: &str = "\
+EXAMPLE:
+  upswarm submit editor.request.signed";
+
+/// Sign a request that was exported, away from the coordinator.
+#[derive(Debug, clap::Args)]
+#[command(after_help = SIGN_EXAMPLE)]
+pub(crate) struct SignArgs {
+    /// The request, or what another signer has made of it.
+    file: PathBuf,
+    /// Where the signed request goes; without it, FILE.signed.
+    #[arg(short, long = "out", value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Sign without asking.
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    keys: KeyArgs,
 }
 
-/// What a request is about.
-pub(super) enum Document {
-    Approval(Box<Approval>, String),
-    Release,
-    Root,
-    Group(GroupId, String, u64),
-    Rules(u64),
+/// Hand in what was signed elsewhere.
+#[derive(Debug, clap::Args)]
+#[command(after_help = SUBMIT_EXAMPLE)]
+pub(crate) struct SubmitArgs {
+    /// What `upswarm sign` has written.
+    file: PathBuf,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
-/// How fresh a draft must be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Carried {
-    /// It was drafted a moment ago, by a coordinator that was asked for it.
-    Here,
-    /// It was carried here.
-    InAFile,
-}
-
-impl RequestFile {
-    /// A request to be signed, with the roots as the coordinator shows them.
-    pub(super) fn new(roots: Vec<HexBytes>, asked: Asked) -> Self {
-        Self { upswarm_request: REQUEST_VERSION, roots, asked, signed: None }
-    }
-
-    /// Which keys sign it.
-    pub(super) fn key_use(&self) -> KeyUse {
-        match self.asked {
-            Asked::Approval(_) | Asked::Group(_) | Asked::Rules(_) => KeyUse::Approver,
-            Asked::Release(_) => KeyUse::Publisher,
-            Asked::Root(_) => KeyUse::Root,
-        }
-    }
-}
-
-/// Checks a request from what the keys in `place` know. No key is unlocked.
-pub(super) fn check(file: RequestFile, place: &KeyPlace, carried: Carried, now: Wall) -> Result<Checked, CliError> {
-    let refuse = |reason: String| CliError::Refused(format!("nothing was signed: {reason}"));
-    if file.upswarm_request != REQUEST_VERSION {
-        return Err(refuse("the request is of another version of this program".to_owned()));
-    }
-    let noted = Anchor::read(&place.dir).map_err(|error| refuse(format!("{error:#}")))?;
-    let mut anchor = noted.or_else(|| place.anchor.map(|root| Anchor::new(&place.dir, root))).ok_or_else(|| {
-        refuse(format!(
-            "these keys do not know which root of trust to believe: copy anchor.json into {} from the directory that `upswarm \
-             coordinator init` made, or name the root with --anchor HASH, as `upswarm root show` prints it",
-            place.dir.display()
-        ))
-    })?;
-    let chain: Vec<&[u8]> = file.roots.iter().map(|root| root.0.as_slice()).collect();
-    let root = anchor.walk(&chain, now).map_err(|error| refuse(format!("{error:#}")))?;
-    let publics = place.public_halves()?;
-    let (document, kind, body, needs) = match &file.asked {
-        Asked::Approval(asked) => {
-            let (request, draft) = (&asked.request, &asked.draft);
-            let (approval, release, described) = checked(request, draft, (&root, &publics), carried, now)
-                .map_err(|reason| refuse(format!("the coordinator's draft is not what was asked for: {reason}")))?;
-            anchor.must_not_go_back(&approval).map_err(refuse)?;
-            anchor.must_know_group(&approval.group, approval.group_version).map_err(refuse)?;
-            let first_time = !same_group(&place.dir, &draft.group, approval.group)?;
-            let group = words::Group { name: &draft.group, first_time, described: described.as_ref() };
-            let words = words::approval(&approval, &release, &group);
-            let needed = u8::try_from(root.approvals_needed(&approval.group)).unwrap_or(u8::MAX);
-            let needs = vec![Keys { threshold: needed, ..root.approvers.clone() }];
-            let document = Document::Approval(Box::new(approval), draft.group.clone());
-            ((document, words), (Kind::Approval, Role::Approver), &request.body, needs)
-        }
-        Asked::Release(body) => {
-            let release = checked_release(&body.0, carried, now).map_err(refuse)?;
-            let nobody = || refuse(format!("the root has no publisher for {}", release.product));
-            let of = root.publisher_of(&release.product).ok_or_else(nobody)?;
-            let needs = vec![of.clone()];
-            let words = words::release(&release);
-            ((Document::Release, words), (Kind::Release, Role::Publisher), body, needs)
-        }
-        Asked::Group(asked) => {
-            let group = checked_group(asked, carried, now)
-                .map_err(|reason| refuse(format!("the coordinator's draft is not what was asked for: {reason}")))?;
-            anchor.must_know_group(&group.group, group.version).map_err(refuse)?;
-            let first_time = !same_group(&place.dir, &group.name, group.group)?;
-            let words = words::group(&group, asked.draft.list.as_ref(), first_time);
-            let needed = u8::try_from(root.approvals_needed(&group.group)).unwrap_or(u8::MAX);
-            let needs = vec![Keys { threshold: needed, ..root.approvers.clone() }];
-            let document = Document::Group(group.group, group.name.to_string(), group.version);
-            ((document, words), (Kind::Group, Role::Approver), &asked.draft.body, needs)
-        }
-        Asked::Rules(asked) => {
-            let next = checked_rules(asked, &root, carried, now).map_err(refuse)?;
-            anchor.must_be_newest_rules(next.version).map_err(refuse)?;
-            let words = words::rules(&asked.change, &next);
-            let needs = vec![root.approvers.clone()];
-            ((Document::Rules(next.version), words), (Kind::Rules, Role::Approver), &asked.body, needs)
-        }
-        Asked::Root(body) => {
-            let next = checked_root(&body.0, &root, carried, now).map_err(refuse)?;
-            let needs = vec![root.root.clone(), next.root.clone()];
-            let words = differences(&root, &next).join("\n");
-            ((Document::Root, words), (Kind::Root, Role::Root), body, needs)
-        }
+pub(crate) fn sign(args: SignArgs, common: Common) -> Result<(), CliError> {
+    let file = read(&args.file)?;
+    let place = args.keys.place(file.key_use())?;
+    let checked = check(file, &place, Carried::InAFile, wall())?;
+    agree(&checked, args.yes)?;
+    let words = checked.words.clone();
+    let signed = checked.sign(&place)?;
+    let out = args.out.unwrap_or_else(|| {
+        let mut name = args.file.clone().into_os_string();
+        name.push(".signed");
+        name.into()
+    });
+    write(&out, &signed.file)?;
+    let next = match signed.lacks {
+        0 => format!("hand it in: upswarm submit {}", out.display()),
+        lacks => format!("{lacks} more must sign it: upswarm sign {} where their keys are", out.display()),
     };
-    let (document, words) = document;
-    let body = body.0.clone();
-    if let Some(signed) = &file.signed {
-        let envelope = Envelope::parse(&signed.0, kind.0, kind.1).map_err(|error| refuse(error.to_string()))?;
-        if envelope.unverified_body() != body {
-            return Err(refuse("the signatures in the file are around other bytes than the request".to_owned()));
-        }
-    }
-    // Whoever has no part in it is told before a passphrase is asked for.
-    if !publics.iter().any(|key| needs.iter().any(|keys| keys.contains(key))) {
-        return Err(refuse(format!(
-            "none of the {} keys in {} may sign this: root {} names others",
-            place.r#use.name(),
-            place.dir.display(),
-            root.version
-        )));
-    }
-    Ok(Checked { file, words, document, kind, body, needs, anchor })
-}
-
-impl Checked {
-    /// What it is about.
-    pub(super) fn document(&self) -> &Document {
-        &self.document
-    }
-
-    /// Signs, and notes beside the keys what was signed. Returns the request with the signatures of all so far.
-    pub(super) fn sign(self, place: &KeyPlace) -> Result<Signed, CliError> {
-        let may_sign: Vec<PublicKey> = self.needs.iter().flat_map(Keys::public).collect();
-        let keys = place.unlock(&may_sign)?;
-        let keys: Vec<_> = keys.iter().collect();
-        let (kind, role) = self.kind;
-        let bytes = match &self.file.signed {
-            Some(before) => envelope::add_signatures(&before.0, kind, role, &keys),
-            None => envelope::sign_body(kind, role, &self.body, &keys),
-        };
-        let bytes = bytes.context("signing")?;
-        let mut anchor = self.anchor;
-        if let Document::Approval(approval, group) = &self.document {
-            anchor.has_signed(approval);
-            anchor.has_seen_group(&approval.group, approval.group_version);
-            remember_group(&place.dir, group, approval.group);
-        }
-        if let Document::Group(group, name, version) = &self.document {
-            remember_group(&place.dir, name, *group);
-            anchor.has_seen_group(group, *version);
-        }
-        if let Document::Rules(version) = &self.document {
-            anchor.has_seen_rules(*version);
-        }
-        anchor.keep();
-        let envelope = Envelope::parse(&bytes, kind, role).context("reading what was signed")?;
-        let has = |key: &PublicKey| envelope.verify_one(&[*key]).is_ok();
-        let lacks = self.needs.iter().map(|keys| usize::from(keys.threshold).saturating_sub(keys.voices(has)));
-        let lacks = lacks.max().unwrap_or(0);
-        let mut file = self.file;
-        file.signed = Some(HexBytes(bytes));
-        Ok(Signed { file, document: self.document, lacks })
-    }
-}
-
-/// A signed request.
-pub(super) struct Signed {
-    pub(super) file: RequestFile,
-    pub(super) document: Document,
-    /// Holders whose signatures are missing.
-    pub(super) lacks: usize,
-}
-
-impl Signed {
-    /// The document for the coordinator, if enough have signed it.
-    pub(super) fn complete(&self) -> Result<SignedDocument, CliError> {
-        if self.lacks > 0 {
-            return Err(CliError::Refused(format!(
-                "{} more must sign it, and their keys are not here: write the request with --export FILE, and have it signed where they \
-                 are: upswarm sign FILE",
-                self.lacks
-            )));
-        }
-        let bytes = self.file.signed.as_ref().context("it is signed")?;
-        Ok(SignedDocument(bytes.0.clone()))
-    }
-}
-
-/// The approval that the bytes say, its release, and what approvers have signed about its group, if all are what was asked for.
-fn checked(
-    request: &SigningRequest,
-    draft: &ApprovalDraft,
-    (root, publics): (&Root, &[PublicKey]),
-    carried: Carried,
-    now: Wall,
-) -> Result<(Approval, Release, Option<GroupDocument>), String> {
-    // 1. The bytes are an approval.
-    let approval: Approval =
-        codec::decode(&request.body.0, Kind::Approval.cap()).map_err(|error| format!("its bytes: {error}"))?;
-    // 2. Its release is the one that was named, by what its publisher has signed.
-    let (id, release) =
-        verify_release(root, &request.release.0).map_err(|error| format!("the release's document: {error}"))?;
-    let (product, version) = (release.product.as_str(), release.version.as_str());
-    if id != approval.release || !catalog::names_exactly(&draft.release, &id, product, version) {
-        return Err(format!("{} was asked for, it is about {product}@{version} ({})", draft.release, approval.release));
-    }
-    // 3. It is of now.
-    is_of_now(approval.issued, carried, now)?;
-    // 4. It replaces what it says, by one version.
-    let replaced = request.replaces.as_ref().map(|bytes| replaced(&bytes.0, &approval)).transpose()?;
-    let before = replaced.as_ref().map_or(0, |(before, _)| before.version);
-    if approval.version != before + 1 || approval.version > MAX_VERSION {
-        return Err(format!("its version is {}, after {before}", approval.version));
-    }
-    // 5. The group is the one that was named, as approvers have described it.
-    let described = request.group.as_ref().map(|bytes| verify_group(root, &bytes.0)).transpose();
-    let described = described.map_err(|error| format!("the group's document: {error}"))?;
-    if let Some(known) = described.as_ref().filter(|known| known.group != approval.group || *known.name != *draft.group)
-    {
-        return Err(format!("{} was asked for, it is for the group {:?}", draft.group, known.name.as_str()));
-    }
-    // 6. Action, schedule, rings, life and remark are those that were asked for.
-    let mut wanted = match &draft.intent {
-        Intent::Decide { action, schedule } => schedule
-            .approval((approval.group, approval.release), approval.version, *action, approval.issued)
-            .map_err(|error| error.to_string())?,
-        Intent::Decline { note } => plain(&approval, Action::None, note)?,
-        Intent::Expedite => expedited(&approval, replaced, publics)?,
-    };
-    wanted.group_version = described.as_ref().map_or(0, |known| known.version);
-    if wanted != approval {
-        return Err(format!("asked for: {}; drafted: {}", words::of(&wanted), words::of(&approval)));
-    }
-    Ok((approval, release, described))
-}
-
-/// The rules that the bytes say, if they are those in force with the change that was asked for.
-fn checked_rules(asked: &AskedRules, root: &Root, carried: Carried, now: Wall) -> Result<RuleSet, String> {
-    let next = RuleSet::parse(&asked.body.0)?;
-    is_of_now(next.issued, carried, now)?;
-    let before = match (&asked.before, &asked.change) {
-        (None, _) => RuleSet::default(),
-        // A person reads all of them: whoever signed them before may have been a thief.
-        (Some(before), RuleChange::Keep) => {
-            let envelope =
-                Envelope::parse(&before.0, Kind::Rules, Role::Approver).map_err(|error| error.to_string())?;
-            RuleSet::parse(envelope.unverified_body())?
-        }
-        (Some(before), _) => RuleSet::verified(root, &before.0)
-            .map_err(|error| format!("{error}; look at them and sign them anew first: upswarm rule sign"))?,
-    };
-    if next.version > MAX_VERSION || before.changed(&asked.change, next.issued)? != next {
-        return Err("the rules are others than those in force with the change that was asked for".to_owned());
-    }
-    Ok(next)
-}
-
-/// What the bytes say about a group, if that is what was asked for.
-fn checked_group(asked: &AskedGroup, carried: Carried, now: Wall) -> Result<GroupDocument, String> {
-    let (wanted, draft) = (&asked.wanted, &asked.draft);
-    let group: GroupDocument =
-        codec::decode(&draft.body.0, Kind::Group.cap()).map_err(|error| format!("its bytes: {error}"))?;
-    validate_group(&group).map_err(|error| error.to_string())?;
-    if *group.name != *wanted.group {
-        return Err(format!("{:?} was asked for, it is about the group {:?}", wanted.group, group.name.as_str()));
-    }
-    is_of_now(group.issued, carried, now)?;
-    if group.version > MAX_VERSION {
-        return Err(format!("its version is {}", group.version));
-    }
-    let members = match (&wanted.conditions[..], wanted.members) {
-        ([], Some(Belong::Coordinator)) => Members::Listed,
-        ([], Some(Belong::List)) => {
-            let list = draft.list.as_ref().and_then(ListDraft::list).ok_or("its list is missing or too long")?;
-            Members::List(list.tree().root())
-        }
-        ([], None) => return Err("nobody said who belongs to it".to_owned()),
-        (texts, _) => {
-            let conditions = Conditions::parse(texts).map_err(|error| error.to_string())?;
-            Members::Rule(Bounded::truncated(conditions.iter().map(|condition| condition.to_text()).collect()))
-        }
-    };
-    if members != group.members {
-        return Err("its members are others than was said".to_owned());
-    }
-    Ok(group)
-}
-
-/// The rules that today's approvers have signed, by what the keys in `place` know: for whoever applies them.
-pub(super) fn signed_rules(
-    roots: &[HexBytes],
-    document: Option<&HexBytes>,
-    place: &KeyPlace,
-    now: Wall,
-) -> Result<RuleSet, CliError> {
-    let refuse = |reason: String| CliError::Refused(format!("the auto-approval rules are not believed: {reason}"));
-    let noted = Anchor::read(&place.dir).map_err(|error| refuse(format!("{error:#}")))?;
-    let anchor = noted.or_else(|| place.anchor.map(|root| Anchor::new(&place.dir, root)));
-    let mut anchor = anchor.ok_or_else(|| refuse("these keys know no root of trust".to_owned()))?;
-    let chain: Vec<&[u8]> = roots.iter().map(|root| root.0.as_slice()).collect();
-    let root = anchor.walk(&chain, now).map_err(|error| refuse(format!("{error:#}")))?;
-    let document = document.ok_or_else(|| refuse("nobody has signed them".to_owned()))?;
-    let set = RuleSet::verified(&root, &document.0)
-        .map_err(|error| refuse(format!("{error}; look at them and sign them anew: upswarm rule sign")))?;
-    anchor.must_be_newest_rules(set.version).map_err(refuse)?;
-    anchor.has_seen_rules(set.version);
-    anchor.keep();
-    Ok(set)
-}
-
-/// The release that the bytes say, if a machine could take it.
-fn checked_release(body: &[u8], carried: Carried, now: Wall) -> Result<Release, String> {
-    let release: Release = codec::decode(body, Kind::Release.cap()).map_err(|error| format!("its bytes: {error}"))?;
-    validate_release(&release).map_err(|error| error.to_string())?;
-    is_of_now(release.issued, carried, now)?;
-    Ok(release)
-}
-
-/// The root that the bytes say, if it may follow today's.
-fn checked_root(body: &[u8], today: &Root, carried: Carried, now: Wall) -> Result<Root, String> {
-    let next: Root = codec::decode(body, Kind::Root.cap()).map_err(|error| format!("its bytes: {error}"))?;
-    validate_root(&next).map_err(|error| error.to_string())?;
-    if next.version != today.version + 1 {
-        return Err(format!("it is version {}, and today's root is version {}", next.version, today.version));
-    }
-    is_of_now(next.issued, carried, now)?;
-    if next.expires <= now {
-        return Err(format!("it expired at {}", next.expires));
-    }
-    Ok(next)
-}
-
-fn is_of_now(issued: Wall, carried: Carried, now: Wall) -> Result<(), String> {
-    let before = if carried == Carried::InAFile { CARRIED } else { TOLERANCE };
-    if issued.since(now) > TOLERANCE || now.since(issued) > before {
-        return Err(format!(
-            "it is dated {issued}, here it is {now}; set the clock of this machine or of the coordinator right, or draft it anew"
-        ));
-    }
+    let json = json!({ "signed": out, "kind": name(&signed.document), "lacks": signed.lacks, "says": words });
+    common.print(&json, &format!("signed: {}; {next}", out.display()));
     Ok(())
 }
 
-/// An approval that says no more than its action.
-fn plain(drafted: &Approval, action: Action, note: &str) -> Result<Approval, String> {
-    Ok(Approval {
-        group: drafted.group,
-        group_version: 0,
-        release: drafted.release,
-        version: drafted.version,
-        action,
-        issued: drafted.issued,
-        expires: drafted.issued + LIFE,
-        schedule: Default::default(),
-        rings: Default::default(),
-        note: Text::new(note).map_err(|error| format!("--note: {error}"))?,
-    })
+pub(crate) fn submit(args: SubmitArgs, common: Common) -> Result<(), CliError> {
+    let file = read(&args.file)?;
+    let Some(signed) = file.signed.clone() else {
+        return Err(CliError::Refused(format!(
+            "{} is not signed yet: upswarm sign {}",
+            args.file.display(),
+            args.file.display()
+        )));
+    };
+    let client = args.admin.client()?;
+    let accepted = super::runtime()?.block_on(hand_in(&client, &file.asked, SignedDocument(signed.0)))?;
+    common.print(&accepted, &format!("in force with index {}", accepted.index_version));
+    Ok(())
 }
 
-/// The approval in force with nothing changed but that it may begin now. What is in force is believed only when one of the keys
-/// that are to sign has signed it.
-fn expedited(
-    drafted: &Approval,
-    replaced: Option<(Approval, Envelope<'_>)>,
-    own: &[PublicKey],
-) -> Result<Approval, String> {
-    let (before, envelope) = replaced.ok_or("it names no approval that it would let begin")?;
-    if envelope.verify_one(own).is_err() {
-        return Err(
-            "the approval in force was signed by other keys; say what you want with: upswarm approve --expedite"
-                .to_owned(),
-        );
-    }
-    let mut wanted = plain(drafted, before.action, before.note.as_str())?;
-    (wanted.schedule, wanted.rings) = (before.schedule, before.rings);
-    wanted.schedule.expedite = true;
-    wanted.schedule.deadline = wanted.schedule.deadline.filter(|deadline| *deadline > drafted.issued);
-    Ok(wanted)
-}
-
-fn replaced<'a>(bytes: &'a [u8], drafted: &Approval) -> Result<(Approval, Envelope<'a>), String> {
-    let unreadable = |error: &dyn std::fmt::Display| format!("the approval that it replaces: {error}");
-    let envelope = Envelope::parse(bytes, Kind::Approval, Role::Approver).map_err(|error| unreadable(&error))?;
-    let before: Approval =
-        codec::decode(envelope.unverified_body(), Kind::Approval.cap()).map_err(|error| unreadable(&error))?;
-    if (before.group, before.release) != (drafted.group, drafted.release) {
-        return Err("it replaces the approval of another release or group".to_owned());
-    }
-    Ok((before, envelope))
-}
-
-/// Groups have numbers, and without a document only the coordinator knows which is whose: a name that has once been signed for keeps its number.
-/// Returns whether it has been.
-fn same_group(dir: &Path, name: &str, group: GroupId) -> Result<bool, CliError> {
-    match known_groups(dir)?.get(name) {
-        Some(before) if *before == group => Ok(true),
-        Some(before) => Err(CliError::Refused(format!(
-            "nothing was signed: group {name:?} is {group} for the coordinator, and was {before} when you first signed for it; if \
-             it was really made anew, remove its line from {}",
-            dir.join(KNOWN_GROUPS).display()
-        ))),
-        None => Ok(false),
+/// Gives the coordinator a signed document.
+pub(super) async fn hand_in(
+    client: &Client,
+    asked: &Asked,
+    document: SignedDocument,
+) -> Result<crate::api::approvals::Accepted, CliError> {
+    match asked {
+        Asked::Root(_) => client.root(document).await,
+        Asked::Release(_) => client.publish(document).await,
+        Asked::Approval(_) => client.approve(document).await,
+        Asked::Rules(_) => client.put_rules(document).await,
+        Asked::Group(asked) => {
+            let signed = SignedGroup { document: HexBytes(document.0), list: asked.draft.list.clone() };
+            client.describe_group(&signed).await
+        }
     }
 }
 
-fn known_groups(dir: &Path) -> Result<BTreeMap<String, GroupId>, CliError> {
-    let path = dir.join(KNOWN_GROUPS);
-    match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map_err(|error| CliError::Refused(format!("{} is damaged ({error}); restore it", path.display()))),
-        Err(_) => Ok(BTreeMap::new()),
+/// Shows what the bytes say, and asks.
+pub(super) fn agree(checked: &Checked, yes: bool) -> Result<(), CliError> {
+    eprintln!("{}", checked.words.lines().map(output::clean).collect::<Vec<_>>().join("\n"));
+    if yes {
+        return Ok(());
+    }
+    if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+        return Err(CliError::Refused(
+            "nothing was signed: there is no terminal to ask at; if that is what you want, say --yes".to_owned(),
+        ));
+    }
+    eprint!("Sign it? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(|error| CliError::Failed(error.into()))?;
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(CliError::Refused("nothing was signed".to_owned())),
     }
 }
 
-fn remember_group(dir: &Path, name: &str, group: GroupId) {
-    let Ok(mut known) = known_groups(dir) else { return };
-    if known.insert(name.to_owned(), group) == Some(group) {
-        return;
-    }
-    let path = dir.join(KNOWN_GROUPS);
-    // Keys may lie on a medium that cannot be written; then every time is the first.
-    if let Err(error) = std::fs::write(&path, serde_json::to_vec_pretty(&known).unwrap_or_default()) {
-        tracing::debug!(path = %path.display(), %error, "the group's number is not remembered");
-    }
+/// Writes a request, signed or not, for its owner alone: its preview names machines.
+pub(super) fn write(path: &Path, file: &RequestFile) -> Result<(), CliError> {
+    let bytes = serde_json::to_vec_pretty(file).context("writing the request")?;
+    sys::replace(path, &bytes, Access::Owner)
+        .map_err(|error| CliError::Refused(format!("cannot write {}: {error}", path.display())))
 }
 
-#[cfg(test)]
-mod tests;
+/// Tells that a request was written instead of being signed.
+pub(super) fn exported(path: &Path, what: &str, common: Common) {
+    let path = path.display();
+    common.print(
+        &json!({ "exported": path.to_string(), "request": what }),
+        &format!("{what}: nothing is signed yet. Where the keys are: upswarm sign {path}; then here: upswarm submit {path}.signed"),
+    );
+}
+
+fn read(path: &Path) -> Result<RequestFile, CliError> {
+    let refuse = |reason: &dyn std::fmt::Display| CliError::Refused(format!("{}: {reason}", path.display()));
+    let file = File::open(path).map_err(|error| refuse(&error))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|error| refuse(&error))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(refuse(&"longer than any request"));
+    }
+    serde_json::from_slice(&bytes).map_err(|error| refuse(&format!("no request that upswarm has written: {error}")))
+}
+
+fn name(document: &Document) -> &'static str {
+    match document {
+        Document::Approval(..) => "approval",
+        Document::Release => "release",
+        Document::Root => "root",
+        Document::Group(..) => "group",
+        Document::Rules(..) => "rules",
+    }
+}

@@ -5,6 +5,7 @@
 //! D/lock                    held by the one process that changes D
 //! D/admin.token             the bearer token of the admin API; whoever reads it is the admin
 //! D/admin.sock              the admin API on this machine
+//! D/console-link            the link by which the next browser comes into the console
 //! D/run.json                who serves D now: process, HTTP address, listen addresses
 //! D/keys/                   online, report and identity key; with --demo-keys the offline ones too; the admin door's TLS key
 //! D/roots/<n>               root envelopes
@@ -251,6 +252,11 @@ impl Directory {
     /// The admin API's socket on this machine.
     pub(crate) fn admin_socket(&self) -> PathBuf {
         self.path.join("admin.sock")
+    }
+
+    /// The link by which the next browser comes into the console.
+    pub(crate) fn console_link(&self) -> PathBuf {
+        self.path.join("console-link")
     }
 
     /// Listens on it.

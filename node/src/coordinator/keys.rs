@@ -183,6 +183,15 @@ pub(crate) fn public_halves(dir: &Path, r#use: KeyUse) -> anyhow::Result<Vec<(Pa
     Ok(found)
 }
 
+/// Whether any key of a use in a directory needs a passphrase; a file that cannot be read says so when it is opened.
+pub(crate) fn are_encrypted(dir: &Path, r#use: KeyUse) -> bool {
+    files_of(dir, r#use).iter().any(|(_, path)| {
+        let bytes = fs::read(path).map(Zeroizing::new);
+        let file = bytes.ok().and_then(|bytes| serde_json::from_slice::<KeyFile>(&bytes).ok());
+        file.is_some_and(|file| file.encrypted.is_some())
+    })
+}
+
 /// Makes a signing key in the next free file of its use; encrypted when there is a passphrase.
 pub(crate) fn make(dir: &Path, r#use: KeyUse, passphrase: Option<&Passphrase>) -> anyhow::Result<(PathBuf, PublicKey)> {
     let free = (1..=MAX_KEYS).map(|number| file(dir, r#use, number)).find(|path| !path.exists());

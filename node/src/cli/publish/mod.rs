@@ -23,8 +23,7 @@ use self::vendor::Vendor;
 use super::admin::AdminArgs;
 use super::approve::without_asking;
 use super::rule::word;
-use super::sign::verb::{exported, write};
-use super::sign::{Carried, check, signed_rules};
+use super::sign::{exported, write};
 use super::{CliError, Common, progress};
 use crate::api::approvals::{ApprovalDraft, HexBytes, Intent};
 use crate::api::catalog::{Catalog, CatalogRelease, content_of};
@@ -36,6 +35,8 @@ use crate::coordinator::directory::Directory;
 use crate::coordinator::keys::KeyUse;
 use crate::release_file::package::{self, Facts, Overrides};
 use crate::release_file::{Context, EXAMPLE as FILE, ReleaseFile, Source};
+use crate::signing::signed_rules;
+use crate::signing::{Carried, check};
 use crate::units;
 
 const PIECE: usize = 256 << 10;

@@ -6,13 +6,17 @@
 
 pub(crate) mod alarms;
 pub(crate) mod approve;
+pub(crate) mod audit;
 pub(crate) mod devices;
 pub(crate) mod groups;
 pub(crate) mod hold;
 pub(crate) mod inventory;
 pub(crate) mod invite;
 pub(crate) mod limits;
+pub(crate) mod machines;
+pub(crate) mod metrics;
 pub(crate) mod missing;
+pub(crate) mod overview;
 pub(crate) mod preview;
 pub(crate) mod proposals;
 pub(crate) mod publish;
@@ -21,6 +25,8 @@ pub(crate) mod repositories;
 pub(crate) mod retry;
 pub(crate) mod root;
 pub(crate) mod rules;
+pub(crate) mod sites;
+mod standing;
 pub(crate) mod status;
 pub(crate) mod updates;
 

@@ -443,7 +443,7 @@ fn unprocessable(error: impl std::fmt::Display) -> Refused {
     Refused(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
 }
 
-fn failed(error: impl std::fmt::Display) -> Refused {
+pub(super) fn failed(error: impl std::fmt::Display) -> Refused {
     Refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
 }
 

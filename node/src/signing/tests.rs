@@ -12,7 +12,6 @@ use crate::api::devices::DeviceName;
 use crate::api::groups::{GroupDraft, NewGroup};
 use crate::api::roots::AskedApproval;
 use crate::api::schedule::ScheduleArgs;
-use crate::cli::admin::KeyArgs;
 use crate::coordinator::admin::root::{RoleName, RootChange, next};
 use crate::coordinator::keys;
 
@@ -156,10 +155,7 @@ impl Bench {
     }
 
     fn place(&self, r#use: KeyUse) -> KeyPlace {
-        let args = format!("x --keys-dir {}", self.dir.path().display());
-        let command = <KeyArgs as clap::Args>::augment_args(clap::Command::new("x"));
-        let matches = command.get_matches_from(args.split(' '));
-        <KeyArgs as clap::FromArgMatches>::from_arg_matches(&matches).unwrap().place(r#use).unwrap()
+        KeyPlace::given(self.dir.path().to_owned(), r#use, None, None)
     }
 
     fn file(&self, asked: Asked) -> RequestFile {

@@ -2,12 +2,13 @@
 //! said to be that.
 
 use upswarm_protocol::catalog::{
-    Applicability, Approval, AptRecipe, Detect, ExitRule, FetchAhead, GroupDocument, Members, Recipe, Release, WhenAbsent, Window,
+    Applicability, Approval, AptRecipe, Detect, ExitRule, FetchAhead, GroupDocument, Members, Recipe, Release,
+    WhenAbsent, Window,
 };
 
 use crate::api::groups::ListDraft;
 use crate::api::rules::{NewRule, Rule, RuleChange, RuleSet};
-use crate::cli::output::{one_line, word};
+use crate::text::{one_line, word};
 
 /// The group of an approval.
 pub(super) struct Group<'a> {
@@ -69,7 +70,7 @@ pub(super) fn rules(change: &RuleChange, next: &RuleSet) -> String {
 }
 
 /// A rule as a sentence.
-pub(in crate::cli) fn rule_words(rule: &NewRule) -> String {
+pub(crate) fn rule_words(rule: &NewRule) -> String {
     let NewRule { group, classification, min_severity, product, schedule } = rule;
     let kinds: Vec<String> = classification.iter().map(word).collect();
     let kinds = if kinds.is_empty() { "every release".to_owned() } else { format!("{} releases", kinds.join(" and ")) };
