@@ -22,12 +22,24 @@ started=$SECONDS
 current="the preparations"
 trap 'code=$?; if [ $code -ne 0 ]; then echo "FAILED: $current (after $((SECONDS - started)) s)" >&2; fi' EXIT
 
+# What takes far longer than it ever did hangs, and is ended with its children.
+hangs_after=2400
+at_a_terminal=()
+if [ -t 0 ]; then
+    # Else an interrupt from the keyboard would not reach it.
+    at_a_terminal=(--foreground)
+fi
+
 step() {
     current=$1
     shift
     local begin=$SECONDS
     echo "== $current"
-    "$@"
+    timeout --kill-after=20 "${at_a_terminal[@]}" $hangs_after "$@" || {
+        local code=$?
+        [ $code -ne 124 ] || echo "$current: ended after $hangs_after s, something in it hangs" >&2
+        return $code
+    }
     echo "== $current: $((SECONDS - begin)) s"
 }
 
@@ -92,33 +104,34 @@ else
 fi
 
 step "format" cargo fmt --all --check
-# In the profile of the tests, so that the dependencies' build scripts and macros are made once.
+# All in one profile, and each selection of packages with one set of features: nothing is compiled twice.
 step "lints" cargo clippy --locked --release --workspace --all-targets -- -D warnings
 step "program" cargo build --locked --release -p upswarm-node
 step "unit, property and doc tests" cargo test --locked --release --workspace --exclude upswarm-tests
-step "dependencies and purity" cargo test --locked --release -p upswarm-tests --lib --test dependencies --test structure
+step "dependencies and purity" cargo test --locked --release -p upswarm-node -p upswarm-tests --test dependencies --test structure
 if cargo deny --version >/dev/null 2>&1; then
     step "advisories" cargo deny check
 else
     skipped+=("advisories: cargo-deny is not installed (licences and the list of passed-over advisories were checked)")
 fi
+built=${CARGO_TARGET_DIR:-target}/release
 for scenario in running cold; do
     for seed in 1 2; do
         step "simulation: 40 machines, $scenario, seed $seed" \
-            cargo run --locked --release -q -p upswarm-simulations -- --nodes 40 --mib 64 --scenario $scenario --seed $seed
+            "$built/upswarm-simulations" --nodes 40 --mib 64 --scenario $scenario --seed $seed
     done
 done
 step "simulation: a pause of 1,000 machines in 25 sites" \
-    cargo run --locked --release -q -p upswarm-simulations -- --sites 25 --nodes 40 --scenario pause --seed 1
+    "$built/upswarm-simulations" --sites 25 --nodes 40 --scenario pause --seed 1
 step "simulation: a rollout to 1,000 devices that stops by itself" \
-    cargo run --locked --release -q -p upswarm-simulations -- --sites 1000 --nodes 1 --scenario rollout-fails --seed 1
+    "$built/upswarm-simulations" --sites 1000 --nodes 1 --scenario rollout-fails --seed 1
 if [ $lab = yes ]; then
     host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
     if [ ${#as_root[@]} -gt 0 ]; then
         export "CARGO_TARGET_${host}_RUNNER=sudo -n -E"
     fi
     # They share the cores and print figures: one at a time.
-    step "end-to-end tests" env CI=1 cargo test --locked --release -p upswarm-tests --no-fail-fast \
+    step "end-to-end tests" env CI=1 cargo test --locked --release -p upswarm-node -p upswarm-tests --no-fail-fast \
         --test network --test first_day --test journey --test heads --test reuse --test survival --test tampering --test bad_input --test terminal --test package --test apart --test recipes --test obstacles --test machine --test inventory --test pause --test proxy --test disk --test clocks --test many_payloads --test warm_start \
         --test repositories --test update_point --test ceremonies --test faults --test limits \
         -- --test-threads=1 --nocapture

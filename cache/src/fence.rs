@@ -144,7 +144,7 @@ impl Fence {
         if enough().map_err(Failure::System)? || (self.give_up_spare() && enough().map_err(Failure::System)?) {
             return Ok(());
         }
-        let text = format!("less than {} KiB are free in {}", ROOM >> 10, self.dir.display());
+        let text = format!("less than {} are free in {}", upswarm_protocol::units::size(ROOM), self.dir.display());
         Err(Failure::System(io::Error::new(io::ErrorKind::StorageFull, text)))
     }
 

@@ -19,22 +19,26 @@ pub struct ScrubReport {
     pub chunks: u32,
     /// Chunks whose bytes on disk are not theirs any more: they count as missing now, and can be written again.
     pub bad: Vec<(PayloadId, u32)>,
-    /// Whether the step came to the end of the last payload: the next one begins a new round.
+    /// Whether the step has come round to where the round began: the next one begins another.
     pub round_ended: bool,
 }
 
 /// Where the round goes on.
 #[derive(Debug)]
 pub struct Scrub {
+    /// Where each round begins and ends.
+    first: PayloadId,
     payload: PayloadId,
     position: u32,
+    /// Whether it has passed the last payload and gone on with the first of all.
+    wrapped: bool,
 }
 
 impl Scrub {
-    /// A round that begins with the first payload from `first` on. Begun elsewhere in each run, it comes to every payload
-    /// even of a machine that never runs for a whole round.
+    /// Rounds that begin with the first payload from `first` on, and go on with those before it. Begun elsewhere in each run,
+    /// they come to every payload even of a machine that never runs for a whole round.
     pub fn starting_at(first: PayloadId) -> Self {
-        Self { payload: first, position: 0 }
+        Self { first, payload: first, position: 0, wrapped: false }
     }
 
     /// Hashes some chunks again, going on where the last step ended: at least one chunk, and then as long as `max_bytes`
@@ -51,13 +55,18 @@ impl Scrub {
                 let mut from = holdings.payloads.range((Bound::Included(self.payload), Bound::Unbounded));
                 from.next().map(|(_, payload)| payload.clone())
             };
+            let next = next.filter(|payload| !self.wrapped || payload.id < self.first);
             let Some(payload) = next else {
-                *self = Self::starting_at(PayloadId([0; 32]));
-                report.round_ended = true;
-                break;
+                if self.wrapped || self.first == PayloadId([0; 32]) {
+                    *self = Self::starting_at(self.first);
+                    report.round_ended = true;
+                    break;
+                }
+                (self.payload, self.position, self.wrapped) = (PayloadId([0; 32]), 0, true);
+                continue;
             };
             if payload.id != self.payload {
-                *self = Self::starting_at(payload.id);
+                (self.payload, self.position) = (payload.id, 0);
             }
             let body = match store.body(&payload) {
                 Ok(body) => body,
@@ -100,9 +109,9 @@ impl Scrub {
                 let mut next = done.0;
                 next[at] += 1;
                 next[at + 1..].fill(0);
-                *self = Self { payload: PayloadId(next), position: 0 };
+                (self.payload, self.position) = (PayloadId(next), 0);
             }
-            None => *self = Self { payload: done, position: u32::MAX },
+            None => (self.payload, self.position) = (done, u32::MAX),
         }
     }
 }

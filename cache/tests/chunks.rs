@@ -308,6 +308,33 @@ fn many_threads_write_and_read_the_same_payloads() {
     assert!(samples.iter().all(|sample| sample.check(&store) == sample.chunks()));
 }
 
+#[test]
+fn a_round_begins_anywhere_and_comes_to_every_payload_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let samples: Vec<Sample> = (30..34).map(|seed| Sample::random(seed, 50_000)).collect();
+    for sample in &samples {
+        store.open_payload(sample.id, &sample.list, false).unwrap();
+        (0..sample.chunks()).for_each(|at| drop(store.write_chunk(sample.id, at, sample.chunk(at)).unwrap()));
+    }
+    store.flush().unwrap();
+    let all: u64 = samples.iter().map(|_| 50_000).sum();
+    let beginnings = samples.iter().map(|sample| sample.id).chain([PayloadId([0; 32]), PayloadId([0xff; 32])]);
+    for first in beginnings {
+        let mut scrub = Scrub::starting_at(first);
+        for _ in 0..2 {
+            let mut bytes = 0;
+            let ended = (0..1000).any(|_| {
+                let report = scrub.step(&store, 20_000).unwrap();
+                bytes += report.bytes;
+                report.round_ended
+            });
+            assert!(ended, "a round ends");
+            assert_eq!(bytes, all, "from {}", first.short());
+        }
+    }
+}
+
 /// Scrubs one round in steps; returns the bytes read and what was bad.
 fn round(store: &Store, step: u64) -> (u64, Vec<(PayloadId, u32)>) {
     let (mut bytes, mut bad) = (0, Vec::new());

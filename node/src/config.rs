@@ -23,6 +23,8 @@ use crate::{sys, units};
 pub(crate) const UPDATE_POINT_PORT: u16 = 8530;
 /// Addresses that an update point listens on.
 const MAX_LISTEN: usize = 8;
+/// Between two rounds of the scrub, at most.
+const MAX_SCRUB_EVERY_S: u64 = 366 * 86_400;
 /// Entries of `[[limits.hours]]`.
 const MAX_HOURS: usize = 32;
 
@@ -91,6 +93,8 @@ pub(crate) struct StoreConfig {
     pub(crate) reserve: Size,
     /// Bytes per second of stored payloads that are read again in the background, to find what has rotted.
     pub(crate) scrub: Rate,
+    /// Seconds from the beginning of one such round over everything to that of the next, at least.
+    pub(crate) scrub_every_s: u64,
 }
 
 /// Rates; nothing means unlimited.
@@ -222,7 +226,7 @@ impl UpdatePointConfig {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { quota: Size(20 << 30), reserve: Size(2 << 30), scrub: Rate(1_000_000 / 8) }
+        Self { quota: Size(20 << 30), reserve: Size(2 << 30), scrub: Rate(1_000_000 / 8), scrub_every_s: 86_400 }
     }
 }
 
@@ -264,6 +268,9 @@ impl Config {
         }
         if self.battery_floor > 100 {
             bail!("battery_floor is {}; it is a percentage, 0 to 100", self.battery_floor);
+        }
+        if !(1..=MAX_SCRUB_EVERY_S).contains(&self.store.scrub_every_s) {
+            bail!("store.scrub_every_s is {}; it must be 1 to {MAX_SCRUB_EVERY_S}", self.store.scrub_every_s);
         }
         if self.limits.hours.len() > MAX_HOURS {
             bail!("[[limits.hours]]: {} entries; at most {MAX_HOURS} are possible", self.limits.hours.len());
@@ -424,7 +431,7 @@ impl std::str::FromStr for Hours {
 
 impl fmt::Display for Hours {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&units::window_words(&self.0))
+        self.0.fmt(f)
     }
 }
 
@@ -464,7 +471,8 @@ impl fmt::Display for Size {
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_multiple_of(125) { write!(f, "{}kbit", self.0 / 125) } else { write!(f, "{}bit", self.0 * 8) }
+        // As in files, where it is one word: 50mbit.
+        f.write_str(&units::rate_words(self.0).trim_end_matches("/s").replace(' ', "").to_lowercase())
     }
 }
 
@@ -561,6 +569,7 @@ mod tests {
 
     #[test]
     fn sizes_and_rates_read_as_people_write_them() {
+        assert_eq!(Rate(6_250_000).to_string(), "50mbit");
         assert_eq!("20GiB".parse(), Ok(Size(20 << 30)));
         assert_eq!("100mbit".parse(), Ok(Rate(12_500_000)));
         assert_eq!("512KiB".parse(), Ok(Size(1 << 19)));

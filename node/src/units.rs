@@ -1,11 +1,12 @@
-//! Durations, sizes, rates and instants as people write them.
+//! Durations, sizes, rates and instants as people write them, and how they are written for people: one way for every verb.
 
 use std::time::Duration;
 
 use upswarm_protocol::catalog::{MinuteOfDay, Weekdays, Window};
 use upswarm_protocol::time::Wall;
+pub(crate) use upswarm_protocol::units::{rate as rate_words, size as size_words, span as span_words};
 
-const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+const DAYS: [&str; 7] = Weekdays::NAMES;
 
 /// `30s`, `10m`, `2h`, `7d`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -108,17 +109,15 @@ fn days(text: &str) -> Option<Weekdays> {
     Some(Weekdays(found))
 }
 
-/// A window as [`window`] reads it.
-pub(crate) fn window_words(window: &Window) -> String {
-    let on = |day: &usize| window.days.contains(u8::try_from(*day).unwrap_or(u8::MAX));
-    let days: Vec<&str> = (0..DAYS.len()).filter(on).filter_map(|day| DAYS.get(day).copied()).collect();
-    let days = match days.as_slice() {
-        all if all.len() == DAYS.len() => "daily".to_owned(),
-        ["mon", "tue", "wed", "thu", "fri"] => "mon-fri".to_owned(),
-        some => some.join(","),
-    };
-    let time = |minute: MinuteOfDay| format!("{:02}:{:02}", minute / 60, minute % 60);
-    format!("{days} {}-{}", time(window.start), time(window.end))
+/// A size for narrow columns: three digits and the first letter of the binary unit, `948K`, `1.6M`.
+pub(crate) fn narrow(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "K", "M", "G", "T"];
+    let (mut scaled, mut unit) = (bytes as f64, 0);
+    while scaled >= 999.5 && unit + 1 < UNITS.len() {
+        (scaled, unit) = (scaled / 1024.0, unit + 1);
+    }
+    let unit_name = UNITS.get(unit).copied().unwrap_or_default();
+    if unit > 0 && scaled < 9.95 { format!("{scaled:.1}{unit_name}") } else { format!("{scaled:.0}{unit_name}") }
 }
 
 fn split(text: &str) -> Option<(u64, &str)> {
@@ -148,5 +147,21 @@ mod tests {
             assert!(rate(bad).is_err(), "{bad}");
         }
         assert!(instant("yesterday", now).is_err());
+    }
+
+    #[test]
+    fn what_is_written_for_people_can_be_read_again() {
+        for bytes_per_s in [1, 125, 2_000_000, 6_250_000, 125_000_000, 1_310_720] {
+            assert_eq!(rate(&rate_words(bytes_per_s)), Ok(bytes_per_s));
+        }
+        for text in ["mon-fri 22:00-05:00", "daily 02:00-04:00", "sat,sun 00:00-24:00", "mon,wed 01:05-02:00"] {
+            assert_eq!(window(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn numbers_for_narrow_columns_stay_short() {
+        let shown = [0, 999, 1000, 1024, 10_188, 10_240, 1 << 20, 1023 << 20, u64::MAX].map(narrow);
+        assert_eq!(shown, ["0B", "999B", "1.0K", "1.0K", "9.9K", "10K", "1.0M", "1.0G", "16777216T"]);
     }
 }

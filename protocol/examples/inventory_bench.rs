@@ -75,7 +75,7 @@ fn main() {
     let conditions =
         Conditions::parse(&["os.id=debian", "package:lib5-pkg>=9", "!package:telnetd"]).expect("good ones");
     let begin = Instant::now();
-    let members = shelved.iter().filter(|machine| conditions.hold(machine)).count();
+    let members = shelved.iter().filter(|machine| conditions.hold(&***machine)).count();
     println!(
         "three conditions of a group on every machine: {:.1} ms, {members} members",
         begin.elapsed().as_secs_f64() * 1e3

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::codec::{self, CodecError};
 use crate::ids::{DocHash, PublicKey};
+use crate::keyring::Keys;
 use crate::signature_cache::verify_strict;
 
 const MAGIC: [u8; 4] = *b"UPS1";
@@ -22,6 +23,9 @@ const CONTEXT: &[u8] = b"upswarm document v1";
 /// The most signatures that one envelope may carry: a root that replaces all of its keys is signed by a threshold of the old
 /// and one of the new.
 pub const MAX_SIGNATURES: usize = 32;
+
+/// The most bytes of an assignment to groups: 64 numbers, and the ways to the roots of lists.
+pub const ASSIGNMENT_CAP: usize = 10 << 10;
 
 /// What a document is. The number is part of what is signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -47,8 +51,12 @@ pub enum Kind {
     Report = 9,
     /// The groups of one device.
     Assignment = 10,
-    /// Which releases are approved as soon as they are there.
-    Rule = 11,
+    /// What a group is.
+    Group = 11,
+    /// What is approved as soon as it is published.
+    Rules = 12,
+    /// Which snapshots of a repository are approved as soon as they are there.
+    RepositoryRule = 13,
     /// Control frames that a device posts over HTTP.
     FrameBatch = 20,
     /// The coordinator's order that machines try a release again.
@@ -62,9 +70,10 @@ impl Kind {
     pub const fn cap(self) -> usize {
         match self {
             Kind::Head | Kind::Retry | Kind::WanLimits => 1 << 10,
-            Kind::Assignment => 2 << 10,
-            Kind::Rule => 16 << 10,
-            Kind::Root => 32 << 10,
+            Kind::Assignment => ASSIGNMENT_CAP,
+            Kind::Group | Kind::RepositoryRule => 16 << 10,
+            Kind::Rules => 256 << 10,
+            Kind::Root => 48 << 10,
             Kind::Approval => 64 << 10,
             Kind::Release => 256 << 10,
             Kind::Index => 128 << 10,
@@ -86,7 +95,9 @@ impl Kind {
             Lease,
             Report,
             Assignment,
-            Rule,
+            Group,
+            Rules,
+            RepositoryRule,
             FrameBatch,
             Retry,
             WanLimits,
@@ -139,12 +150,12 @@ pub enum EnvelopeError {
         /// The role that was expected.
         expected_role: Role,
     },
-    /// Fewer valid signatures by distinct trusted keys than the threshold.
-    #[error("{valid} valid signatures by trusted keys, {threshold} are needed")]
+    /// Valid signatures by fewer distinct holders of trusted keys than the threshold.
+    #[error("{valid} valid signatures by distinct holders of trusted keys, {threshold} are needed")]
     Threshold {
-        /// Valid signatures by distinct trusted keys.
+        /// Distinct holders of trusted keys whose signature is good.
         valid: usize,
-        /// Signatures needed.
+        /// Holders needed.
         threshold: usize,
     },
     /// Verified, but the body does not decode.
@@ -207,23 +218,37 @@ impl<'a> Envelope<'a> {
         Ok(Self { kind, role, body, signatures })
     }
 
-    /// The body, if at least `threshold` distinct keys of `keys` have signed it. Strict Ed25519: no small-order
-    /// keys, no malleable signatures. Refuses a threshold of zero or one above the number of distinct keys.
-    pub fn verify(&self, keys: &[PublicKey], threshold: usize) -> Result<Verified<'a>, EnvelopeError> {
+    /// The body, if as many distinct holders of `keys` as their threshold says have signed it. Strict Ed25519: no small-order
+    /// keys, no malleable signatures. Refuses a threshold of zero or one above the number of distinct holders.
+    pub fn verify(&self, keys: &Keys) -> Result<Verified<'a>, EnvelopeError> {
+        let valid = keys.voices_of(&self.signers_among(|key| keys.contains(key)));
+        let threshold = usize::from(keys.threshold);
+        if threshold == 0 || valid < threshold {
+            return Err(EnvelopeError::Threshold { valid, threshold: threshold.max(1) });
+        }
+        Ok(Verified { kind: self.kind, body: self.body })
+    }
+
+    /// The body, if one of these keys has signed it: a device's own documents, and questions who has signed.
+    pub fn verify_one(&self, keys: &[PublicKey]) -> Result<Verified<'a>, EnvelopeError> {
+        if self.signers_among(|key| keys.contains(key)).is_empty() {
+            return Err(EnvelopeError::Threshold { valid: 0, threshold: 1 });
+        }
+        Ok(Verified { kind: self.kind, body: self.body })
+    }
+
+    /// Distinct keys of those that are meant whose signature is good.
+    fn signers_among(&self, is_meant: impl Fn(&PublicKey) -> bool) -> Vec<PublicKey> {
         let message = signed_message(self.kind, self.role, self.body);
         let mut signers: Vec<PublicKey> = Vec::new();
         for entry in self.signatures.chunks_exact(SIGNATURE) {
-            let (key, signature) = entry.split_at(32);
-            let Some(key) = keys.iter().find(|k| k.as_bytes() == key).copied() else { continue };
-            let Ok(signature) = Signature::from_slice(signature) else { continue };
-            if !signers.contains(&key) && verify_strict(&key, &message, &signature) {
+            let Some((key, signature)) = entry.split_first_chunk() else { continue };
+            let (key, Ok(signature)) = (PublicKey(*key), Signature::from_slice(signature)) else { continue };
+            if is_meant(&key) && !signers.contains(&key) && verify_strict(&key, &message, &signature) {
                 signers.push(key);
             }
         }
-        if threshold == 0 || signers.len() < threshold {
-            return Err(EnvelopeError::Threshold { valid: signers.len(), threshold: threshold.max(1) });
-        }
-        Ok(Verified { kind: self.kind, body: self.body })
+        signers
     }
 
     /// The body before any signature was checked, for tools that show what a refused document claims.
@@ -315,14 +340,18 @@ pub fn sign<T: serde::Serialize>(
 }
 
 /// Parses, verifies and decodes in the one right order.
-pub fn open<T: DeserializeOwned>(
+pub fn open<T: DeserializeOwned>(bytes: &[u8], kind: Kind, role: Role, keys: &Keys) -> Result<T, EnvelopeError> {
+    Envelope::parse(bytes, kind, role)?.verify(keys)?.decode()
+}
+
+/// The same for a document that one of these keys signs alone: a device's own.
+pub fn open_one<T: DeserializeOwned>(
     bytes: &[u8],
     kind: Kind,
     role: Role,
     keys: &[PublicKey],
-    threshold: usize,
 ) -> Result<T, EnvelopeError> {
-    Envelope::parse(bytes, kind, role)?.verify(keys, threshold)?.decode()
+    Envelope::parse(bytes, kind, role)?.verify_one(keys)?.decode()
 }
 
 /// A document in the form in which it is stored, sent and pinned by hash.

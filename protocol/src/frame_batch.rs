@@ -59,7 +59,7 @@ impl Posted {
     pub fn open(bytes: &[u8]) -> Result<(DeviceId, Self), BatchError> {
         let envelope = Envelope::parse(bytes, Kind::FrameBatch, Role::Device)?;
         let signer = envelope.claimed_signers().next().ok_or(BatchError::Unsigned)?;
-        let posted: Self = envelope.verify(&[signer], 1)?.decode()?;
+        let posted: Self = envelope.verify_one(&[signer])?.decode()?;
         if posted.frames.iter().map(|frame| frame.len()).sum::<usize>() > MAX_BYTES {
             return Err(BatchError::TooLong);
         }

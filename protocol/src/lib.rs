@@ -5,8 +5,11 @@
 
 pub mod ids;
 pub mod time;
+pub mod units;
 
 pub mod codec;
+pub mod keyring;
+
 pub mod envelope;
 pub mod signature_cache;
 

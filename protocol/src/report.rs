@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Action, NodeRole};
 use crate::codec::{self, Bounded, Text};
+use crate::envelope::ASSIGNMENT_CAP;
 use crate::evaluate::ScanState;
 use crate::ids::{DeviceId, DocHash, GroupId, ReleaseId, SiteId};
 use crate::inventory::InventoryPart;
@@ -89,6 +90,8 @@ pub enum SubState {
     MissingDependency,
     /// What must come over the network cannot be reached.
     NoNetwork,
+    /// Another product that stands for the same package is approved for the opposite.
+    Conflict,
 }
 
 /// Payload bytes by where they came from. No byte is counted twice.
@@ -225,13 +228,13 @@ pub fn acknowledgement(receipt: &[u8; 32], seq: u64, held: &DocHash, news: &[u8]
 }
 
 /// The most bytes of concealed [`News`].
-pub const MAX_NEWS: usize = 7 << 10;
+pub const MAX_NEWS: usize = 15 << 10;
 
 /// What a coordinator has for one device: envelopes, each empty for none.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct News {
     /// Its newest assignment to groups.
-    pub assignment: Bounded<u8, 2048>,
+    pub assignment: Bounded<u8, ASSIGNMENT_CAP>,
     /// Its newest certificate.
     pub certificate: Bounded<u8, 4096>,
 }
@@ -421,8 +424,10 @@ mod tests {
         assert!(News::default().conceal(&receipt).is_empty());
         assert_eq!(News::reveal(&receipt, &[]), Some(News::default()));
         assert_eq!(News::reveal(&receipt, &[1; 3]), None);
-        let largest =
-            News { assignment: Bounded::truncated(vec![1; 2048]), certificate: Bounded::truncated(vec![2; 4096]) };
+        let largest = News {
+            assignment: Bounded::truncated(vec![1; ASSIGNMENT_CAP]),
+            certificate: Bounded::truncated(vec![2; 4096]),
+        };
         assert_eq!(News::reveal(&receipt, &largest.conceal(&receipt)), Some(largest));
     }
 }

@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Certificate, NodeRole, Window};
 use crate::codec::{self, Bounded, CodecError, Text};
+use crate::envelope::ASSIGNMENT_CAP;
 use crate::ids::{DeviceId, DocHash, GroupId, MemberKey, MentionId, PayloadId, PayloadKey, ReleaseId, SiteId};
 use crate::time::Wall;
 
 /// Version of everything in this module; a peer that speaks another one is told so and left.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 /// The most bytes of one control frame.
 pub const MAX_FRAME: usize = 64 << 10;
 /// The most bytes of one gossip message (a lease of a large payload is the largest).
@@ -81,7 +82,7 @@ pub enum Message {
         /// The device's certificate.
         certificate: SignedBytes<4096>,
         /// Its assignment to groups.
-        assignment: SignedBytes<2048>,
+        assignment: SignedBytes<ASSIGNMENT_CAP>,
         /// The head at this moment; empty for none.
         head: SignedBytes<1024>,
         /// Origins to fetch documents from.
@@ -154,7 +155,7 @@ pub enum Message {
     Suspects(Bounded<(MemberKey, Wall), 256>),
     /// An assignment to groups, never to or from a neighbour. From the coordinator: the receiver's newest. Towards it: the one
     /// that the sender holds; empty for none.
-    Assignment(SignedBytes<2048>),
+    Assignment(SignedBytes<ASSIGNMENT_CAP>),
     /// From the coordinator, passed on by the neighbour that it was sent to: there is news for this device, which comes with the
     /// acknowledgement of its next report.
     Call {

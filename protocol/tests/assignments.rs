@@ -273,3 +273,44 @@ fn calls_that_a_neighbour_makes_up_cost_a_report_in_ten_seconds_and_go_no_furthe
     bench.frame(COORDINATOR, &Message::Call { device: neighbour });
     assert_eq!(sent(&mut bench, neighbour).last(), Some(&Message::Call { device: neighbour }));
 }
+
+/// What a device that the coordinator has put into a group makes of a release that is approved there.
+fn state_with(members: Members, ways: Vec<ListWay>, inventory: Option<&[(&str, &str)]>) -> (DeploymentState, String) {
+    let world = World::new();
+    let release = world.publish(&tool());
+    let decision = world.approve(&Approval { group_version: 1, ..approval(GROUP, release.release, 1) });
+    let id = release.release;
+    let edition =
+        world.edition(1, vec![release, decision, describe(&group(GROUP, 1, members), &[&world.approvers[0]])]);
+    let assigned = Assignment { ways: list(ways), ..assignment(&key(40)) };
+    let mut bench = Bench::certified(&key(40), (certificate(&key(40)), assigned), &edition, |_| ());
+    if let Some(facts) = inventory {
+        let mut told = upswarm_protocol::inventory::Inventory::default();
+        for (name, value) in facts {
+            told.set_fact(text(name), Some(text(value))).unwrap();
+        }
+        bench.input(Input::Inventory { inventory: std::sync::Arc::new(told) });
+    }
+    bench.pass(Duration::from_secs(1));
+    let (state, _, reason) = bench.standing(id);
+    (state, reason.to_string())
+}
+
+#[test]
+fn a_device_holds_its_groups_against_what_approvers_signed() {
+    let tree = own_list(&key(40));
+    let way = || tree.way(GROUP, &DeviceId(*key(40).verifying_key().as_bytes())).unwrap();
+    let debian: &[(&str, &str)] = &[("os.id", "debian")];
+    let held = |state: (DeploymentState, String), why: &str| {
+        assert!(state.0 == DeploymentState::OnHold && state.1.contains(why), "{state:?}");
+    };
+    let goes_on = |state: (DeploymentState, String)| assert_ne!(state.0, DeploymentState::OnHold, "{state:?}");
+    goes_on(state_with(Members::Listed, vec![], None));
+    held(state_with(rule(&["os.id=debian"]), vec![], None), "not been looked at");
+    goes_on(state_with(rule(&["os.id=debian"]), vec![], Some(debian)));
+    held(state_with(rule(&["os.id=fedora"]), vec![], Some(debian)), "rule is os.id=fedora");
+    goes_on(state_with(Members::List(tree.root()), vec![way()], None));
+    held(state_with(Members::List(tree.root()), vec![], None), "list of the group");
+    let others = DeviceList::new([1; 32], [DeviceId([9; 32])]).unwrap().tree();
+    held(state_with(Members::List(others.root()), vec![way()], None), "list of the group");
+}

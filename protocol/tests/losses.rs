@@ -14,7 +14,10 @@ use upswarm_protocol::wire::{BlockStatus, BlockWhat};
 /// Two connected machines that have fetched a release which may be installed tomorrow.
 fn holders() -> (Bench, Bench, ReleaseId) {
     let tomorrow = NOW + Duration::from_secs(86_400);
-    let (edition, id) = approved(|approval| approval.schedule.available_from = Some(tomorrow));
+    let (edition, id) = approved(|approval| {
+        approval.schedule.available_from = Some(tomorrow);
+        approval.schedule.fetch_ahead.within_s = 2 * 86_400;
+    });
     let (mut here, mut there) = (Bench::new(&edition, |_| ()), Bench::of(&key(41), "pc-2", &edition, |_| ()));
     here.fill();
     there.fill();

@@ -72,7 +72,10 @@ impl<'a> Bench<'a> {
             let schedule = Schedule { available_from, ..Schedule::default() };
             action.map(|action| world.approve(&Approval { action, schedule, ..approval(GROUP, *id, 1) }))
         });
-        let documents: Vec<Doc> = published.iter().cloned().chain(approvals).collect();
+        // Nothing is removed where the coordinator alone says who belongs to the group.
+        let listed = group(GROUP, 1, Members::List(own_list(&key(40)).root()));
+        let listed = describe(&listed, &[&world.approvers[0]]);
+        let documents: Vec<Doc> = published.iter().cloned().chain(approvals).chain([listed]).collect();
         let edition = world.edition(7, documents);
         let mut trust = world.trust();
         edition.offer_to(&mut trust);

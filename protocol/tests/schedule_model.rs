@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
 use upswarm_protocol::catalog::{
-    Action, ActiveHours, Approval, Deferral, RestartPolicy, Ring, RingPlan, Schedule, Weekdays, Window,
+    Action, ActiveHours, Approval, Deferral, FetchAhead, RestartPolicy, Ring, RingPlan, Schedule, Weekdays, Window,
 };
 use upswarm_protocol::codec::{Bounded, Text};
 use upswarm_protocol::ids::{DeviceId, GroupId, ReleaseId};
@@ -122,6 +122,7 @@ fn approval(schedule: Schedule, rings: Vec<Ring>, issued: i64) -> Approval {
     let issued = Wall(issued as u64 * MINUTE);
     Approval {
         group: GroupId([1; 16]),
+        group_version: 0,
         release: ReleaseId([2; 32]),
         version: 1,
         action: Action::Install,
@@ -180,6 +181,7 @@ fn case() -> impl Strategy<Value = Case> {
                 deferral: Deferral { max_times: 1, max_total_s: 1 },
                 jitter_s: jitter * 60,
                 expedite: false,
+                fetch_ahead: FetchAhead::default(),
             };
             Case { scene, schedule, ring_delay_s: ring * 60, sleep, deferred }
         })

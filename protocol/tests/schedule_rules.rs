@@ -25,6 +25,7 @@ fn hours(hours: u64) -> Wall {
 fn approval(schedule: Schedule, rings: &[Ring]) -> Approval {
     Approval {
         group: GroupId([1; 16]),
+        group_version: 0,
         release: ReleaseId([2; 32]),
         version: 1,
         action: Action::Install,

@@ -66,6 +66,22 @@ fn of_the_rates_that_apply_at_this_hour_the_lowest_counts() {
 }
 
 #[test]
+fn what_a_download_waits_for_is_named_with_its_hours() {
+    let (edition, id) = approved(|_| ());
+    let mut bench = Bench::new(&edition, |_| ());
+    let [now, _] = hours(&bench);
+    let limited = WanRate { window: Some(now), bytes_per_s: 2_000_000 };
+    assert!(!bench.told(id).contains("WAN fetches are held"), "nothing is ordered");
+    bench.hears_the_coordinator(&edition, &[signed(SITE, 1, vec![limited], 0)]);
+    let told = bench.told(id);
+    assert!(told.contains(&format!("The site's WAN fetches are held to 16 Mbit/s now ({now})")), "{told}");
+    assert!(told.contains("this device's share of that is 16 Mbit/s") && told.contains("upswarm limit"), "{told}");
+    assert!(told.contains("0 of ") && told.contains("none has come for"), "no chunk came: {told}");
+    bench.pass(Duration::from_secs(3660));
+    assert!(!bench.told(id).contains("WAN fetches are held"), "the hour is over");
+}
+
+#[test]
 fn neighbours_pass_an_order_on_and_show_it_to_whoever_comes() {
     let (edition, _) = approved(|_| ());
     let (mut here, mut there) = (Bench::new(&edition, |_| ()), Bench::of(&key(41), "pc-2", &edition, |_| ()));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use upswarm_protocol::catalog::{
-    Action, Approval, Assignment, Certificate, Classification, Detect, FilePlacement, Keys, NodeRole, Payload,
+    Action, Approval, Assignment, Certificate, Classification, Detect, FilePlacement, HeldKey, Keys, NodeRole, Payload,
     Platform, PublisherRule, Recipe, Release, RestartPolicy, RingPlan, Root, Schedule, Severity,
 };
 use upswarm_protocol::chunk::{ChunkList, ChunkSizes};
@@ -39,6 +39,7 @@ pub fn approval(
 ) -> Approval {
     Approval {
         group,
+        group_version: 0,
         release,
         version,
         action,
@@ -126,9 +127,8 @@ impl Default for Admin {
 impl Admin {
     /// A deployment with one key per role.
     pub fn new() -> Self {
-        let one = |key: &SigningKey| Keys {
-            keys: Bounded::truncated(vec![PublicKey(key.verifying_key().to_bytes())]),
-            threshold: 1,
+        let one = |key: &SigningKey| {
+            Keys::single(HeldKey { key: PublicKey(key.verifying_key().to_bytes()), holder: Text::lossy("one person") })
         };
         let [offline, online, publisher, approver] = ["root", "online", "publisher", "approver"].map(|p| key(p, 0));
         let root = Root {
@@ -231,7 +231,8 @@ impl Admin {
     /// An assignment of a device to one group.
     pub fn assignment(&self, device: DeviceId, group: GroupId) -> Vec<u8> {
         let groups = Bounded::truncated(vec![group]);
-        let assignment = Assignment { device, groups, issued: START - DAY, expires: START + DAY * 89 };
+        let assignment =
+            Assignment { device, groups, ways: Bounded::default(), issued: START - DAY, expires: START + DAY * 89 };
         envelope::sign(Kind::Assignment, Role::Online, &assignment, &[&self.online]).expect("a small assignment")
     }
 }

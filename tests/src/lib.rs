@@ -11,6 +11,7 @@
 //! Nothing here touches the machine's own network: links are made between namespaces. Whatever a lab has made goes away with
 //! it; what a killed run has left behind, the next one removes. Labs of one machine take turns.
 
+pub mod browser;
 pub mod clock;
 pub mod fleet;
 pub mod lab;

@@ -126,3 +126,34 @@ fn the_core_depends_on_no_runtime_network_or_database() {
         assert!(!impure && !name.starts_with("libp2p"), "upswarm-protocol depends on {name}");
     }
 }
+
+/// Package and features, for a selection of packages.
+fn features(selection: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for line in tree(&[selection, &["--format", "{p}|{f}"]].concat()) {
+        let (package, features) = line.split_once('|').expect("package and features");
+        let features = features.trim_end_matches(" (*)").split(',').filter(|name| !name.is_empty()).map(str::to_owned);
+        found.entry(package.to_owned()).or_default().extend(features);
+    }
+    found
+}
+
+/// Cargo compiles a dependency anew for each set of features that a selection of packages asks for.
+#[test]
+fn the_test_command_compiles_no_dependency_twice() {
+    let script = std::fs::read_to_string(root().join("tests/run.sh")).expect("tests/run.sh");
+    for line in script.lines().filter(|line| line.contains("-p upswarm-tests")) {
+        assert!(line.contains("-p upswarm-node"), "selects the tests without the program: {line}");
+    }
+    let all = features(&["--workspace", "--edges", "normal,build,dev"]);
+    let selections: [&[&str]; 3] = [
+        &["-p", "upswarm-node", "--edges", "normal,build"],
+        &["--workspace", "--exclude", "upswarm-tests", "--edges", "normal,build,dev"],
+        &["-p", "upswarm-node", "-p", "upswarm-tests", "--edges", "normal,build,dev"],
+    ];
+    for selection in selections {
+        for (package, asked) in features(selection) {
+            assert_eq!(Some(&asked), all.get(&package), "{package}, selected by {selection:?}");
+        }
+    }
+}

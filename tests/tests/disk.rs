@@ -13,7 +13,7 @@ use upswarm_tests::{program, wait};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-fn store_with(node: &Node<'_>, key: &str, value: &str) {
+fn store_with(node: &Node<'_>, key: &str, value: impl Into<toml::Value>) {
     node.configure(|config| {
         let store = config.entry("store").or_insert_with(|| toml::Table::new().into());
         store.as_table_mut().expect("a table").insert(key.into(), value.into());
@@ -31,6 +31,7 @@ fn a_chunk_that_rots_comes_again_from_a_neighbour_and_not_over_the_wan() {
     let coordinator = Coordinator::new(&lab);
     let mut nodes = join_all(&coordinator, &lab, 0, Joining::default());
     store_with(&nodes[0], "scrub", "100mbit");
+    store_with(&nodes[0], "scrub_every_s", 1);
     nodes.iter_mut().for_each(Node::start);
     coordinator.wait_for_reports(&nodes);
     let published = coordinator.publish("1.0", &payload);

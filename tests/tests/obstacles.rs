@@ -223,6 +223,7 @@ fn a_package_is_removed_by_its_own_name_where_nobody_says_how() {
     world.coordinator.approve(&release);
     world.is_installed(&release);
     assert!(root.join("opt/demo-plain/program").exists());
+    world.coordinator.verb(&["group", "sign", GROUP, "--list", "--yes"]).done();
     world.coordinator.verb(&["approve", &release, "--group", GROUP, "--action", "uninstall"]).done();
     world.wait_for(0, &release, WITHIN, &["Uninstalled"]);
     assert!(!root.join("opt/demo-plain/program").exists());

@@ -73,6 +73,7 @@ one=$(publish 1); approve "$one" install; until_state "$one" Installed
 echo "## through apt: $(app), $(inside stat -c %U /opt/upswarm-test/file)"
 two=$(publish 2); approve "$two" install; until_state "$two" Installed
 echo "## upgraded: $(app)"
+inside upswarm group sign office --list --yes --data-dir $D >/dev/null
 approve "$two" uninstall; until_state "$two" Uninstalled; until_state "$one" Installed
 echo "## taken back: $(app)"
 three=$(publish 3); approve "$three" install; until_state "$three" Failed

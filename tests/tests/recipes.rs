@@ -52,6 +52,8 @@ fn wait_for(coordinator: &Coordinator<'_>, nodes: &[Node<'_>], release: &str, st
 }
 
 fn uninstall(coordinator: &Coordinator<'_>, release: &str) {
+    // Nothing is removed where the coordinator alone says who belongs to the group.
+    coordinator.verb(&["group", "sign", GROUP, "--list", "--yes"]).done();
     coordinator.verb(&["approve", release, "--group", GROUP, "--action", "uninstall"]).done();
 }
 

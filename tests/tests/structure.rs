@@ -6,9 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the program, each naming only modules above it in this list.
-const ORDER: [&str; 26] = [
+const ORDER: [&str; 29] = [
     "sys",
     "error",
+    "text",
     "units",
     "byte_range",
     "web",
@@ -32,6 +33,8 @@ const ORDER: [&str; 26] = [
     "agent",
     "api",
     "coordinator",
+    "signing",
+    "console",
     "cli",
 ];
 

@@ -182,7 +182,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
     let mut flush = tokio::time::interval(FLUSH_EVERY);
     let mut pace = tokio::time::interval(PACE_EVERY);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    tokio::spawn(disk::scrub(driver.store.clone(), driver.done.clone(), config.store.scrub)?);
+    tokio::spawn(disk::scrub(driver.store.clone(), driver.done.clone(), &config.store)?);
     let run_info = dir.run_info();
     // Of a run of the system that is over, perhaps; the core tells again what still counts.
     let _ = std::fs::remove_file(dir.notice());

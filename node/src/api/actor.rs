@@ -24,9 +24,9 @@ impl Actor {
 }
 
 impl Actor {
-    /// A standing rule that approvers signed.
+    /// A standing rule about a repository, which approvers signed.
     pub(crate) fn rule(number: u32) -> Self {
-        Self(format!("rule {number}"))
+        Self(format!("rule r{number}"))
     }
 }
 

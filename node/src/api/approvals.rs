@@ -51,6 +51,9 @@ pub(crate) struct SigningRequest {
     pub(crate) release: HexBytes,
     /// The approval that this one replaces, as an approver signed it.
     pub(crate) replaces: Option<HexBytes>,
+    /// What approvers have signed about the group, if they have.
+    #[serde(default)]
+    pub(crate) group: Option<HexBytes>,
     /// Of a snapshot: upstream's own metadata, as `upstream::proof` wants it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) metadata: Vec<HexBytes>,

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use upswarm_protocol::catalog::{Action, Classification, Recipe, Release, RingPlan, Schedule, Severity};
+use upswarm_protocol::catalog::{
+    Action, Classification, Naming, Recipe, Release, RingPlan, Schedule, Severity, naming,
+};
 use upswarm_protocol::codec;
 use upswarm_protocol::envelope::Kind;
 use upswarm_protocol::ids::{DocHash, GroupId, ReleaseId};
@@ -18,12 +20,37 @@ pub(crate) struct Catalog {
     pub(crate) index_version: u64,
     /// Groups by name.
     pub(crate) groups: BTreeMap<String, GroupId>,
+    /// What approvers have signed about groups.
+    #[serde(default)]
+    pub(crate) described: BTreeMap<GroupId, CatalogGroup>,
     /// Conditions of dynamic groups by name.
     pub(crate) conditions: BTreeMap<String, Vec<String>>,
     /// Releases, in order of their ids.
     pub(crate) releases: Vec<CatalogRelease>,
     /// Approvals, in order of group and release.
     pub(crate) approvals: Vec<CatalogApproval>,
+}
+
+/// What approvers have signed about a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CatalogGroup {
+    pub(crate) version: u64,
+    /// Who belongs to it.
+    pub(crate) members: MembersAre,
+    /// Hash of its envelope.
+    pub(crate) document: DocHash,
+}
+
+/// Who belongs to a group, by its document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum MembersAre {
+    /// Whomever the coordinator puts into it.
+    Coordinator,
+    /// Machines that fulfil a rule.
+    Rule,
+    /// The machines of a list.
+    List,
 }
 
 /// A published release.
@@ -96,14 +123,23 @@ impl Catalog {
         group_named(&self.groups, name)
     }
 
+    /// The one release that a text names with its version, for what is to be signed or taken back.
+    pub(crate) fn release_exactly(&self, text: &str) -> Result<&CatalogRelease, String> {
+        let found = self.release_named(text)?;
+        if names_exactly(text, &found.release, &found.product, &found.version) {
+            return Ok(found);
+        }
+        let known: Vec<String> = self.releases.iter().map(CatalogRelease::named).collect();
+        Err(format!("no release is named {text:?}; name it with its version; there are: {}", known.join(", ")))
+    }
+
     /// The one release that a text names; says which there are, otherwise.
     pub(crate) fn release_named(&self, text: &str) -> Result<&CatalogRelease, String> {
         // Of several releases with one product and version, the last published is meant.
+        let fit = |known: &CatalogRelease| names(text, &known.release, &known.product, &known.version);
+        let best = self.releases.iter().filter_map(fit).max();
         let mut found: Vec<&CatalogRelease> =
-            self.releases.iter().filter(|known| names(text, &known.release, &known.product, &known.version)).collect();
-        if found.iter().any(|known| text == format!("{}@{}", known.product, known.version)) {
-            found.retain(|known| text == format!("{}@{}", known.product, known.version));
-        }
+            self.releases.iter().filter(|known| best.is_some() && fit(known) == best).collect();
         found.sort_by_key(|release| release.counter);
         match found.as_slice() {
             [.., last] if found.iter().all(|other| other.product == last.product && other.version == last.version) => {
@@ -129,15 +165,16 @@ impl CatalogRelease {
     }
 }
 
-/// Whether a text means a release: PRODUCT@VERSION, the last part of the product's name @VERSION, or digits of its id.
-pub(crate) fn names(text: &str, id: &ReleaseId, product: &str, version: &str) -> bool {
+/// How well a text names a release: by digits of its id, or as [`naming`] has it.
+pub(crate) fn names(text: &str, id: &ReleaseId, product: &str, version: &str) -> Option<Naming> {
     let prefix = text.len() >= MIN_PREFIX && text.bytes().all(|c| c.is_ascii_hexdigit());
-    if prefix && id.to_string().starts_with(&text.to_ascii_lowercase()) {
-        return true;
-    }
-    // A version may hold an @; the product's name may not.
-    let Some((name, of)) = text.split_once('@') else { return false };
-    of == version && (name == product || product.rsplit_once('.').is_some_and(|(_, last)| last == name))
+    let by_id = prefix && id.to_string().starts_with(&text.to_ascii_lowercase());
+    by_id.then_some(Naming::Whole).max(naming(text, product, version))
+}
+
+/// The same where nothing may be left to whoever knows which versions there are.
+pub(crate) fn names_exactly(text: &str, id: &ReleaseId, product: &str, version: &str) -> bool {
+    names(text, id, product, version).is_some() && (text.contains('@') || names(text, id, "", "").is_some())
 }
 
 /// The number of a group; says which there are, otherwise.
@@ -186,12 +223,17 @@ mod tests {
         assert_eq!(found("org.example.editor@2.1"), Ok(0x22), "the later of two");
         assert_eq!(found("editor@2.1"), Ok(0x22), "the last part suffices");
         assert_eq!(found("11111111"), Ok(0x11));
+        assert_eq!(found("editor"), Ok(0x22), "there is one version of it");
+        assert_eq!(found("viewer"), Ok(0x55), "a whole name comes before the end of another");
+        let exactly = |text: &str| catalog.release_exactly(text).map(|release| release.release.0[0]);
+        assert_eq!((exactly("editor@2.1"), exactly("11111111")), (Ok(0x22), Ok(0x11)));
+        assert!(exactly("editor").unwrap_err().contains("with its version"));
         assert_eq!(found("com.other.viewer@1"), Ok(0x33));
         assert_eq!(found("viewer@2"), Ok(0x55), "a whole name comes before the end of another");
         for (text, cause) in [
             ("viewer@1", "several releases"),
+            ("org.example.viewer", "several releases"),
             ("example.editor@2.1", "no release"),
-            ("editor", "no release"),
             ("editor@2", "no release"),
             ("1111", "no release"),
         ] {

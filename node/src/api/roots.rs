@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use upswarm_protocol::ids::PublicKey;
 
 use super::approvals::{ApprovalDraft, HexBytes, SigningRequest};
-use super::rules::RuleDraft;
+use super::groups::AskedGroup;
+use super::rules::{AskedRules, RuleDraft};
 
 /// `GET /admin/v1/roots`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,8 +41,12 @@ pub(crate) enum Asked {
     Release(HexBytes),
     /// The next root: its exact bytes.
     Root(HexBytes),
-    /// A standing rule about a repository.
-    Rule(Box<RuleDraft>),
+    /// What a group is, with what was asked for.
+    Group(Box<AskedGroup>),
+    /// What is approved as soon as it is published, with what was asked for.
+    Rules(Box<AskedRules>),
+    /// Which snapshots of a repository are approved as soon as they are there.
+    RepositoryRule(Box<RuleDraft>),
 }
 
 /// An approval that is to be signed.

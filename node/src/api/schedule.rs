@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use upswarm_protocol::catalog::{Action, ActiveHours, Approval, Deferral, Ring, RingPlan, Schedule, Window};
+use upswarm_protocol::catalog::{
+    Action, ActiveHours, Approval, Deferral, FetchAhead, Ring, RingPlan, Schedule, Window,
+};
 use upswarm_protocol::codec::{Bounded, Text};
 use upswarm_protocol::ids::{GroupId, ReleaseId};
 use upswarm_protocol::schedule;
@@ -22,7 +24,7 @@ const STOP_ABOVE: u16 = 200;
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ScheduleArgs {
-    /// Nothing is installed before: now, +2h, or 2026-12-01T22:00:00Z. Bytes may be fetched earlier.
+    /// Nothing is installed before: now, +2h, or 2026-12-01T22:00:00Z. Bytes come earlier, as --fetch-ahead has it.
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     available: Option<String>,
@@ -50,6 +52,15 @@ pub(crate) struct ScheduleArgs {
     #[arg(long, value_name = "TIMESxTOTAL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     defer: Option<String>,
+    /// How long before its turn (--available, and its ring) a machine may fetch: 1h if not given, 0s for not before, 2d where the
+    /// link is thin. What is stopped before has then cost nobody the download.
+    #[arg(long, value_name = "DURATION")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fetch_ahead: Option<String>,
+    /// Before its turn a machine fetches in these hours only, in its local time: "daily 22:00-05:00"; may be repeated.
+    #[arg(long, value_name = "WINDOW", requires = "fetch_ahead")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    fetch_window: Vec<String>,
     /// Now, whatever windows, rings and the person at the machine would say.
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -85,6 +96,7 @@ impl ScheduleArgs {
         let life = self.life.as_deref().map_or(Ok(LIFE), units::duration).map_err(named("--life"))?;
         let approval = Approval {
             group,
+            group_version: 0,
             release,
             version,
             action,
@@ -121,9 +133,11 @@ impl ScheduleArgs {
         say("active hours", &self.active_hours);
         say("jitter", &self.jitter);
         say("defer", &self.defer);
+        say("fetch ahead", &self.fetch_ahead);
         say("stop above", &self.stop_above);
         say("life", &self.life);
         words.extend(self.window.iter().map(|window| format!("window {window}")));
+        words.extend(self.fetch_window.iter().map(|window| format!("fetch window {window}")));
         words.extend(self.ring.iter().map(|ring| format!("ring {ring}")));
         words.extend(self.expedite.then(|| "expedite".to_owned()));
         words.join("; ")
@@ -155,6 +169,9 @@ impl ScheduleArgs {
             return Err(CliError::Refused(format!("--expedite passes over {option}; leave one of them out")));
         }
         let windows: Result<Vec<Window>, String> = self.window.iter().map(|text| units::window(text)).collect();
+        let fetch_windows: Result<Vec<Window>, String> =
+            self.fetch_window.iter().map(|text| units::window(text)).collect();
+        let fetch_windows = fetch_windows.map_err(named("--fetch-window"))?;
         let active_hours =
             self.active_hours.as_deref().map(units::window).transpose().map_err(named("--active-hours"))?;
         Ok(Schedule {
@@ -170,6 +187,13 @@ impl ScheduleArgs {
             deferral: self.defer.as_deref().map(deferral).transpose().map_err(named("--defer"))?.unwrap_or_default(),
             jitter_s: seconds("--jitter", self.jitter.as_deref())?,
             expedite: self.expedite,
+            fetch_ahead: FetchAhead {
+                within_s: match self.fetch_ahead.as_deref() {
+                    Some(text) => seconds("--fetch-ahead", Some(text))?,
+                    None => FetchAhead::WITHIN_S,
+                },
+                windows: Bounded::new(fetch_windows).map_err(named("--fetch-window"))?,
+            },
         })
     }
 
@@ -288,6 +312,10 @@ mod tests {
             "100%+3d",
             "--stop-above",
             "2.5%",
+            "--fetch-ahead",
+            "2d",
+            "--fetch-window",
+            "daily 22:00-05:00",
             "--note",
             "patch day",
             "--life",
@@ -301,6 +329,9 @@ mod tests {
         assert_eq!(schedule.windows.to_vec(), [night, Window { days: Weekdays(0b110_0000), start: 0, end: 1440 }]);
         let work = ActiveHours { days: Weekdays(0b1_1111), start: 480, end: 1080 };
         assert_eq!((schedule.active_hours, schedule.grace_s, schedule.jitter_s), (Some(work), 7200, 1800));
+        let nights = Window { days: Weekdays::ALL, start: 1320, end: 300 };
+        assert_eq!((schedule.fetch_ahead.within_s, schedule.fetch_ahead.windows.to_vec()), (2 * 86_400, vec![nights]));
+        assert_eq!(build(&["--fetch-ahead", "0s"]).unwrap().schedule.fetch_ahead.within_s, 0);
         assert_eq!(schedule.deferral, Deferral { max_times: 3, max_total_s: 8 * 3600 });
         let ring = |up_to, delay_s| Ring { up_to, delay_s };
         assert_eq!(approval.rings.rings.to_vec(), [ring(100, 0), ring(1000, 86400), ring(10_000, 3 * 86400)]);
@@ -310,6 +341,7 @@ mod tests {
         assert_eq!(build(&["--ring", "0.5%", "--ring", "100%"]).unwrap().rings.stop_above, STOP_ABOVE);
         assert_eq!(build(&["--ring", "100%", "--stop-above", "0%"]).unwrap().rings.stop_above, 0);
         assert_eq!(build(&[]).unwrap().rings, RingPlan::default());
+        assert_eq!(build(&[]).unwrap().schedule.fetch_ahead, FetchAhead::default());
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub(crate) struct StatusQuery {
     /// List devices too.
     #[serde(default)]
     pub(crate) devices: bool,
+    /// Those that are retired too; one that is named is shown in any case.
+    #[serde(default)]
+    pub(crate) gone: bool,
     /// Only this device: its label, its key, or first digits of that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) device: Option<String>,
@@ -176,8 +179,40 @@ pub(crate) struct RolloutView {
     pub(crate) rings: Vec<RingView>,
 }
 
+impl RolloutView {
+    /// All rings together; `ring` is their number, the rest is the last one's.
+    pub(crate) fn total(&self) -> RingView {
+        let mut total = RingView::default();
+        for ring in &self.rings {
+            total = RingView {
+                devices: total.devices + ring.devices,
+                begun: total.begun + ring.begun,
+                installed: total.installed + ring.installed,
+                failed: total.failed + ring.failed,
+                silent: total.silent + ring.silent,
+                ..ring.clone()
+            };
+        }
+        total
+    }
+
+    /// Whether some of its machines are not at their end.
+    pub(crate) fn is_under_way(&self) -> bool {
+        let total = self.total();
+        self.action != Action::None && total.installed + total.failed < total.devices
+    }
+
+    /// Of the machines that have begun, those that failed or fell silent and were not accepted, in percent: what
+    /// `stop_above_percent` is held against.
+    pub(crate) fn bad_percent(&self) -> f64 {
+        let total = self.total();
+        let bad = (total.failed + total.silent).saturating_sub(self.accepted_bad);
+        if total.begun == 0 { 0.0 } else { 100.0 * f64::from(bad) / f64::from(total.begun) }
+    }
+}
+
 /// A ring of a rollout in numbers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RingView {
     pub(crate) ring: usize,
     pub(crate) up_to_percent: f64,

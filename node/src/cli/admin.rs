@@ -1,18 +1,18 @@
 //! What every verb of an admin takes: where the coordinator is, and where the keys are. Owns how command line and profile come
 //! together; never talks to anybody itself.
 
-use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
-use ed25519_dalek::SigningKey;
-use upswarm_protocol::ids::{DocHash, PublicKey};
+use upswarm_protocol::ids::DocHash;
 
 use super::profile::{self, Profile};
+use crate::console;
 use crate::coordinator::client::Client;
 use crate::coordinator::directory::Directory;
 use crate::coordinator::keys::{self, KeyUse, Passphrase};
 use crate::coordinator::tls::Fingerprint;
 use crate::error::CliError;
+use crate::signing::place::KeyPlace;
 
 /// Which coordinator, and which keys. What is not given is taken from the profile.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -52,52 +52,6 @@ struct Resolved {
 enum Place {
     Directory(PathBuf),
     Url { url: String, token_file: Option<PathBuf>, key: Option<Fingerprint> },
-}
-
-/// Where keys are, before any of them is unlocked.
-pub(crate) struct KeyPlace {
-    pub(crate) dir: PathBuf,
-    pub(crate) r#use: KeyUse,
-    passphrase_file: Option<PathBuf>,
-    /// Asked for once.
-    passphrase: OnceCell<Passphrase>,
-    /// The root that the holder believes, when nothing is noted beside the keys yet.
-    pub(crate) anchor: Option<DocHash>,
-}
-
-impl KeyPlace {
-    /// The public halves of the keys.
-    pub(crate) fn public_halves(&self) -> Result<Vec<PublicKey>, CliError> {
-        let found = keys::public_halves(&self.dir, self.r#use).map_err(refused)?;
-        Ok(found.into_iter().map(|(_, key)| key).collect())
-    }
-
-    /// Unlocks the keys among these, which are those that may sign.
-    pub(crate) fn unlock(&self, may_sign: &[PublicKey]) -> Result<Vec<SigningKey>, CliError> {
-        let mut passphrase = || match self.passphrase.get() {
-            Some(known) => Ok(known.clone()),
-            None => {
-                let given = Passphrase::obtain(self.passphrase_file.as_deref(), false)?;
-                Ok(self.passphrase.get_or_init(|| given).clone())
-            }
-        };
-        let found = keys::public_halves(&self.dir, self.r#use).map_err(refused)?;
-        let fitting = found.iter().filter(|(_, key)| may_sign.contains(key));
-        let unlocked: Vec<SigningKey> = fitting
-            .map(|(path, _)| {
-                Ok(SigningKey::from_bytes(&*keys::read(path, self.r#use, &mut passphrase).map_err(refused)?))
-            })
-            .collect::<Result<_, CliError>>()?;
-        if unlocked.is_empty() {
-            return Err(CliError::Refused(format!(
-                "none of the {} {} keys in {} may sign this: the root names others",
-                found.len(),
-                self.r#use.name(),
-                self.dir.display()
-            )));
-        }
-        Ok(unlocked)
-    }
 }
 
 fn refused(error: anyhow::Error) -> CliError {
@@ -151,14 +105,34 @@ impl AdminArgs {
         }
     }
 
+    /// Of verbs that take nothing but a data directory: the one given, else the profile's coordinator.
+    pub(crate) fn of_directory(data_dir: Option<PathBuf>) -> Self {
+        Self { data_dir, ..Self::default() }
+    }
+
+    /// The coordinator's data directory; `None` when it is on another machine.
+    pub(crate) fn directory(&self) -> Result<Option<PathBuf>, CliError> {
+        Ok(match self.resolve()?.place.ok_or_else(no_place)? {
+            Place::Directory(dir) => Some(dir),
+            Place::Url { .. } => None,
+        })
+    }
+
+    /// Where an approver's keys are, if anywhere, and what the pages of a console call the coordinator.
+    pub(crate) fn console(&self) -> Result<(console::Keys, String), CliError> {
+        let place = match self.resolve()?.place.ok_or_else(no_place)? {
+            Place::Directory(dir) => dir.display().to_string(),
+            Place::Url { url, .. } => url,
+        };
+        let dir = self.key_place(KeyUse::Approver).ok().map(|place| place.dir).filter(|dir| dir.is_dir());
+        Ok((console::Keys { dir, anchor: self.anchor }, place))
+    }
+
     /// The coordinator's data directory, for what needs its files.
     pub(crate) fn data_dir(&self) -> Result<PathBuf, CliError> {
-        match self.resolve()?.place.ok_or_else(no_place)? {
-            Place::Directory(dir) => Ok(dir),
-            Place::Url { .. } => Err(CliError::Refused(
-                "this verb reads the coordinator's files; run it there, with --data-dir".to_owned(),
-            )),
-        }
+        self.directory()?.ok_or_else(|| {
+            CliError::Refused("this verb reads the coordinator's files; run it there, with --data-dir".to_owned())
+        })
     }
 
     /// Where the keys of a use are.
@@ -171,8 +145,7 @@ impl AdminArgs {
                 return Err(CliError::Refused("name the directory of the offline keys with --keys-dir".to_owned()));
             }
         };
-        let (passphrase_file, passphrase) = (resolved.passphrase_file, OnceCell::new());
-        Ok(KeyPlace { dir, r#use, passphrase_file, passphrase, anchor: self.anchor })
+        Ok(KeyPlace::new(dir, r#use, resolved.passphrase_file, self.anchor))
     }
 
     /// A place on the command line sets the profile aside, and with it its keys, unless it is the same place.
@@ -207,9 +180,16 @@ impl AdminArgs {
 }
 
 /// Where the keys of a coordinator's directory are, if nobody says so: demo keys inside, others beside.
-fn default_keys(data_dir: &Path, r#use: KeyUse) -> PathBuf {
+pub(super) fn default_keys(data_dir: &Path, r#use: KeyUse) -> PathBuf {
     let online = Directory::new(data_dir).keys();
-    if keys::file(&online, r#use, 1).exists() { online } else { super::coordinator::offline_keys(data_dir) }
+    if keys::file(&online, r#use, 1).exists() { online } else { offline_keys(data_dir) }
+}
+
+/// Where offline keys are looked for by default.
+pub(super) fn offline_keys(data_dir: &Path) -> PathBuf {
+    let mut name = data_dir.file_name().unwrap_or_default().to_owned();
+    name.push("-offline-keys");
+    data_dir.with_file_name(name)
 }
 
 fn no_place() -> CliError {

@@ -7,9 +7,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 use upswarm_protocol::catalog::{Action, Approval};
 
-use super::admin::{AdminArgs, KeyPlace};
-use super::sign::verb::{exported, write};
-use super::sign::{Carried, Checked, Document, check};
+use super::admin::AdminArgs;
+use super::sign::{exported, write};
 use super::{CliError, Common, preview, snapshot};
 use crate::api::approvals::{Accepted, ApprovalDraft, HexBytes, Intent, Preview, SigningRequest};
 use crate::api::roots::{Asked, AskedApproval, RequestFile};
@@ -17,6 +16,8 @@ use crate::api::schedule::ScheduleArgs;
 use crate::clock::wall;
 use crate::coordinator::client::Client;
 use crate::coordinator::keys::KeyUse;
+use crate::signing::place::KeyPlace;
+use crate::signing::{Carried, Checked, Document, check};
 
 const EXAMPLE: &str = "\
 EXAMPLE:

@@ -1,17 +1,18 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use serde_json::json;
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::coordinator::{Command, CoordinatorState, Input, Output};
 
+use super::admin::{AdminArgs, offline_keys};
 use super::{CliError, Common};
 use crate::api::invites::{InviteRequest, Invited};
 use crate::clock::Clock;
-use crate::coordinator::client::Client;
 use crate::coordinator::directory::{Change, Directory, Lock};
 use crate::coordinator::keys::{self, KeyUse, Passphrase};
+use crate::coordinator::setup::Offline;
 use crate::coordinator::token::JoinToken;
 use crate::coordinator::{admin, run, setup};
 use crate::net;
@@ -31,6 +32,7 @@ const RUN_EXAMPLE: &str = "\
 EXAMPLE:
   upswarm coordinator run --data-dir /var/lib/upswarm-coordinator
   upswarm coordinator run --data-dir /var/lib/upswarm-coordinator --origin-url http://updates.example.org:4702/
+  upswarm coordinator run --data-dir /var/lib/upswarm-coordinator --console 127.0.0.1:4704
 
 The origin speaks plain HTTP: everything that machines fetch is verified by signature and hash. The admin API has doors of its
 own: a socket in the data directory for verbs on this machine, and with --admin IP:PORT one with TLS for others, which log in with
@@ -38,6 +40,7 @@ upswarm login.";
 
 const INVITE_EXAMPLE: &str = "\
 EXAMPLE:
+  upswarm coordinator invite --uses 20
   upswarm coordinator invite --data-dir /var/lib/upswarm-coordinator --uses 20
   upswarm coordinator invite --data-dir /var/lib/upswarm-coordinator --group office --site berlin --ttl 2h --uses 20
 
@@ -45,7 +48,7 @@ Each machine then runs: upswarm node join TOKEN --data-dir DIR";
 
 const STANDBY_EXAMPLE: &str = "\
 EXAMPLE:
-  upswarm coordinator standby-keys --data-dir /var/lib/upswarm-coordinator
+  upswarm coordinator standby-keys
   upswarm root rotate online
 
 The key counts for nothing until a root names it. Online keys that an earlier root named, and today's does not, are taken away.";
@@ -84,6 +87,10 @@ struct InitArgs {
     /// File whose first line is the passphrase of the offline keys; else UPSWARM_PASSPHRASE, else you are asked.
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
+    /// Who will hold a root key; given three times, one for each. Thresholds count persons, not keys. Without it the keys are
+    /// named root-1 to root-3 until `upswarm root holder` names somebody.
+    #[arg(long, value_name = "NAME", conflicts_with = "demo_keys")]
+    holder: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -110,6 +117,10 @@ struct RunArgs {
     /// this machine only.
     #[arg(long, value_name = "IP:PORT")]
     admin: Option<SocketAddr>,
+    /// Serve the console, pages for a browser, on this loopback address, for example 127.0.0.1:4704. It prints a link that lets
+    /// one browser in; the next one is in the file console-link of the data directory.
+    #[arg(long, value_name = "IP:PORT")]
+    console: Option<SocketAddr>,
     /// Hold the origin's payload bytes to this rate, for example 100mbit; without it, no limit.
     #[arg(long, value_name = "RATE", value_parser = units::rate)]
     origin_rate: Option<u64>,
@@ -121,17 +132,17 @@ struct RunArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = STANDBY_EXAMPLE)]
 struct StandbyArgs {
-    /// The coordinator's data directory; it may be running.
+    /// The coordinator's data directory; it may be running. Without it, the profile's.
     #[arg(long, value_name = "DIR")]
-    data_dir: PathBuf,
+    data_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = INVITE_EXAMPLE)]
 struct InviteArgs {
-    /// The coordinator's data directory.
+    /// The coordinator's data directory; without it, the profile's coordinator.
     #[arg(long, value_name = "DIR")]
-    data_dir: PathBuf,
+    data_dir: Option<PathBuf>,
     /// Group that the machines join. The first one is made by inviting for it, others by `upswarm group add`.
     #[arg(long, default_value = "everyone")]
     group: String,
@@ -159,13 +170,6 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
     }
 }
 
-/// Where offline keys are looked for by default.
-pub(super) fn offline_keys(data_dir: &Path) -> PathBuf {
-    let mut name = data_dir.file_name().unwrap_or_default().to_owned();
-    name.push("-offline-keys");
-    data_dir.with_file_name(name)
-}
-
 fn init(args: InitArgs, common: Common) -> Result<(), CliError> {
     let refused = |error: anyhow::Error| CliError::Refused(format!("{error:#}"));
     if args.demo_keys {
@@ -181,10 +185,12 @@ fn init(args: InitArgs, common: Common) -> Result<(), CliError> {
     }
     let passphrase = Passphrase::obtain(args.passphrase_file.as_deref(), true).map_err(refused)?;
     let offline = args.keys_dir.unwrap_or_else(|| offline_keys(&args.data_dir));
-    let made = setup::init(&args.data_dir, Some((&offline, &passphrase))).map_err(refused)?;
+    let keys = Offline { dir: &offline, passphrase: &passphrase, holders: &args.holder };
+    let made = setup::init(&args.data_dir, Some(keys)).map_err(refused)?;
     let text = format!(
         "coordinator set up in {}\n\nThe offline keys (root: 2 of 3, publisher, approver) are in {}, encrypted.\nMove them off \
-         this machine now, the root keys to separate places, and keep a copy. Publish and approve with --keys-dir DIR.",
+         this machine now, the root keys to separate places, and keep a copy. Publish and approve with --keys-dir DIR. Say who holds \
+         which: upswarm root holder KEY NAME.",
         args.data_dir.display(),
         offline.display()
     );
@@ -194,7 +200,8 @@ fn init(args: InitArgs, common: Common) -> Result<(), CliError> {
 
 fn standby_keys(args: &StandbyArgs, common: Common) -> Result<(), CliError> {
     let refused = |error: anyhow::Error| CliError::Refused(format!("{error:#}"));
-    let directory = Directory::existing(&args.data_dir).map_err(refused)?;
+    let data_dir = AdminArgs::of_directory(args.data_dir.clone()).data_dir()?;
+    let directory = Directory::existing(&data_dir).map_err(refused)?;
     let removed = directory.drop_removed_keys().map_err(refused)?;
     let (path, key) = keys::make(&directory.keys(), KeyUse::Online, None).map_err(refused)?;
     let json = json!({ "key": key, "file": path, "removed": removed });
@@ -223,25 +230,31 @@ fn serve(args: RunArgs) -> Result<(), CliError> {
         origin_rate: args.origin_rate,
         accept_clock: args.accept_clock,
     };
-    super::runtime()?.block_on(run::run(directory, options))
+    let (data_dir, place) = (args.data_dir, args.console);
+    let beside = async move |stop| match place {
+        Some(listen) => super::console::beside_coordinator(&data_dir, listen, stop).await,
+        None => Ok(()),
+    };
+    super::runtime()?.block_on(run::run(directory, options, beside))
 }
 
 fn invite(args: InviteArgs, common: Common) -> Result<(), CliError> {
-    let directory = Directory::existing(&args.data_dir).map_err(|error| CliError::Refused(format!("{error:#}")))?;
     let addresses = args.address.iter().map(|address| net::dialled(address)).collect::<Result<Vec<_>, _>>();
     let addresses = addresses.map_err(|error| CliError::Refused(format!("--address: {error:#}")))?;
     let request =
         InviteRequest { group: args.group, site: args.site, ttl_s: args.ttl.as_secs(), uses: args.uses, addresses };
-    let invited = match directory.lock()? {
-        Some(lock) => invite_offline(&directory, &request, &lock)?,
-        None => {
-            let client = Client::of(&args.data_dir)?;
-            super::runtime()?.block_on(client.invite(&request))?
-        }
+    let admin = AdminArgs::of_directory(args.data_dir);
+    let refused = |error: anyhow::Error| CliError::Refused(format!("{error:#}"));
+    let directory = admin.directory()?.map(|dir| Directory::existing(&dir)).transpose().map_err(refused)?;
+    let lock = directory.as_ref().map(Directory::lock).transpose()?.flatten();
+    let invited = match (&directory, &lock) {
+        (Some(directory), Some(lock)) => invite_offline(directory, &request, lock)?,
+        _ => super::runtime()?.block_on(admin.client()?.invite(&request))?,
     };
+    let origins = directory.as_ref().map(Directory::origins).transpose()?.unwrap_or_default();
     let token = JoinToken::parse(&invited.token).context("reading the token")?;
     let addresses: Vec<String> = token.addresses.iter().map(|address| address.to_string()).collect();
-    let warnings = of_use_here_only(&addresses, &directory.origins()?);
+    let warnings = of_use_here_only(&addresses, &origins);
     warnings.iter().for_each(|warning| eprintln!("WARNING: {warning}"));
     let json = json!({
         "token": invited.token, "expires": invited.expires, "addresses": addresses, "warnings": warnings,

@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// The data directory of the node that runs on this machine.
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
-    /// A product, product@version, or the first digits of a release's id.
+    /// PRODUCT or PRODUCT@VERSION (the last part of the product's name suffices), or the first digits of a release's id.
     #[arg(value_name = "RELEASE")]
     release: String,
     /// For how long from now on: 30m, 4h, 1d. The approval may allow less.

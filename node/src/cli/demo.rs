@@ -1,5 +1,6 @@
 //! `upswarm demo`: a whole site on this machine.
 
+mod more;
 mod processes;
 mod site;
 
@@ -13,6 +14,7 @@ use crate::units;
 #[command(after_help = "\
 EXAMPLE:
   upswarm demo
+  upswarm demo --console
   upswarm demo --nodes 16 --payload update.bin --wan 50mbit --kill 2 --json
 
 The origin is held to the WAN's rate. Every node installs into a directory of its own. Half way, the nodes that fetch most over
@@ -33,10 +35,20 @@ pub(crate) struct Args {
     /// Keep the directories afterwards.
     #[arg(long)]
     keep: bool,
+    /// Serve the console too, print its link, publish some updates more to look at and to decide about, and stay until interrupted.
+    #[arg(long, value_name = "IP:PORT", num_args = 0..=1, default_missing_value = "127.0.0.1:4704")]
+    console: Option<std::net::SocketAddr>,
 }
 
 pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
-    let plan = site::Plan { nodes: args.nodes, payload: args.payload, wan: args.wan, kill: args.kill, keep: args.keep };
+    let plan = site::Plan {
+        nodes: args.nodes,
+        payload: args.payload,
+        wan: args.wan,
+        kill: args.kill,
+        keep: args.keep,
+        console: args.console,
+    };
     let outcome = runtime()?.block_on(site::run(&plan, common))?;
     common.print(&outcome.json(), &outcome.text());
     if outcome.installed == u64::from(args.nodes) {

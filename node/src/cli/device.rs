@@ -76,7 +76,7 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
 }
 
 fn list(all: bool, admin: &AdminArgs, common: Common) -> Result<(), CliError> {
-    let query = StatusQuery { devices: true, ..StatusQuery::default() };
+    let query = StatusQuery { devices: true, gone: true, ..StatusQuery::default() };
     let status = super::runtime()?.block_on(admin.client()?.status(&query))?;
     let mut table = Table::new(&["ID", "DEVICE", "SITE", "ROLE", "GROUPS", "SEEN", "AGENT", "OS"]);
     let shown: Vec<&DeviceStatus> =

@@ -30,7 +30,8 @@ pub(crate) struct Args {
     /// The data directory of the node that runs on this machine.
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
-    /// A product, product@version, a device's name, or the first digits of an id; without it, everything.
+    /// PRODUCT or PRODUCT@VERSION (the last part of the product's name suffices), a device's name, or the first digits of an id;
+    /// without it, everything.
     #[arg(value_name = "RELEASE|PEER")]
     subject: Option<String>,
     /// Show what programs printed when this release was last tried here, whole; the latest last.

@@ -34,7 +34,7 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
         "{}: {} payloads ({}), {} documents, index {}",
         args.target.display(),
         exported.payloads,
-        indicatif::HumanBytes(exported.bytes),
+        crate::units::size_words(exported.bytes),
         exported.documents,
         exported.index_version
     );

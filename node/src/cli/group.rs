@@ -2,20 +2,30 @@
 
 use super::admin::AdminArgs;
 use super::output::{self, Table};
+use super::root::How;
+use super::sign::{agree, exported, hand_in, write};
 use super::{CliError, Common};
 use crate::api::devices::DeviceName;
-use crate::api::groups::{GroupMade, MemberRequest, NewGroup};
+use crate::api::groups::{AskedGroup, Belong, GroupMade, MemberRequest, NewGroup};
+use crate::api::roots::{Asked, RequestFile};
+use crate::clock::wall;
+use crate::coordinator::keys::KeyUse;
+use crate::signing::{Carried, check};
 
 const EXAMPLE: &str = "\
 EXAMPLE:
   upswarm group list
   upswarm group add pilots
   upswarm group add web --where os.id=debian --where 'package:nginx>=1.20' --dry-run
+  upswarm group sign pilots --list
   upswarm group assign pc7 --group pilots
   upswarm group remove-device pc7 --group pilots
 
 A device is named by its label, or by its key or at least eight first digits of it. It hears of its groups at once if it, or a neighbour that
 passes its reports on, is connected, else when it is next; status --device DEVICE says whether it has.
+
+Who belongs to a group is signed by an approver where it has conditions or a list: a machine holds itself against that, whatever the
+coordinator says. Of any other group the coordinator's word counts, and nothing is removed or taken back to an earlier version there.
 
 The members of a group with conditions are the machines whose inventories fulfil all of them, and change by themselves. A
 condition is FACT=VALUE or package:NAME>=VERSION, with =, !=, <, <=, > or >=; FACT or package:NAME alone asks whether it is there,
@@ -49,12 +59,33 @@ enum Verb {
         #[arg(long, requires = "conditions")]
         dry_run: bool,
         #[command(flatten)]
-        admin: AdminArgs,
+        how: How,
+    },
+    /// Sign who belongs to a group.
+    Sign {
+        /// Its name.
+        group: String,
+        #[command(flatten)]
+        who: WhoArgs,
+        #[command(flatten)]
+        how: How,
     },
     /// Put a machine into a group; it stays in its others.
     Assign(MemberArgs),
     /// Take a machine out of a group.
     RemoveDevice(MemberArgs),
+}
+
+/// Who belongs to it.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct WhoArgs {
+    /// The machines that are in it now, and no others until this is signed again.
+    #[arg(long)]
+    list: bool,
+    /// Whichever machines the coordinator puts into it.
+    #[arg(long)]
+    by_coordinator: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -71,8 +102,12 @@ struct MemberArgs {
 pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
     match args.verb {
         Verb::List { admin } => list(&admin, common),
-        Verb::Add { group, conditions, dry_run, admin } => {
-            add(&NewGroup { group, conditions, dry_run }, &admin, common)
+        Verb::Add { group, conditions, dry_run, how } => {
+            add(NewGroup { group, conditions, members: None, dry_run }, &how, common)
+        }
+        Verb::Sign { group, who, how } => {
+            let members = Some(if who.list { Belong::List } else { Belong::Coordinator });
+            add(NewGroup { group, conditions: Vec::new(), members, dry_run: false }, &how, common)
         }
         Verb::Assign(args) => member(args, true, common),
         Verb::RemoveDevice(args) => member(args, false, common),
@@ -81,32 +116,65 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
 
 fn list(admin: &AdminArgs, common: Common) -> Result<(), CliError> {
     let groups = super::runtime()?.block_on(admin.client()?.groups())?;
-    let mut table = Table::new(&["GROUP", "DEVICES", "WHO", "WHERE"]);
+    let mut table = Table::new(&["GROUP", "DEVICES", "WHO", "WHERE", "SIGNED"]);
     for row in &groups.groups {
         let conditions = row.conditions.as_ref().map_or_else(|| "-".to_owned(), |texts| texts.join(" and "));
-        table.row([row.group.clone(), row.devices.len().to_string(), names(&row.devices), conditions]);
+        let signed = row.signed.as_ref().map_or_else(|| "-".to_owned(), |known| output::word(&known.members));
+        table.row([row.group.clone(), row.devices.len().to_string(), names(&row.devices), conditions, signed]);
     }
     common.list(&groups, &table, || table.text())
 }
 
-fn add(request: &NewGroup, admin: &AdminArgs, common: Common) -> Result<(), CliError> {
-    let made = super::runtime()?.block_on(admin.client()?.add_group(request))?;
-    let verb = if made.new { "made" } else { "is there already" };
-    let text = if made.conditions.is_empty() { format!("group {} {verb}", made.group) } else { dynamic(&made) };
-    common.print(&made, &text);
+fn add(wanted: NewGroup, how: &How, common: Common) -> Result<(), CliError> {
+    let (client, runtime) = (how.admin.client()?, super::runtime()?);
+    if how.export.is_none() && !wanted.dry_run && !is_name_alone(&wanted) {
+        // That keys are missing is said before anything is made.
+        how.admin.key_place(KeyUse::Approver)?.public_halves()?;
+    }
+    let mut made = runtime.block_on(client.add_group(&wanted))?;
+    let Some(draft) = made.draft.take() else {
+        let verb = if made.new { "made" } else { "is there already" };
+        let text = if is_name_alone(&wanted) { format!("group {} {verb}", made.group) } else { members(&made) };
+        common.print(&made, &text);
+        return Ok(());
+    };
+    let listed = draft.list.is_some();
+    let roots = runtime.block_on(client.roots())?.roots;
+    let request = RequestFile::new(roots, Asked::Group(Box::new(AskedGroup { wanted, draft })));
+    if let Some(path) = &how.export {
+        write(path, &request)?;
+        exported(path, &format!("to be signed: what the group {} is", made.group), common);
+        return Ok(());
+    }
+    let place = how.admin.key_place(KeyUse::Approver)?;
+    let checked = check(request, &place, Carried::Here, wall())?;
+    // Who is in a list, the coordinator has said: a person reads the names first.
+    agree(&checked, how.yes || !listed)?;
+    let signed = checked.sign(&place)?;
+    runtime.block_on(hand_in(&client, &signed.file.asked, signed.complete()?))?;
+    common.print(&made, &members(&made));
     Ok(())
 }
 
-/// Who is in a dynamic group, or would be.
-fn dynamic(made: &GroupMade) -> String {
+/// Whether only a name is wanted, which nobody signs.
+fn is_name_alone(wanted: &NewGroup) -> bool {
+    wanted.conditions.is_empty() && wanted.members.is_none()
+}
+
+/// Who is in a group, or would be.
+fn members(made: &GroupMade) -> String {
     let verb = match (made.dry_run, made.new) {
         (true, _) => "would hold",
         (false, true) => "made: it holds",
         (false, false) => "changed: it holds",
     };
-    let mut lines = vec![format!("group {} {verb} machines where {}", made.group, made.conditions.join(" and "))];
+    let whom = match made.conditions.is_empty() {
+        true => "the machines that are in it".to_owned(),
+        false => format!("machines where {}", made.conditions.join(" and ")),
+    };
+    let mut lines = vec![format!("group {} {verb} {whom}", made.group)];
     lines.push(match made.members.len() {
-        0 => "no machine fulfils that now".to_owned(),
+        0 => "no machine now".to_owned(),
         count => format!("{count} now: {}", names(&made.members)),
     });
     // Of a new group everybody joins.

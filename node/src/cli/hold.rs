@@ -7,8 +7,8 @@ use crate::api::holds::{Held, HoldRequest};
 const EXAMPLE: &str = "\
 EXAMPLE:
   upswarm pause                                        everything
-  upswarm pause  --group office                        everything in a group
-  upswarm pause  --release editor@2.1                  one release everywhere
+  upswarm pause --group office                         everything in a group
+  upswarm pause --release editor@2.1                   one release everywhere
   upswarm resume --group office --release editor@2.1
 
 `resume` lifts what was paused with the same words, and a rollout that has stopped by itself: --group and --release. What is
@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// Only in this group.
     #[arg(long)]
     group: Option<String>,
-    /// Only this release: PRODUCT@VERSION, its id, or at least eight first digits of it.
+    /// Only this release: PRODUCT or PRODUCT@VERSION (the last part of the product's name suffices), its id, or at least eight first digits of it.
     #[arg(long)]
     release: Option<String>,
     #[command(flatten)]

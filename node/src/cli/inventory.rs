@@ -4,6 +4,7 @@ use super::admin::AdminArgs;
 use super::output::{Table, age, word};
 use super::{CliError, Common};
 use crate::api::inventory::{DeviceInventory, Inventories, PackageHolders};
+use crate::units;
 
 const EXAMPLE: &str = "\
 EXAMPLE:
@@ -65,7 +66,7 @@ fn summary_table(answer: &Inventories) -> Table {
                 .collect();
             row.extend([or_dash(machine.os.as_ref()), or_dash(machine.kernel.as_ref())]);
             row.push(if made.is_empty() { "-".to_owned() } else { made.join(" ") });
-            row.push(machine.memory_mib.map_or("-".to_owned(), |mib| format!("{mib} MiB")));
+            row.push(machine.memory_mib.map_or("-".to_owned(), |mib| units::size_words(mib << 20)));
             row.push(machine.packages.to_string());
             row.push(if machine.pending_restart { "pending" } else { "no" }.to_owned());
             row.push(age(Some(machine.changed_s), "-"));
@@ -167,7 +168,7 @@ mod tests {
         assert_eq!(serde_json::from_value::<Inventories>(json.clone()).unwrap(), answer);
         assert_eq!((&json["devices"][0]["memory_mib"], &json["devices"][0]["name"]), (&16000.into(), &"pc1".into()));
         let text = summary_table(&answer).text();
-        for wanted in ["ACME T1  16000 MiB  3000      pending", "pc2", "never", "not told yet"] {
+        for wanted in ["ACME T1  15.6 GiB  3000      pending", "pc2", "never", "not told yet"] {
             assert!(text.contains(wanted), "{wanted} is missing in\n{text}");
         }
         let none = PackageHolders { package: "x".to_owned(), versions: Vec::new(), devices: Vec::new(), told: 2 };

@@ -5,6 +5,7 @@ use super::output::Table;
 use super::{CliError, Common};
 use crate::api::limits::{LimitRequest, SiteLimits};
 use crate::config::Rate;
+use crate::units;
 
 const EXAMPLE: &str = "\
 EXAMPLE:
@@ -71,7 +72,7 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
             for limits in &list.limits {
                 for rate in &limits.rates {
                     let when = rate.window.clone().unwrap_or_else(|| "always".to_owned());
-                    table.row([limits.site.clone(), when, Rate(rate.wan).to_string()]);
+                    table.row([limits.site.clone(), when, units::rate_words(rate.wan)]);
                 }
             }
             common.list(&list, &table, || if table.is_empty() { "no limits".to_owned() } else { table.text() })
@@ -87,7 +88,7 @@ fn change(request: &LimitRequest, admin: &AdminArgs, common: Common) -> Result<(
 
 fn words(limits: &SiteLimits) -> String {
     let rate = |rate: &crate::api::limits::RateView| {
-        format!("{} {}", Rate(rate.wan), rate.window.as_deref().unwrap_or("always"))
+        format!("{} {}", units::rate_words(rate.wan), rate.window.as_deref().unwrap_or("always"))
     };
     let rates: Vec<String> = limits.rates.iter().map(rate).collect();
     let rates = if rates.is_empty() { "no limit".to_owned() } else { rates.join("; ") };

@@ -3,10 +3,12 @@
 mod admin;
 mod alarms;
 mod approve;
+mod console;
 pub(crate) mod coordinator;
 mod defer;
 mod demo;
 mod device;
+mod examples;
 mod explain;
 mod export;
 mod group;
@@ -141,13 +143,15 @@ enum Verb {
     /// Show the root of trust, renew it, and change who signs what.
     Root(Box<root::Args>),
     /// Sign a request that was exported, away from the coordinator.
-    Sign(sign::verb::SignArgs),
+    Sign(sign::SignArgs),
     /// Hand in what was signed elsewhere.
-    Submit(sign::verb::SubmitArgs),
+    Submit(sign::SubmitArgs),
     /// List the machines that were let in, let go of one, and shut one out.
     Device(device::Args),
     /// List the join tokens that are about, and take one back.
     Token(token::Args),
+    /// Serve the console on this machine: pages for a browser.
+    Console(console::Args),
     /// Remember a coordinator on another machine.
     Login(login::Args),
     /// Show how the fleet stands: by release, devices on demand.
@@ -211,7 +215,7 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn parse(line: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let mut command = paths::absolute(Cli::command());
+    let mut command = paths::absolute(examples::handed_down(Cli::command()));
     let mut matches = command.try_get_matches_from_mut(line)?;
     Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
 }
@@ -234,10 +238,11 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Group(args) => group::run(args, common),
         Verb::Release(args) => release::run(args, common),
         Verb::Root(args) => root::run(*args, common),
-        Verb::Sign(args) => sign::verb::sign(args, common),
-        Verb::Submit(args) => sign::verb::submit(args, common),
+        Verb::Sign(args) => sign::sign(args, common),
+        Verb::Submit(args) => sign::submit(args, common),
         Verb::Device(args) => device::run(args, common),
         Verb::Token(args) => token::run(args, common),
+        Verb::Console(args) => console::run(args, common),
         Verb::Login(args) => login::run(args, common),
         Verb::Status(args) => status::run(args, common),
         Verb::Alarms(args) => alarms::run(args, common),
@@ -252,10 +257,10 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Export(args) => export::run(args, common),
         Verb::Demo(args) => demo::run(args, common),
         Verb::Completions(args) => {
-            manual::completions(&args, Cli::command());
+            manual::completions(&args, examples::handed_down(Cli::command()));
             Ok(())
         }
-        Verb::Man(args) => manual::man(&args, Cli::command(), common),
+        Verb::Man(args) => manual::man(&args, examples::handed_down(Cli::command()), common),
     }
 }
 

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::top::view::{bytes, count, deployment_rows, list, name_of, percent, text};
+use super::top::view::{count, deployment_rows, list, name_of, percent, text};
 use super::{CliError, Common};
 use crate::local_api::{Client, Request};
+use crate::units::size_words;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  upswarm node status --data-dir /var/lib/upswarm")]
@@ -38,10 +39,10 @@ fn short(status: &Value) -> String {
         ),
         format!(
             "payload bytes: {} origin, {} cache, {} other machines, {} already here",
-            bytes(count(&status["bytes"]["origin"])),
-            bytes(count(&status["bytes"]["cache"])),
-            bytes(count(&status["bytes"]["lan_peer"])),
-            bytes(count(&status["bytes"]["local_reuse"]))
+            size_words(count(&status["bytes"]["origin"])),
+            size_words(count(&status["bytes"]["cache"])),
+            size_words(count(&status["bytes"]["lan_peer"])),
+            size_words(count(&status["bytes"]["local_reuse"]))
         ),
     ];
     lines.extend(machine(status));
@@ -64,7 +65,7 @@ fn short(status: &Value) -> String {
     if count(&disk["scrubbed"]) > 0 {
         let rotten = count(&disk["rotten"]);
         let found = if rotten == 0 { "nothing has rotted".to_owned() } else { format!("{rotten} chunks had rotted") };
-        lines.push(format!("disk: {} of payloads read again, {found}", bytes(count(&disk["scrubbed"]))));
+        lines.push(format!("disk: {} of payloads read again, {found}", size_words(count(&disk["scrubbed"]))));
     }
     lines.extend(list(&status["alarms"]).iter().map(|alarm| format!("ALARM: {}", text(alarm))));
     lines.join("\n")

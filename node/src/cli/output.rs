@@ -4,9 +4,11 @@
 use std::io::Write;
 
 use serde::Serialize;
-use unicode_width::UnicodeWidthStr;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
 
 use crate::error::CliError;
+pub(crate) use crate::text::{age, clean, count, one_line, word};
+use crate::text::{is_hostile, no_formula};
 
 /// How a result is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -59,6 +61,27 @@ impl Table {
         lines.join("\n")
     }
 
+    /// The same within so many columns: the widest cells are cut. For lists whose rows are to be seen at a glance; what was cut
+    /// stands in the other formats.
+    pub(crate) fn text_within(&self, columns: usize) -> String {
+        let mut widths: Vec<usize> = self.head.iter().map(|head| head.width()).collect();
+        for row in &self.rows {
+            widths.iter_mut().zip(row).for_each(|(width, cell)| *width = (*width).max(one_line(cell).width()));
+        }
+        let mut left = (widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1)).saturating_sub(columns);
+        while left > 0 {
+            // A column is never narrower than its head.
+            let spare = widths.iter_mut().zip(&self.head).filter(|(width, head)| **width > head.width());
+            let Some((widest, _)) = spare.max_by_key(|(width, _)| **width) else { break };
+            (*widest, left) = (*widest - 1, left - 1);
+        }
+        let mut cut = Self::new(&self.head);
+        for row in &self.rows {
+            cut.row(row.iter().zip(&widths).map(|(cell, width)| cut_to(&one_line(cell), *width)));
+        }
+        cut.text()
+    }
+
     /// As RFC 4180 has it, with the column names first.
     pub(crate) fn csv(&self) -> Result<String, CliError> {
         let failed = |error: csv::Error| CliError::Failed(anyhow::Error::new(error).context("writing CSV"));
@@ -72,6 +95,21 @@ impl Table {
     }
 }
 
+/// The beginning of a text, with a mark where it does not fit.
+fn cut_to(text: &str, columns: usize) -> String {
+    if text.width() <= columns {
+        return text.to_owned();
+    }
+    let mut cut = String::new();
+    for c in text.chars() {
+        if cut.width() + c.width().unwrap_or(0) + 1 > columns {
+            break;
+        }
+        cut.push(c);
+    }
+    cut + "\u{2026}"
+}
+
 fn line(cells: &[String], widths: &[usize]) -> String {
     let mut line = String::new();
     for (at, (cell, width)) in cells.iter().zip(widths).enumerate() {
@@ -82,35 +120,6 @@ fn line(cells: &[String], widths: &[usize]) -> String {
         line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.width())));
     }
     line.trim_end().to_owned()
-}
-
-/// Somebody else's text as one line, so that it cannot pass for a line of ours.
-pub(crate) fn one_line(text: &str) -> String {
-    clean(text).replace('\n', " ")
-}
-
-/// A spreadsheet takes a cell that begins so for a formula; an apostrophe makes it text.
-fn no_formula(cell: &str) -> String {
-    if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) && cell.len() > 1 {
-        return format!("'{cell}");
-    }
-    cell.to_owned()
-}
-
-/// A text for a terminal: ends of lines stay, whatever else controls it or turns the direction of writing is spelled out.
-pub(crate) fn clean(text: &str) -> String {
-    if !text.chars().any(|c| is_hostile(c) && c != '\n') {
-        return text.to_owned();
-    }
-    let mut cleaned = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        if is_hostile(c) && c != '\n' {
-            cleaned.extend(c.escape_unicode());
-        } else {
-            cleaned.push(c);
-        }
-    }
-    cleaned
 }
 
 /// JSON whose strings hold nothing that a terminal would obey. It means the same.
@@ -127,12 +136,6 @@ fn clean_json(text: &str) -> String {
         }
     }
     cleaned
-}
-
-/// Control characters, marks and overrides of direction, invisible separators, ends of line of Unicode.
-fn is_hostile(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Prints a result: its text, or the value as JSON. A verb that lists nothing has no CSV.
@@ -173,27 +176,6 @@ fn put(text: &str) {
     let _ = writeln!(out, "{text}");
 }
 
-/// Seconds in the unit that people would take.
-pub(crate) fn age(seconds: Option<u64>, unknown: &str) -> String {
-    match seconds {
-        None => unknown.to_owned(),
-        Some(s @ 0..120) => format!("{s} s"),
-        Some(s @ 120..7200) => format!("{} min", s / 60),
-        Some(s @ 7200..172_800) => format!("{} h", s / 3600),
-        Some(s) => format!("{} d", s / 86400),
-    }
-}
-
-/// A number of things.
-pub(crate) fn count(number: usize, one: &str, many: &str) -> String {
-    if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
-}
-
-/// The name that a value has in text formats.
-pub(crate) fn word(value: &impl Serialize) -> String {
-    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,6 +194,18 @@ mod tests {
         let place = |line: &str, word: &str| line[..line.find(word).unwrap()].width();
         assert_eq!(place(lines[0], "STATE"), place(lines[1], "fine"));
         assert_eq!(place(lines[0], "STATE"), place(lines[2], "two lines"));
+    }
+
+    #[test]
+    fn a_table_is_cut_where_it_is_widest() {
+        let mut table = Table::new(&["SOURCE", "FROM", "TO"]);
+        table.row(["linux".to_owned(), "6.1.90-1+".repeat(9), "6.1.99-1".to_owned()]);
+        table.row(["東京".repeat(20), "1".to_owned(), "2".to_owned()]);
+        let text = table.text_within(60);
+        assert!(text.lines().all(|line| line.width() <= 60), "{text}");
+        assert!(text.contains("linux") && text.contains("6.1.99-1") && text.contains('\u{2026}'), "{text}");
+        assert_eq!(table.text_within(500), table.text());
+        assert!(table.text_within(1).starts_with("SOURCE  FROM  TO"), "heads stay");
     }
 
     #[test]

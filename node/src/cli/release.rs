@@ -151,7 +151,7 @@ fn show(release: &str, admin: &AdminArgs, common: Common) -> Result<(), CliError
 fn withdraw(release: &str, admin: &AdminArgs, common: Common) -> Result<(), CliError> {
     let (client, runtime) = (admin.client()?, super::runtime()?);
     let catalog = runtime.block_on(client.catalog())?;
-    let known = catalog.release_named(release).map_err(CliError::Refused)?;
+    let known = catalog.release_exactly(release).map_err(CliError::Refused)?;
     let approved = groups(&catalog, &known.release, true);
     if !approved.is_empty() {
         let place = admin.key_place(KeyUse::Approver)?;

@@ -15,7 +15,7 @@ const NAMED: usize = 8;
 
 const EXAMPLE: &str = "\
 EXAMPLE:
-  upswarm retry editor@2.1
+  upswarm retry editor
   upswarm retry editor@2.1 --device pc7
   upswarm retry editor@2.1 --group office
 
@@ -26,7 +26,7 @@ Machines that are not connected do not hear of it. On the machine itself: upswar
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(crate) struct Args {
-    /// PRODUCT@VERSION, its id, or at least eight first digits of it.
+    /// PRODUCT or PRODUCT@VERSION (the last part of the product's name suffices), its id, or at least eight first digits of it.
     #[arg(value_name = "RELEASE")]
     release: String,
     /// Only this machine: its label, or its key or at least eight first digits of it.
@@ -46,7 +46,7 @@ pub(crate) struct NodeArgs {
     /// The data directory of the node that runs on this machine.
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
-    /// A product, product@version, or the first digits of a release's id.
+    /// PRODUCT or PRODUCT@VERSION (the last part of the product's name suffices), or the first digits of a release's id.
     #[arg(value_name = "RELEASE")]
     release: String,
 }

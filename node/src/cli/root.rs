@@ -1,18 +1,19 @@
 //! `root`: the keys of the deployment. Each verb draws up the next root from the one that these keys believe, shows what would be
 //! different, signs and hands it in; or writes it to a file for keys that are elsewhere.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use upswarm_protocol::catalog::{Keys, Root};
+use upswarm_protocol::catalog::{HeldKey, Keys, Root};
 use upswarm_protocol::codec;
 use upswarm_protocol::envelope::Kind;
 use upswarm_protocol::ids::{DocHash, PublicKey};
+use upswarm_protocol::keyring::{Holder, is_holder};
 use upswarm_protocol::time::Wall;
 
-use super::admin::{AdminArgs, KeyArgs, KeyPlace};
-use super::sign::verb::{agree, exported, hand_in, write};
-use super::sign::{Carried, check};
+use super::admin::{AdminArgs, KeyArgs};
+use super::sign::{agree, exported, hand_in, write};
 use super::{CliError, Common};
 use crate::api::approvals::HexBytes;
 use crate::api::roots::{Asked, RequestFile, RootChain};
@@ -21,7 +22,9 @@ use crate::coordinator::admin::root::{self, RoleName, RootChange};
 use crate::coordinator::anchor::Anchor;
 use crate::coordinator::client::Client;
 use crate::coordinator::directory::Directory;
-use crate::coordinator::keys::{self, KeyUse};
+use crate::coordinator::keys::{self, COORDINATOR, KeyUse};
+use crate::signing::place::KeyPlace;
+use crate::signing::{Carried, check};
 use crate::units;
 
 const EXAMPLE: &str = "\
@@ -29,10 +32,12 @@ EXAMPLE:
   upswarm root show
   upswarm root renew --for 730d
   upswarm coordinator standby-keys --data-dir DIR; upswarm root rotate online
-  upswarm root new-key approver --keys-dir /media/new/keys
-  upswarm root add-key approver KEY
+  upswarm root new-key approver --holder 'Anna Ek' --keys-dir /media/new/keys
+  upswarm root add-key approver KEY --holder 'Anna Ek'
+  upswarm root holder 5f0c3a9e 'Ben Oh'
   upswarm root revoke-key 5f0c3a9e
-  upswarm root threshold approver 2
+  upswarm root unpin-upstream debian-security
+  upswarm root threshold approver 2                              # two persons; two keys of one are one voice
   upswarm root guide
 
 Every verb takes --export FILE: nothing is signed here then, and `upswarm sign FILE` signs it where the keys are.";
@@ -50,11 +55,11 @@ online key stolen [2]       the coordinator was taken over, or a copy of its dis
                             Every machine of the coordinator's ledger gets a new certificate by itself; what the thief said with the
                             old key is forgotten. Look at `upswarm device list`: a machine that you do not know came by a stolen
                             token, so revoke it.
-approver's key stolen [1-3] without another approver, first: upswarm root new-key approver --keys-dir NEW; then
+approver's key stolen [1-3] without another approver, first: upswarm root new-key approver --holder NAME --keys-dir NEW; then
                               upswarm root revoke-key KEY --replace-with NEWKEY
                             What only that key approved leaves the catalog; approve again what you still want.
 publisher's key stolen [1-3] the same with `publisher`. Its releases leave the catalog; publish them anew.
-root key lost or stolen [2] one of three does nothing. upswarm root new-key root --keys-dir NEW; then
+root key lost or stolen [2] one of three does nothing. upswarm root new-key root --holder NAME --keys-dir NEW; then
                               upswarm root revoke-key KEY --replace-with NEWKEY     (signed by two old keys and the new ones)
 a machine stolen [1]          upswarm device revoke NAME
 admin's token stolen [2]    stop the coordinator, write another word into DATA-DIR/admin.token, start it, log in anew.";
@@ -91,6 +96,9 @@ enum Verb {
         /// machine.
         #[arg(long = "key", value_name = "KEY")]
         keys: Vec<PublicKey>,
+        /// Who holds each of them, in the same order; online keys are the coordinator's.
+        #[arg(long = "holder", value_name = "NAME", value_parser = holder)]
+        holders: Vec<Holder>,
         /// Of which products' publishers, if there are several.
         #[arg(long)]
         prefix: Option<String>,
@@ -104,6 +112,9 @@ enum Verb {
         role: RoleName,
         /// The key, as `new-key` prints it where it is made.
         key: PublicKey,
+        /// Who holds it. One person with several keys is one voice.
+        #[arg(long, value_name = "NAME", value_parser = holder)]
+        holder: Holder,
         /// For a publisher: of which products. A new prefix makes a rule of its own.
         #[arg(long)]
         prefix: Option<String>,
@@ -117,6 +128,19 @@ enum Verb {
         /// The key that takes its place.
         #[arg(long, value_name = "KEY")]
         replace_with: Option<PublicKey>,
+        /// Who holds that one; without it, whoever held the key that goes.
+        #[arg(long, value_name = "NAME", value_parser = holder, requires = "replace_with")]
+        holder: Option<Holder>,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Say who holds a key.
+    Holder {
+        /// The key, or at least its first eight digits.
+        key: String,
+        /// A person's name. Thresholds count distinct holders.
+        #[arg(value_parser = holder)]
+        name: Holder,
         #[command(flatten)]
         how: How,
     },
@@ -127,12 +151,12 @@ enum Verb {
         #[command(flatten)]
         how: How,
     },
-    /// Set how many of a role must sign.
+    /// Set how many holders of a role's keys must sign.
     Threshold {
         /// Which role.
         #[arg(value_enum)]
         role: RoleName,
-        /// How many.
+        /// How many persons.
         count: u8,
         /// Of which products' publishers, if there are several.
         #[arg(long)]
@@ -145,6 +169,9 @@ enum Verb {
         /// For which role.
         #[arg(value_enum)]
         role: RoleName,
+        /// Who will hold it.
+        #[arg(long, value_name = "NAME", value_parser = holder)]
+        holder: Holder,
         #[command(flatten)]
         keys: KeyArgs,
     },
@@ -157,10 +184,10 @@ enum Verb {
 pub(super) struct How {
     /// Write the request to a file instead of signing it.
     #[arg(long, value_name = "FILE")]
-    export: Option<PathBuf>,
+    pub(super) export: Option<PathBuf>,
     /// Sign without asking.
     #[arg(long)]
-    yes: bool,
+    pub(super) yes: bool,
     #[command(flatten)]
     pub(super) admin: AdminArgs,
 }
@@ -184,7 +211,13 @@ struct ShownRole {
     #[serde(skip_serializing_if = "Option::is_none")]
     prefix: Option<String>,
     threshold: u8,
-    keys: Vec<PublicKey>,
+    keys: Vec<ShownKey>,
+}
+
+#[derive(Serialize)]
+struct ShownKey {
+    key: PublicKey,
+    holder: String,
 }
 
 /// What a verb that changes something prints as JSON.
@@ -199,17 +232,23 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
     match args.verb {
         Verb::Show { admin } => show(&admin, common),
         Verb::Renew { life, how } => change(RootChange::Renew(life), &how, common),
-        Verb::Rotate { role, keys, prefix, how } => {
+        Verb::Rotate { role, keys, holders, prefix, how } => {
             let keys = if keys.is_empty() { standing_by(role, &how.admin)? } else { keys };
-            change(RootChange::Rotate(role, prefix, keys), &how, common)
+            let held = in_hands(role, keys, holders)?;
+            change(RootChange::Rotate(role, prefix, held), &how, common)
         }
-        Verb::AddKey { role, key, prefix, how } => change(RootChange::Add(role, prefix, key), &how, common),
-        Verb::RevokeKey { key, replace_with, how } => change(RootChange::Revoke(key, replace_with), &how, common),
+        Verb::AddKey { role, key, holder, prefix, how } => {
+            change(RootChange::Add(role, prefix, HeldKey { key, holder }), &how, common)
+        }
+        Verb::RevokeKey { key, replace_with, holder, how } => {
+            change(RootChange::Revoke(key, replace_with, holder), &how, common)
+        }
+        Verb::Holder { key, name, how } => change(RootChange::Hold(key, name), &how, common),
         Verb::UnpinUpstream { name, how } => change(RootChange::Unpin(name), &how, common),
         Verb::Threshold { role, count, prefix, how } => {
             change(RootChange::Threshold(role, prefix, count), &how, common)
         }
-        Verb::NewKey { role, keys } => new_key(role, &keys, common),
+        Verb::NewKey { role, holder, keys } => new_key(role, &holder, &keys, common),
         Verb::Guide => {
             common.print(&serde_json::json!({ "guide": GUIDE }), GUIDE);
             Ok(())
@@ -224,7 +263,10 @@ fn show(admin: &AdminArgs, common: Common) -> Result<(), CliError> {
     let verified = anchor.is_some();
     let (root, _) = walk(&chain, anchor)?;
     let newest = chain.roots.last().map(|root| DocHash::of(&root.0)).unwrap_or_default();
-    let role = |role, of: &Keys| ShownRole { role, prefix: None, threshold: of.threshold, keys: of.keys.to_vec() };
+    let role = |role, of: &Keys| {
+        let shown = |held: &HeldKey| ShownKey { key: held.key, holder: held.holder.to_string() };
+        ShownRole { role, prefix: None, threshold: of.threshold, keys: of.keys.iter().map(shown).collect() }
+    };
     let mut roles = vec![role("root", &root.root), role("approver", &root.approvers), role("online", &root.online)];
     roles.extend(root.publishers.iter().map(|rule| {
         let prefix = Some(rule.names().to_owned());
@@ -240,8 +282,9 @@ fn show(admin: &AdminArgs, common: Common) -> Result<(), CliError> {
     for shown in &roles {
         let of = shown.prefix.as_ref().filter(|prefix| !prefix.is_empty());
         let of = of.map_or(String::new(), |prefix| format!(" of {prefix}"));
-        lines.push(format!("{}{of}: {} of {} must sign", shown.role, shown.threshold, shown.keys.len()));
-        lines.extend(shown.keys.iter().map(|key| format!("  {key}")));
+        let holders: BTreeSet<String> = shown.keys.iter().map(|held| held.holder.to_lowercase()).collect();
+        lines.push(format!("{}{of}: {} of {} holders must sign", shown.role, shown.threshold, holders.len()));
+        lines.extend(shown.keys.iter().map(|held| format!("  {}  {}", held.key, held.holder)));
     }
     lines.extend(root.upstreams.iter().map(|rule| format!("repository {}: {}", rule.name, rule.description)));
     lines.extend(chain.standby.iter().map(|key| format!("stands by at the coordinator: {key}")));
@@ -288,7 +331,7 @@ async fn sign_here(file: RequestFile, place: &KeyPlace, yes: bool, client: &Clie
     let checked = check(file, place, Carried::Here, wall())?;
     agree(&checked, yes)?;
     let signed = checked.sign(place)?;
-    Ok(hand_in(client, signed.kind(), signed.complete()?).await?.index_version)
+    Ok(hand_in(client, &signed.file.asked, signed.complete()?).await?.index_version)
 }
 
 fn anchor_of(place: &KeyPlace) -> Result<Option<Anchor>, CliError> {
@@ -322,7 +365,7 @@ fn standing_by(role: RoleName, admin: &AdminArgs) -> Result<Vec<PublicKey>, CliE
     let directory = Directory::existing(&data_dir)?;
     let (root, _) = directory.newest_root()?;
     let held = keys::public_halves(&directory.keys(), KeyUse::Online)?;
-    let standby = held.into_iter().map(|(_, key)| key).rfind(|key| !root.online.keys.contains(key));
+    let standby = held.into_iter().map(|(_, key)| key).rfind(|key| !root.online.contains(key));
     standby.map(|key| vec![key]).ok_or_else(|| {
         CliError::Refused(format!(
             "no online key stands by; make one first: upswarm coordinator standby-keys --data-dir {}",
@@ -331,7 +374,31 @@ fn standing_by(role: RoleName, admin: &AdminArgs) -> Result<Vec<PublicKey>, CliE
     })
 }
 
-fn new_key(role: RoleName, args: &KeyArgs, common: Common) -> Result<(), CliError> {
+/// Reads a holder's name.
+fn holder(text: &str) -> Result<Holder, String> {
+    let name = Holder::new(text).map_err(|error| error.to_string())?;
+    if !is_holder(&name) {
+        return Err("a holder's name is letters, digits and .-_'@ in words with one space between".to_owned());
+    }
+    Ok(name)
+}
+
+/// Each key with its holder.
+fn in_hands(role: RoleName, keys: Vec<PublicKey>, mut holders: Vec<Holder>) -> Result<Vec<HeldKey>, CliError> {
+    if role == RoleName::Online && holders.is_empty() {
+        holders = vec![Holder::lossy(COORDINATOR); keys.len()];
+    }
+    if keys.len() != holders.len() {
+        return Err(CliError::Refused(format!(
+            "{} keys and {} holders: name one with --holder for each --key, in the same order",
+            keys.len(),
+            holders.len()
+        )));
+    }
+    Ok(keys.into_iter().zip(holders).map(|(key, holder)| HeldKey { key, holder }).collect())
+}
+
+fn new_key(role: RoleName, holder: &Holder, args: &KeyArgs, common: Common) -> Result<(), CliError> {
     let r#use = match role {
         RoleName::Root => KeyUse::Root,
         RoleName::Publisher => KeyUse::Publisher,
@@ -353,8 +420,12 @@ fn new_key(role: RoleName, args: &KeyArgs, common: Common) -> Result<(), CliErro
     }
     let word = r#use.name();
     common.print(
-        &serde_json::json!({ "key": public, "file": path, "role": word }),
-        &format!("{public}\nmade in {}; now, at the coordinator: upswarm root add-key {word} {public}", path.display()),
+        &serde_json::json!({ "key": public, "file": path, "role": word, "holder": holder.as_str() }),
+        &format!(
+            "{public}\nmade in {}; now, at the coordinator: upswarm root add-key {word} {public} --holder {:?}",
+            path.display(),
+            holder.as_str()
+        ),
     );
     Ok(())
 }

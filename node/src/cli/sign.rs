@@ -1,414 +1,176 @@
-//! Signs what somebody else has drafted, here or far from any coordinator: the one way to a signature of an offline key.
-//!
-//! The coordinator is not trusted. The roots that come with a request are walked from the one that the keys know themselves; the
-//! bytes are decoded and held against those roots and against what was asked for, point by point; a person reads what *they* say;
-//! only then is a key unlocked. Owns that order; never decides what is asked.
+//! `sign` and `submit`: a request is signed where the keys are, without network or data directory, and handed in where the
+//! coordinator is.
 
-pub(super) mod verb;
-mod words;
-
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Duration;
+use std::fs::File;
+use std::io::{IsTerminal, Read as _};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use upswarm_protocol::catalog::{APT_PREFIX, Action, Approval, ApprovalRule, Recipe, Release, Root};
-use upswarm_protocol::codec::{self, Text};
-use upswarm_protocol::envelope::{self, Envelope, Kind, Role};
-use upswarm_protocol::ids::{GroupId, PublicKey};
-use upswarm_protocol::time::Wall;
-use upswarm_protocol::trust::{validate_release, validate_root, verify_release};
+use serde_json::json;
 
-use super::admin::KeyPlace;
-use crate::api::approvals::{ApprovalDraft, HexBytes, Intent, SignedDocument, SigningRequest};
-use crate::api::catalog;
-use crate::api::roots::{Asked, REQUEST_VERSION, RequestFile};
-use crate::api::rules::RuleDraft;
-use crate::api::schedule::LIFE;
-use crate::coordinator::admin::root::differences;
-use crate::coordinator::anchor::Anchor;
-use crate::coordinator::keys::KeyUse;
-use crate::error::CliError;
-use crate::upstream::proof::{self, Signed as SignedUpstream};
+use super::admin::{AdminArgs, KeyArgs};
+use super::{CliError, Common, output};
+use crate::api::approvals::{HexBytes, SignedDocument};
+use crate::api::groups::SignedGroup;
+use crate::api::roots::{Asked, RequestFile};
+use crate::clock::wall;
+use crate::coordinator::client::Client;
+use crate::signing::{Carried, Checked, Document, check};
+use crate::sys::{self, Access};
+use crate::upstream::proof::MAX_METADATA;
 
-/// The coordinator's clock may differ from this machine's by this much.
-const TOLERANCE: Duration = Duration::from_secs(15 * 60);
-/// What was drafted may lie on its way to the keys for this long.
-const CARRIED: Duration = Duration::from_secs(30 * 86_400);
-/// Beside the keys: the number that each group's name had when it was first signed for.
-const KNOWN_GROUPS: &str = "known-groups.json";
-/// No approval was ever replaced so often. A higher version would leave no room for later ones.
-const MAX_VERSION: u64 = 1 << 32;
+/// Hex takes two bytes for one: the largest documents, previews of large groups, hundreds of roots, and upstream's metadata fit.
+const MAX_FILE: u64 = (16 << 20) + 2 * MAX_METADATA;
 
-/// A request that was checked, in words, and what signing it needs.
-pub(super) struct Checked {
-    file: RequestFile,
-    /// What the bytes say, for a person.
-    pub(super) words: String,
-    /// What may be signed, for whom, and how often it must be.
-    document: Document,
-    kind: (Kind, Role),
-    body: Vec<u8>,
-    /// Sets of keys, each with the number of signatures that it needs.
-    needs: Vec<(Vec<PublicKey>, usize)>,
-    anchor: Anchor,
+const SIGN_EXAMPLE: &str = "\
+EXAMPLE:
+  upswarm approve editor@2.1 --group office --export editor.request     # where the coordinator is reached
+  upswarm sign editor.request --keys-dir /media/stick/keys              # where the keys are; needs no network
+  upswarm submit editor.request.signed                                  # where the coordinator is reached
+
+What is shown is read from the bytes that are signed, and their roots are walked from the one that the keys know themselves.
+Where several must sign, each signs the file that the one before has written.";
+
+const SUBMIT_EXAMPLE: &str = "\
+EXAMPLE:
+  upswarm submit editor.request.signed";
+
+/// Sign a request that was exported, away from the coordinator.
+#[derive(Debug, clap::Args)]
+#[command(after_help = SIGN_EXAMPLE)]
+pub(crate) struct SignArgs {
+    /// The request, or what another signer has made of it.
+    file: PathBuf,
+    /// Where the signed request goes; without it, FILE.signed.
+    #[arg(short, long = "out", value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Sign without asking.
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    keys: KeyArgs,
 }
 
-/// What a request is about.
-pub(super) enum Document {
-    Approval(Box<Approval>, String),
-    Release,
-    Root,
-    /// A rule for a group, by name and number.
-    Rule(GroupId, String),
+/// Hand in what was signed elsewhere.
+#[derive(Debug, clap::Args)]
+#[command(after_help = SUBMIT_EXAMPLE)]
+pub(crate) struct SubmitArgs {
+    /// What `upswarm sign` has written.
+    file: PathBuf,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
-/// How fresh a draft must be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Carried {
-    /// It was drafted a moment ago, by a coordinator that was asked for it.
-    Here,
-    /// It was carried here.
-    InAFile,
-}
-
-impl RequestFile {
-    /// A request to be signed, with the roots as the coordinator shows them.
-    pub(super) fn new(roots: Vec<HexBytes>, asked: Asked) -> Self {
-        Self { upswarm_request: REQUEST_VERSION, roots, asked, signed: None }
-    }
-
-    /// Which keys sign it.
-    pub(super) fn key_use(&self) -> KeyUse {
-        match self.asked {
-            Asked::Approval(_) | Asked::Rule(_) => KeyUse::Approver,
-            Asked::Release(_) => KeyUse::Publisher,
-            Asked::Root(_) => KeyUse::Root,
-        }
-    }
-}
-
-/// Checks a request from what the keys in `place` know. No key is unlocked.
-pub(super) fn check(file: RequestFile, place: &KeyPlace, carried: Carried, now: Wall) -> Result<Checked, CliError> {
-    let refuse = |reason: String| CliError::Refused(format!("nothing was signed: {reason}"));
-    if file.upswarm_request != REQUEST_VERSION {
-        return Err(refuse("the request is of another version of this program".to_owned()));
-    }
-    let noted = Anchor::read(&place.dir).map_err(|error| refuse(format!("{error:#}")))?;
-    let mut anchor = noted.or_else(|| place.anchor.map(|root| Anchor::new(&place.dir, root))).ok_or_else(|| {
-        refuse(format!(
-            "these keys do not know which root of trust to believe: copy anchor.json into {} from the directory that `upswarm \
-             coordinator init` made, or name the root with --anchor HASH, as `upswarm root show` prints it",
-            place.dir.display()
-        ))
-    })?;
-    let chain: Vec<&[u8]> = file.roots.iter().map(|root| root.0.as_slice()).collect();
-    let root = anchor.walk(&chain, now).map_err(|error| refuse(format!("{error:#}")))?;
-    let publics = place.public_halves()?;
-    let (document, kind, body, needs) = match &file.asked {
-        Asked::Approval(asked) => {
-            let (request, draft) = (&asked.request, &asked.draft);
-            let (approval, release) = checked(request, draft, (&root, &publics), carried, now)
-                .map_err(|reason| refuse(format!("the coordinator's draft is not what was asked for: {reason}")))?;
-            anchor.must_not_go_back(&approval).map_err(refuse)?;
-            let first_time = !same_group(&place.dir, &draft.group, approval.group)?;
-            let upstream = of_upstream(&approval, &release, request, now).map_err(|reason| {
-                refuse(format!("the release does not say what its repository's own people signed: {reason}"))
-            })?;
-            let words =
-                words::approval((&approval, &draft.group, first_time), &release, upstream.as_ref(), &request.preview);
-            let needs = vec![(root.approvers.keys.to_vec(), root.approvals_needed(&approval.group))];
-            let document = Document::Approval(Box::new(approval), draft.group.clone());
-            ((document, words), (Kind::Approval, Role::Approver), &request.body, needs)
-        }
-        Asked::Release(body) => {
-            let release = checked_release(&body.0, carried, now).map_err(refuse)?;
-            let nobody = || refuse(format!("the root has no publisher for {}", release.product));
-            let of = root.publisher_of(&release.product).ok_or_else(nobody)?;
-            let needs = vec![(of.keys.to_vec(), usize::from(of.threshold))];
-            let words = words::release(&release);
-            ((Document::Release, words), (Kind::Release, Role::Publisher), body, needs)
-        }
-        Asked::Rule(draft) => {
-            let rule = checked_rule(draft, carried, now)
-                .map_err(|reason| refuse(format!("the coordinator's draft is not what was asked for: {reason}")))?;
-            if root.upstream_of(&format!("{APT_PREFIX}.{}", rule.upstream)).is_none() {
-                return Err(refuse(format!("the root names no repository {}", rule.upstream)));
-            }
-            let group = &draft.asked.group;
-            let first_time = !same_group(&place.dir, group, rule.group)?;
-            let words = words::rule(&rule, group, first_time);
-            let needs = vec![(root.approvers.keys.to_vec(), root.approvals_needed(&rule.group))];
-            let document = Document::Rule(rule.group, group.clone());
-            ((document, words), (Kind::Rule, Role::Approver), &draft.body, needs)
-        }
-        Asked::Root(body) => {
-            let next = checked_root(&body.0, &root, carried, now).map_err(refuse)?;
-            let needs = [&root, &next].map(|root| (root.root.keys.to_vec(), usize::from(root.root.threshold)));
-            let words = differences(&root, &next).join("\n");
-            ((Document::Root, words), (Kind::Root, Role::Root), body, needs.to_vec())
-        }
+pub(crate) fn sign(args: SignArgs, common: Common) -> Result<(), CliError> {
+    let file = read(&args.file)?;
+    let place = args.keys.place(file.key_use())?;
+    let checked = check(file, &place, Carried::InAFile, wall())?;
+    agree(&checked, args.yes)?;
+    let words = checked.words.clone();
+    let signed = checked.sign(&place)?;
+    let out = args.out.unwrap_or_else(|| {
+        let mut name = args.file.clone().into_os_string();
+        name.push(".signed");
+        name.into()
+    });
+    write(&out, &signed.file)?;
+    let next = match signed.lacks {
+        0 => format!("hand it in: upswarm submit {}", out.display()),
+        lacks => format!("{lacks} more must sign it: upswarm sign {} where their keys are", out.display()),
     };
-    let (document, words) = document;
-    let body = body.0.clone();
-    if let Some(signed) = &file.signed {
-        let envelope = Envelope::parse(&signed.0, kind.0, kind.1).map_err(|error| refuse(error.to_string()))?;
-        if envelope.unverified_body() != body {
-            return Err(refuse("the signatures in the file are around other bytes than the request".to_owned()));
-        }
-    }
-    // Whoever has no part in it is told before a passphrase is asked for.
-    if !publics.iter().any(|key| needs.iter().any(|(keys, _)| keys.contains(key))) {
-        return Err(refuse(format!(
-            "none of the {} keys in {} may sign this: root {} names others",
-            place.r#use.name(),
-            place.dir.display(),
-            root.version
-        )));
-    }
-    Ok(Checked { file, words, document, kind, body, needs, anchor })
-}
-
-impl Checked {
-    /// What it is about.
-    pub(super) fn document(&self) -> &Document {
-        &self.document
-    }
-
-    /// Signs, and notes beside the keys what was signed. Returns the request with the signatures of all so far.
-    pub(super) fn sign(self, place: &KeyPlace) -> Result<Signed, CliError> {
-        let may_sign: Vec<PublicKey> = self.needs.iter().flat_map(|(keys, _)| keys.iter().copied()).collect();
-        let keys = place.unlock(&may_sign)?;
-        let keys: Vec<_> = keys.iter().collect();
-        let (kind, role) = self.kind;
-        let bytes = match &self.file.signed {
-            Some(before) => envelope::add_signatures(&before.0, kind, role, &keys),
-            None => envelope::sign_body(kind, role, &self.body, &keys),
-        };
-        let bytes = bytes.context("signing")?;
-        let mut anchor = self.anchor;
-        if let Document::Approval(approval, group) = &self.document {
-            anchor.has_signed(approval);
-            remember_group(&place.dir, group, approval.group);
-        }
-        if let Document::Rule(number, group) = &self.document {
-            remember_group(&place.dir, group, *number);
-        }
-        anchor.keep();
-        let envelope = Envelope::parse(&bytes, kind, role).context("reading what was signed")?;
-        let has = |key: &&PublicKey| envelope.verify(&[**key], 1).is_ok();
-        let lacks = self.needs.iter().map(|(keys, needed)| needed.saturating_sub(keys.iter().filter(has).count()));
-        let lacks = lacks.max().unwrap_or(0);
-        let mut file = self.file;
-        file.signed = Some(HexBytes(bytes));
-        Ok(Signed { file, document: self.document, lacks })
-    }
-}
-
-/// A signed request.
-pub(super) struct Signed {
-    pub(super) file: RequestFile,
-    pub(super) document: Document,
-    /// Signatures that others have to add.
-    pub(super) lacks: usize,
-}
-
-impl Signed {
-    /// The document for the coordinator, if enough have signed it.
-    pub(super) fn complete(&self) -> Result<SignedDocument, CliError> {
-        if self.lacks > 0 {
-            return Err(CliError::Refused(format!(
-                "{} more must sign it, and their keys are not here: write the request with --export FILE, and have it signed where they \
-                 are: upswarm sign FILE",
-                self.lacks
-            )));
-        }
-        let bytes = self.file.signed.as_ref().context("it is signed")?;
-        Ok(SignedDocument(bytes.0.clone()))
-    }
-}
-
-/// The approval that the bytes say, and its release, if both are what was asked for.
-fn checked(
-    request: &SigningRequest,
-    draft: &ApprovalDraft,
-    (root, publics): (&Root, &[PublicKey]),
-    carried: Carried,
-    now: Wall,
-) -> Result<(Approval, Release), String> {
-    // 1. The bytes are an approval.
-    let approval: Approval =
-        codec::decode(&request.body.0, Kind::Approval.cap()).map_err(|error| format!("its bytes: {error}"))?;
-    // 2. Its release is the one that was named, by what its publisher has signed.
-    let (id, release) =
-        verify_release(root, &request.release.0).map_err(|error| format!("the release's document: {error}"))?;
-    let (product, version) = (release.product.as_str(), release.version.as_str());
-    if id != approval.release || !catalog::names(&draft.release, &id, product, version) {
-        return Err(format!("{} was asked for, it is about {product}@{version} ({})", draft.release, approval.release));
-    }
-    // 3. It is of now.
-    is_of_now(approval.issued, carried, now)?;
-    // 4. It replaces what it says, by one version.
-    let replaced = request.replaces.as_ref().map(|bytes| replaced(&bytes.0, &approval)).transpose()?;
-    let before = replaced.as_ref().map_or(0, |(before, _)| before.version);
-    if approval.version != before + 1 || approval.version > MAX_VERSION {
-        return Err(format!("its version is {}, after {before}", approval.version));
-    }
-    // 5. Action, schedule, rings, life and remark are those that were asked for.
-    let wanted = match &draft.intent {
-        Intent::Decide { action, schedule } => schedule
-            .approval((approval.group, approval.release), approval.version, *action, approval.issued)
-            .map_err(|error| error.to_string())?,
-        Intent::Decline { note } => plain(&approval, Action::None, note)?,
-        Intent::Expedite => expedited(&approval, replaced, publics)?,
-    };
-    if wanted != approval {
-        return Err(format!("asked for: {}; drafted: {}", words::of(&wanted), words::of(&approval)));
-    }
-    Ok((approval, release))
-}
-
-/// What upstream signed of a snapshot that is to be installed, and that the release is nothing else.
-fn of_upstream(
-    approval: &Approval,
-    release: &Release,
-    request: &SigningRequest,
-    now: Wall,
-) -> Result<Option<SignedUpstream>, String> {
-    let Recipe::Apt(recipe) = &release.install else { return Ok(None) };
-    if approval.action != Action::Install {
-        // What is declined may be as old as it wants.
-        return Ok(None);
-    }
-    let metadata: Vec<&[u8]> = request.metadata.iter().map(|file| file.0.as_slice()).collect();
-    proof::check(release, recipe, &metadata, now).map(Some)
-}
-
-/// The release that the bytes say, if a machine could take it.
-fn checked_release(body: &[u8], carried: Carried, now: Wall) -> Result<Release, String> {
-    let release: Release = codec::decode(body, Kind::Release.cap()).map_err(|error| format!("its bytes: {error}"))?;
-    validate_release(&release).map_err(|error| error.to_string())?;
-    is_of_now(release.issued, carried, now)?;
-    Ok(release)
-}
-
-/// The rule that the bytes say, if it is the one that was asked for.
-fn checked_rule(draft: &RuleDraft, carried: Carried, now: Wall) -> Result<ApprovalRule, String> {
-    let rule: ApprovalRule =
-        codec::decode(&draft.body.0, Kind::Rule.cap()).map_err(|error| format!("its bytes: {error}"))?;
-    is_of_now(rule.issued, carried, now)?;
-    let wanted = draft.asked.rule(rule.number, rule.group, rule.issued).map_err(|error| error.to_string())?;
-    if wanted != rule {
-        return Err(format!("asked for: {wanted:?}; drafted: {rule:?}"));
-    }
-    Ok(rule)
-}
-
-/// The root that the bytes say, if it may follow today's.
-fn checked_root(body: &[u8], today: &Root, carried: Carried, now: Wall) -> Result<Root, String> {
-    let next: Root = codec::decode(body, Kind::Root.cap()).map_err(|error| format!("its bytes: {error}"))?;
-    validate_root(&next).map_err(|error| error.to_string())?;
-    if next.version != today.version + 1 {
-        return Err(format!("it is version {}, and today's root is version {}", next.version, today.version));
-    }
-    is_of_now(next.issued, carried, now)?;
-    if next.expires <= now {
-        return Err(format!("it expired at {}", next.expires));
-    }
-    Ok(next)
-}
-
-fn is_of_now(issued: Wall, carried: Carried, now: Wall) -> Result<(), String> {
-    let before = if carried == Carried::InAFile { CARRIED } else { TOLERANCE };
-    if issued.since(now) > TOLERANCE || now.since(issued) > before {
-        return Err(format!(
-            "it is dated {issued}, here it is {now}; set the clock of this machine or of the coordinator right, or draft it anew"
-        ));
-    }
+    let json = json!({ "signed": out, "kind": name(&signed.document), "lacks": signed.lacks, "says": words });
+    common.print(&json, &format!("signed: {}; {next}", out.display()));
     Ok(())
 }
 
-/// An approval that says no more than its action.
-fn plain(drafted: &Approval, action: Action, note: &str) -> Result<Approval, String> {
-    Ok(Approval {
-        group: drafted.group,
-        release: drafted.release,
-        version: drafted.version,
-        action,
-        issued: drafted.issued,
-        expires: drafted.issued + LIFE,
-        schedule: Default::default(),
-        rings: Default::default(),
-        note: Text::new(note).map_err(|error| format!("--note: {error}"))?,
-    })
+pub(crate) fn submit(args: SubmitArgs, common: Common) -> Result<(), CliError> {
+    let file = read(&args.file)?;
+    let Some(signed) = file.signed.clone() else {
+        return Err(CliError::Refused(format!(
+            "{} is not signed yet: upswarm sign {}",
+            args.file.display(),
+            args.file.display()
+        )));
+    };
+    let client = args.admin.client()?;
+    let accepted = super::runtime()?.block_on(hand_in(&client, &file.asked, SignedDocument(signed.0)))?;
+    common.print(&accepted, &format!("in force with index {}", accepted.index_version));
+    Ok(())
 }
 
-/// The approval in force with nothing changed but that it may begin now. What is in force is believed only when one of the keys
-/// that are to sign has signed it.
-fn expedited(
-    drafted: &Approval,
-    replaced: Option<(Approval, Envelope<'_>)>,
-    own: &[PublicKey],
-) -> Result<Approval, String> {
-    let (before, envelope) = replaced.ok_or("it names no approval that it would let begin")?;
-    if envelope.verify(own, 1).is_err() {
-        return Err(
-            "the approval in force was signed by other keys; say what you want with: upswarm approve --expedite"
-                .to_owned(),
-        );
-    }
-    let mut wanted = plain(drafted, before.action, before.note.as_str())?;
-    (wanted.schedule, wanted.rings) = (before.schedule, before.rings);
-    wanted.schedule.expedite = true;
-    wanted.schedule.deadline = wanted.schedule.deadline.filter(|deadline| *deadline > drafted.issued);
-    Ok(wanted)
-}
-
-fn replaced<'a>(bytes: &'a [u8], drafted: &Approval) -> Result<(Approval, Envelope<'a>), String> {
-    let unreadable = |error: &dyn std::fmt::Display| format!("the approval that it replaces: {error}");
-    let envelope = Envelope::parse(bytes, Kind::Approval, Role::Approver).map_err(|error| unreadable(&error))?;
-    let before: Approval =
-        codec::decode(envelope.unverified_body(), Kind::Approval.cap()).map_err(|error| unreadable(&error))?;
-    if (before.group, before.release) != (drafted.group, drafted.release) {
-        return Err("it replaces the approval of another release or group".to_owned());
-    }
-    Ok((before, envelope))
-}
-
-/// Groups have numbers, and only the coordinator knows which is whose: a name that has once been signed for keeps its number.
-/// Returns whether it has been.
-fn same_group(dir: &Path, name: &str, group: GroupId) -> Result<bool, CliError> {
-    match known_groups(dir)?.get(name) {
-        Some(before) if *before == group => Ok(true),
-        Some(before) => Err(CliError::Refused(format!(
-            "nothing was signed: group {name:?} is {group} for the coordinator, and was {before} when you first signed for it; if \
-             it was really made anew, remove its line from {}",
-            dir.join(KNOWN_GROUPS).display()
-        ))),
-        None => Ok(false),
+/// Gives the coordinator a signed document.
+pub(super) async fn hand_in(
+    client: &Client,
+    asked: &Asked,
+    document: SignedDocument,
+) -> Result<crate::api::approvals::Accepted, CliError> {
+    match asked {
+        Asked::Root(_) => client.root(document).await,
+        Asked::Release(_) => client.publish(document).await,
+        Asked::Approval(_) => client.approve(document).await,
+        Asked::Rules(_) => client.put_rules(document).await,
+        Asked::RepositoryRule(_) => client.add_rule(document).await,
+        Asked::Group(asked) => {
+            let signed = SignedGroup { document: HexBytes(document.0), list: asked.draft.list.clone() };
+            client.describe_group(&signed).await
+        }
     }
 }
 
-fn known_groups(dir: &Path) -> Result<BTreeMap<String, GroupId>, CliError> {
-    let path = dir.join(KNOWN_GROUPS);
-    match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map_err(|error| CliError::Refused(format!("{} is damaged ({error}); restore it", path.display()))),
-        Err(_) => Ok(BTreeMap::new()),
+/// Shows what the bytes say, and asks.
+pub(super) fn agree(checked: &Checked, yes: bool) -> Result<(), CliError> {
+    eprintln!("{}", checked.words.lines().map(output::clean).collect::<Vec<_>>().join("\n"));
+    if yes {
+        return Ok(());
+    }
+    if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+        return Err(CliError::Refused(
+            "nothing was signed: there is no terminal to ask at; if that is what you want, say --yes".to_owned(),
+        ));
+    }
+    eprint!("Sign it? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(|error| CliError::Failed(error.into()))?;
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(CliError::Refused("nothing was signed".to_owned())),
     }
 }
 
-fn remember_group(dir: &Path, name: &str, group: GroupId) {
-    let Ok(mut known) = known_groups(dir) else { return };
-    if known.insert(name.to_owned(), group) == Some(group) {
-        return;
-    }
-    let path = dir.join(KNOWN_GROUPS);
-    // Keys may lie on a medium that cannot be written; then every time is the first.
-    if let Err(error) = std::fs::write(&path, serde_json::to_vec_pretty(&known).unwrap_or_default()) {
-        tracing::debug!(path = %path.display(), %error, "the group's number is not remembered");
-    }
+/// Writes a request, signed or not, for its owner alone: its preview names machines.
+pub(super) fn write(path: &Path, file: &RequestFile) -> Result<(), CliError> {
+    let bytes = serde_json::to_vec_pretty(file).context("writing the request")?;
+    sys::replace(path, &bytes, Access::Owner)
+        .map_err(|error| CliError::Refused(format!("cannot write {}: {error}", path.display())))
 }
 
-#[cfg(test)]
-mod tests;
+/// Tells that a request was written instead of being signed.
+pub(super) fn exported(path: &Path, what: &str, common: Common) {
+    let path = path.display();
+    common.print(
+        &json!({ "exported": path.to_string(), "request": what }),
+        &format!("{what}: nothing is signed yet. Where the keys are: upswarm sign {path}; then here: upswarm submit {path}.signed"),
+    );
+}
+
+fn read(path: &Path) -> Result<RequestFile, CliError> {
+    let refuse = |reason: &dyn std::fmt::Display| CliError::Refused(format!("{}: {reason}", path.display()));
+    let file = File::open(path).map_err(|error| refuse(&error))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|error| refuse(&error))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(refuse(&"longer than any request"));
+    }
+    serde_json::from_slice(&bytes).map_err(|error| refuse(&format!("no request that upswarm has written: {error}")))
+}
+
+fn name(document: &Document) -> &'static str {
+    match document {
+        Document::Approval(..) => "approval",
+        Document::Release => "release",
+        Document::Root => "root",
+        Document::Group(..) => "group",
+        Document::Rules(..) => "rules",
+        Document::RepositoryRule(..) => "repository-rule",
+    }
+}

@@ -178,9 +178,9 @@ fn text(proposal: &Proposal) -> String {
         lines.push(table.text());
     }
     lines.push(format!(
-        "{}, {:.1} MB; tried with apt for {} of {}",
+        "{}, {}; tried with apt for {} of {}",
         count(proposal.packages.len(), "package", "packages"),
-        proposal.bytes as f64 / 1e6,
+        crate::units::size_words(proposal.bytes),
         proposal.machines.saturating_sub(proposal.left_out),
         count(proposal.machines, "machine", "machines")
     ));

@@ -5,6 +5,7 @@ use super::output::{Table, age, count, one_line, word};
 use super::{CliError, Common};
 use crate::api::devices::DeviceHead;
 use crate::api::status::{DeploymentStatus, DeviceStatus, Double, ReleaseStatus, RolloutView, Status, StatusQuery};
+use crate::units;
 
 const EXAMPLE: &str = "\
 EXAMPLE:
@@ -34,7 +35,8 @@ pub(crate) struct Args {
     /// Only this device: its label, or its key or at least eight first digits of it.
     #[arg(long)]
     device: Option<String>,
-    /// Only this release: PRODUCT@VERSION, its id, or at least eight first digits of it.
+    /// Only this release: PRODUCT or PRODUCT@VERSION (the last part of the product's name suffices), its id, or at least eight
+    /// first digits of it.
     #[arg(long)]
     release: Option<String>,
     /// Only deployments in this state, for example failed, stalled or downloading.
@@ -49,6 +51,7 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
     let by_device = args.devices || args.device.is_some() || args.state.is_some();
     let query = StatusQuery {
         devices: by_device || common.is_json(),
+        gone: false,
         device: args.device,
         release: args.release,
         state: args.state,
@@ -127,8 +130,7 @@ fn devices(status: &Status) -> Table {
             restart.to_owned(),
         ];
         let bytes = device.bytes;
-        let sources = [bytes.origin, bytes.cache, bytes.lan_peer, bytes.local_reuse]
-            .map(|bytes| indicatif::HumanBytes(bytes).to_string());
+        let sources = [bytes.origin, bytes.cache, bytes.lan_peer, bytes.local_reuse].map(units::size_words);
         let mut row = |about: [String; 5], reason: &str| {
             let cells = of_device.iter().cloned().chain(about).chain(sources.iter().cloned());
             table.row(cells.chain([reason.to_owned()]));
@@ -221,7 +223,7 @@ fn first_line(status: &Status) -> String {
         count(status.fleet, "machine", "machines"),
         status.seen_lately,
         status.connected,
-        indicatif::HumanBytes(status.origin.payload_bytes),
+        units::size_words(status.origin.payload_bytes),
     )
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use unicode_width::UnicodeWidthStr as _;
 use upswarm_protocol::catalog::Severity;
 
 use super::admin::AdminArgs;
@@ -25,8 +24,6 @@ machine has and the update mends. SEVERITY - means that nobody has said how bad 
 
 /// The most columns of a terminal that a table takes.
 const COLUMNS: usize = 100;
-/// Names and versions are not cut shorter than this.
-const SHORTEST: usize = 8;
 
 /// Show what machines miss of their repositories, by source package, the worst first.
 #[derive(Debug, clap::Args)]
@@ -102,21 +99,20 @@ fn from(row: &UpdateRow) -> String {
     }
 }
 
-/// What fits a terminal, a table a repository.
+/// What fits a terminal, a table a repository; of one source package everything.
 fn text(updates: &Updates, query: &UpdatesQuery) -> String {
     let mut parts = Vec::new();
-    let of: BTreeSet<(&str, &str)> =
-        updates.updates.iter().map(|row| (row.upstream.as_str(), row.snapshot.as_str())).collect();
-    for (upstream, snapshot) in of {
-        let rows: Vec<&UpdateRow> = updates.updates.iter().filter(|row| row.upstream == upstream).collect();
-        parts.push(format!("{upstream} {snapshot}\n{}", narrow(&rows).text()));
+    if query.source.is_some() {
+        parts.extend(updates.updates.iter().map(details));
+    } else {
+        let of: BTreeSet<(&str, &str)> =
+            updates.updates.iter().map(|row| (row.upstream.as_str(), row.snapshot.as_str())).collect();
+        for (upstream, snapshot) in of {
+            let rows: Vec<&UpdateRow> = updates.updates.iter().filter(|row| row.upstream == upstream).collect();
+            parts.push(format!("{upstream} {snapshot}\n{}", glance(&rows).text_within(COLUMNS)));
+        }
     }
     let machines = count(updates.machines, "machine", "machines");
-    let devices = updates.updates.iter().flat_map(|row| &row.devices);
-    let devices: BTreeSet<String> = devices.map(|of| format!("{}  {}", of.device.short(), of.name)).collect();
-    if !devices.is_empty() {
-        parts.push(devices.into_iter().collect::<Vec<_>>().join("\n"));
-    }
     if let Some(cve) = &query.cve {
         parts.push(verdicts(cve, &updates.verdicts));
     }
@@ -138,60 +134,40 @@ fn text(updates: &Updates, query: &UpdatesQuery) -> String {
     parts.join("\n\n")
 }
 
-/// As wide as a terminal. What is cut ends with `..`; all of it is in the other forms of output.
-fn narrow(rows: &[&UpdateRow]) -> Table {
-    let cells: Vec<[String; 7]> = rows
-        .iter()
-        .map(|row| {
-            let cves = match row.cves.as_slice() {
-                [] => "-".to_owned(),
-                [one] => one.clone(),
-                [first, more @ ..] => format!("{first} +{}", more.len()),
-            };
-            [
-                row.source.clone(),
-                from(row),
-                row.to.clone(),
-                row.machines.to_string(),
-                severity::shown(row.severity),
-                age(row.age_s, "-"),
-                cves,
-            ]
-        })
-        .collect();
-    let head = ["SOURCE", "FROM", "TO", "MACHINES", "SEVERITY", "AGE", "CVES"];
-    let mut widths = head.map(|name| name.width());
-    for row in &cells {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.width());
-        }
-    }
-    let gaps = 2 * (head.len() - 1);
-    // The longest of the first three gives way, one column at a time.
-    while widths.iter().sum::<usize>() + gaps > COLUMNS {
-        let Some(longest) = widths.iter_mut().take(3).max().filter(|width| **width > SHORTEST) else { break };
-        *longest -= 1;
-    }
-    let mut table = Table::new(&head);
-    for row in cells {
-        let mut at = widths.into_iter();
-        table.row(row.map(|cell| cut(cell, at.next().unwrap_or(SHORTEST))));
+/// For a glance: what is cut or left out stands in the details of a source, and in CSV and JSON.
+fn glance(rows: &[&UpdateRow]) -> Table {
+    let mut table = Table::new(&["SOURCE", "FROM", "TO", "MACHINES", "SEVERITY", "AGE", "CVES"]);
+    for row in rows {
+        let cves = match row.cves.as_slice() {
+            [] => "-".to_owned(),
+            [one] => one.clone(),
+            [first, more @ ..] => format!("{first} +{}", more.len()),
+        };
+        table.row([
+            row.source.clone(),
+            from(row),
+            row.to.clone(),
+            row.machines.to_string(),
+            severity::shown(row.severity),
+            age(row.age_s, "-"),
+            cves,
+        ]);
     }
     table
 }
 
-fn cut(text: String, width: usize) -> String {
-    if text.width() <= width {
-        return text;
-    }
-    let mut kept = String::new();
-    for c in text.chars() {
-        if kept.width() + c.to_string().width() + 2 > width {
-            break;
-        }
-        kept.push(c);
-    }
-    kept + ".."
+/// Everything about a source package that was asked for.
+fn details(row: &UpdateRow) -> String {
+    let cves = if row.cves.is_empty() { "none known".to_owned() } else { row.cves.join(", ") };
+    let mut lines = vec![
+        format!("{}: {} to {}, from {} {}", row.source, from(row), row.to, row.upstream, row.snapshot),
+        format!("severity: {}; CVEs: {cves}", severity::shown(row.severity)),
+        format!("there for: {}", age(row.age_s, "-")),
+        format!("packages: {}", row.packages.join(", ")),
+        format!("missing on {}:", count(row.machines, "machine", "machines")),
+    ];
+    lines.extend(row.devices.iter().map(|device| format!("  {}  {}", device.device.short(), device.name)));
+    lines.join("\n")
 }
 
 fn verdicts(cve: &str, rows: &[VerdictRow]) -> String {
@@ -227,6 +203,8 @@ fn words(verdict: &Verdict) -> String {
 
 #[cfg(test)]
 mod tests {
+    use unicode_width::UnicodeWidthStr as _;
+
     use super::*;
 
     fn row(source: &str, from: &str, to: &str, cves: usize) -> UpdateRow {
@@ -258,9 +236,14 @@ mod tests {
         };
         let shown = text(&updates, &UpdatesQuery { severity: Some(Severity::Low), ..UpdatesQuery::default() });
         assert!(shown.lines().all(|line| line.width() <= COLUMNS), "{shown}");
-        for part in ["CVE-2026-10000 +119", "critical", "200 d", "3 updates of unknown severity", "WARNING: old", "a.."]
+        for part in
+            ["CVE-2026-10000 +119", "critical", "200 d", "3 updates of unknown severity", "WARNING: old", "a\u{2026}"]
         {
             assert!(shown.contains(part), "{part}: {shown}");
+        }
+        let whole = text(&updates, &UpdatesQuery { source: Some(long.clone()), ..UpdatesQuery::default() });
+        for part in [&*long, "1:2.0~rc1+dfsg-1+deb12u10 .. ", "CVE-2026-10119", "there for: 200 d", "missing on 1234"] {
+            assert!(whole.contains(part), "{part}: {whole}");
         }
         let csv = table(&updates).csv().unwrap();
         assert!(csv.contains(&long) && csv.contains("CVE-2026-10119"), "{csv}");

@@ -2,8 +2,8 @@
 //! to the one that a coordinator shows; never signs.
 //!
 //! ```text
-//! KEYS-DIR/anchor.json   hash and version of the newest root that these keys have seen, and the newest approval of each group and
-//!                        release that they have signed
+//! KEYS-DIR/anchor.json   hash and version of the newest root that these keys have seen, the newest approval of each group and
+//!                        release that they have signed, the newest description of each group and the newest rules that they saw
 //! ```
 
 use std::collections::BTreeMap;
@@ -37,12 +37,21 @@ struct Content {
     /// By group and release: the highest version that was signed here.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     approvals: BTreeMap<String, u64>,
+    /// By group: the highest version of its document that was seen here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    groups: BTreeMap<String, u64>,
+    /// The highest version of the auto-approval rules that was seen here.
+    #[serde(default)]
+    rules: u64,
 }
 
 impl Anchor {
     /// An anchor that names a root of which nothing more is known.
     pub(crate) fn new(keys_dir: &Path, root: DocHash) -> Self {
-        Self { path: keys_dir.join(FILE), content: Content { root, version: 0, approvals: BTreeMap::new() } }
+        Self {
+            path: keys_dir.join(FILE),
+            content: Content { root, version: 0, approvals: BTreeMap::new(), groups: BTreeMap::new(), rules: 0 },
+        }
     }
 
     /// The one beside the keys in this directory, if there is one.
@@ -101,6 +110,41 @@ impl Anchor {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses what rests on an older description of a group than one that these keys have seen: whoever drafted it has hidden that.
+    pub(crate) fn must_know_group(&self, group: &GroupId, version: u64) -> Result<(), String> {
+        match self.content.groups.get(&group.to_string()) {
+            Some(last) if version < *last => Err(format!(
+                "it rests on version {version} of what the group is, and these keys know version {last}; version 0 is none at all"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Remembers a description of a group.
+    pub(crate) fn has_seen_group(&mut self, group: &GroupId, version: u64) {
+        let place = group.to_string();
+        if version > 0 && (self.content.groups.len() < MAX_APPROVALS || self.content.groups.contains_key(&place)) {
+            let last = self.content.groups.entry(place).or_default();
+            *last = (*last).max(version);
+        }
+    }
+
+    /// Refuses rules that are older than some that these keys have seen: a removed one may be among them.
+    pub(crate) fn must_be_newest_rules(&self, version: u64) -> Result<(), String> {
+        if version < self.content.rules {
+            return Err(format!(
+                "the rules have version {version}, and these keys have seen version {}; the coordinator shows old ones",
+                self.content.rules
+            ));
+        }
+        Ok(())
+    }
+
+    /// Remembers rules.
+    pub(crate) fn has_seen_rules(&mut self, version: u64) {
+        self.content.rules = self.content.rules.max(version);
     }
 
     /// Remembers an approval that was signed.

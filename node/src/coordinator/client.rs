@@ -16,21 +16,24 @@ use super::tls::{self, Fingerprint};
 use crate::api::actor;
 use crate::api::alarms::{AcknowledgeRequest, Acknowledged, AlarmList, AlarmQuery};
 use crate::api::approvals::{Accepted, ApprovalDraft, SignedDocument, SigningRequest};
+use crate::api::audit::Audit;
 use crate::api::catalog::Catalog;
 use crate::api::devices::{ReadmitRequest, Readmitted, RetireRequest, Retired, RevokeRequest, Revoked};
 use crate::api::feeds::{FeedList, FeedRequest, NewFeed};
-use crate::api::groups::{GroupMade, Groups, MemberRequest, Membership, NewGroup};
+use crate::api::fleet::{Machine, MachinePage, MachineQuery, SiteList, SiteQuery, SiteView};
+use crate::api::groups::{GroupMade, Groups, MemberRequest, Membership, NewGroup, SignedGroup};
 use crate::api::holds::{Held, HoldRequest};
 use crate::api::inventory::{DeviceInventory, DeviceQuery, Inventories, PackageHolders, PackageQuery};
 use crate::api::invites::{DisinviteRequest, InviteList, InviteRequest, InviteView, Invited};
 use crate::api::limits::{LimitList, LimitRequest, SiteLimits};
 use crate::api::missing::{Missing, MissingQuery};
+use crate::api::overview::{Changes, ChangesQuery, Overview};
 use crate::api::proposals::{ProposalQuery, ProposalRequest, ProposalStatus, Updates, UpdatesQuery};
 use crate::api::releases::{WithdrawRequest, Withdrawn};
 use crate::api::repositories::{NewUpstream, RemoveUpstream, SyncRequest, UpstreamAdded, UpstreamList};
 use crate::api::retries::{Retried, RetryRequest};
 use crate::api::roots::RootChain;
-use crate::api::rules::{NewRepositoryRule, NewRule, RemoveRule, Removed, RepositoryRule, Rule, RuleDraft, RuleList};
+use crate::api::rules::{NewRepositoryRule, RemoveRule, RepositoryRule, RuleDraft, RuleList};
 use crate::api::status::{Status, StatusQuery};
 use crate::error::CliError;
 
@@ -94,9 +97,63 @@ impl Client {
         Ok(Self { http: http.build().context("preparing HTTP")?, place: base.clone(), base, token })
     }
 
+    /// Whether somebody shows the token of this coordinator. Comparing hashes takes the same time whatever is shown.
+    pub(crate) fn is_token(&self, shown: &str) -> bool {
+        blake3::hash(shown.as_bytes()) == blake3::hash(self.token.as_bytes())
+    }
+
+    /// The answer to a question as the coordinator gives it: its status, its tag and its body. For programs that ask through a console.
+    pub(crate) async fn raw(&self, path: &str, known: Option<&str>) -> Result<RawAnswer, CliError> {
+        let url = format!("{}{path}", self.base);
+        let mut request = self.http.get(url).bearer_auth(self.token.as_str()).timeout(PATIENCE);
+        if let Some(known) = known {
+            request = request.header(reqwest::header::IF_NONE_MATCH, known);
+        }
+        let answer = request.send().await.with_context(|| self.unreachable())?;
+        let text = |name| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let (status, tag, kind) = (answer.status(), text(reqwest::header::ETAG), text(reqwest::header::CONTENT_TYPE));
+        let body = answer.bytes().await.with_context(|| self.unreachable())?;
+        Ok(RawAnswer { status, tag, kind, body: body.to_vec() })
+    }
+
     /// How the fleet stands.
     pub(crate) async fn status(&self, query: &StatusQuery) -> Result<Status, CliError> {
         self.json(self.admin(Method::GET, "status").query(query)).await
+    }
+
+    /// The fleet on one page.
+    pub(crate) async fn overview(&self) -> Result<Overview, CliError> {
+        self.json(self.admin(Method::GET, "overview")).await
+    }
+
+    /// A page of machines.
+    pub(crate) async fn machines(&self, query: &MachineQuery) -> Result<MachinePage, CliError> {
+        self.json(self.admin(Method::GET, "machines").query(query)).await
+    }
+
+    /// Everything about one machine.
+    pub(crate) async fn machine(&self, device: String) -> Result<Machine, CliError> {
+        self.json(self.admin(Method::GET, "machine").query(&DeviceQuery { device })).await
+    }
+
+    /// Every site.
+    pub(crate) async fn sites(&self) -> Result<SiteList, CliError> {
+        self.json(self.admin(Method::GET, "sites")).await
+    }
+
+    /// One site with its machines.
+    pub(crate) async fn site(&self, site: String) -> Result<SiteView, CliError> {
+        self.json(self.admin(Method::GET, "site").query(&SiteQuery { site })).await
+    }
+
+    /// What was signed, by whom and when.
+    pub(crate) async fn audit(&self) -> Result<Audit, CliError> {
+        self.json(self.admin(Method::GET, "audit")).await
+    }
+
+    /// Waits until something has changed after a generation, or for some seconds.
+    pub(crate) async fn changes(&self, after: u64) -> Result<Changes, CliError> {
+        self.json(self.admin(Method::GET, "changes").query(&ChangesQuery { after })).await
     }
 
     /// What an admin should look at.
@@ -199,7 +256,12 @@ impl Client {
         self.json(self.admin(Method::GET, "groups")).await
     }
 
-    /// Makes a group.
+    /// Publishes what approvers have signed about a group.
+    pub(crate) async fn describe_group(&self, signed: &SignedGroup) -> Result<Accepted, CliError> {
+        self.json(self.admin(Method::POST, "group/document").json(signed)).await
+    }
+
+    /// Makes a group, or drafts what is to be signed about one.
     pub(crate) async fn add_group(&self, request: &NewGroup) -> Result<GroupMade, CliError> {
         self.json(self.admin(Method::POST, "group").json(request)).await
     }
@@ -239,24 +301,24 @@ impl Client {
         self.json(self.admin(Method::GET, "rules")).await
     }
 
-    /// Adds a rule; returns it with its number.
-    pub(crate) async fn add_rule(&self, rule: &NewRule) -> Result<Rule, CliError> {
-        self.json(self.admin(Method::POST, "rules").json(rule)).await
+    /// Puts signed rules about products in force.
+    pub(crate) async fn put_rules(&self, document: SignedDocument) -> Result<Accepted, CliError> {
+        self.json(self.admin(Method::POST, "rules").body(document.0)).await
     }
 
     /// Drafts a rule about a repository.
     pub(crate) async fn draft_rule(&self, asked: &NewRepositoryRule) -> Result<RuleDraft, CliError> {
-        self.json(self.admin(Method::POST, "rules/draft").json(asked)).await
+        self.json(self.admin(Method::POST, "rules/repository/draft").json(asked)).await
     }
 
-    /// Hands in a signed rule about a repository.
-    pub(crate) async fn add_signed_rule(&self, document: SignedDocument) -> Result<RepositoryRule, CliError> {
-        self.json(self.admin(Method::POST, "rules/signed").body(document.0)).await
+    /// Puts a signed rule about a repository in force.
+    pub(crate) async fn add_rule(&self, document: SignedDocument) -> Result<Accepted, CliError> {
+        self.json(self.admin(Method::POST, "rules/repository").body(document.0)).await
     }
 
-    /// Removes a rule; returns it.
-    pub(crate) async fn remove_rule(&self, id: u32) -> Result<Removed, CliError> {
-        self.json(self.admin(Method::POST, "rules/remove").json(&RemoveRule { id })).await
+    /// Removes a rule about a repository; returns it.
+    pub(crate) async fn remove_rule(&self, id: u32) -> Result<RepositoryRule, CliError> {
+        self.json(self.admin(Method::POST, "rules/repository/remove").json(&RemoveRule { id })).await
     }
 
     /// Every upstream and how it stands.
@@ -369,6 +431,17 @@ impl Client {
     fn unreachable(&self) -> String {
         format!("no answer from the coordinator at {}; is it running?", self.place)
     }
+}
+
+/// An answer that nobody here looks into.
+#[derive(Debug)]
+pub(crate) struct RawAnswer {
+    pub(crate) status: StatusCode,
+    /// Its ETag.
+    pub(crate) tag: Option<String>,
+    /// Its content type.
+    pub(crate) kind: Option<String>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// Why something was refused.

@@ -5,6 +5,7 @@
 //! D/lock                    held by the one process that changes D
 //! D/admin.token             the bearer token of the admin API; whoever reads it is the admin
 //! D/admin.sock              the admin API on this machine
+//! D/console-link            the link by which the next browser comes into the console
 //! D/run.json                who serves D now: process, HTTP address, listen addresses
 //! D/keys/                   online, report and identity key; with --demo-keys the offline ones too; the admin door's TLS key
 //! D/roots/<n>               root envelopes
@@ -18,8 +19,9 @@
 //! D/repositories/           upstream repositories, see `repositories::settings`
 //! D/feeds/                  feeds of advisories, see `repositories::feeds`
 //! D/alarms.json             what an admin should look at
-//! D/rules.json              what is approved as soon as it is published
-//! D/groups                  conditions of the dynamic groups
+//! D/rules                   what is approved as soon as it is published
+//! D/repository-rules.json   the same of repositories
+//! D/groups                  lists of groups
 //! D/wan-limits              how much of the WAN sites may use
 //! D/rollouts                what the admin accepted of rollouts that were stopped
 //! ```
@@ -170,7 +172,11 @@ impl Directory {
     }
 
     pub(crate) fn rules(&self) -> PathBuf {
-        self.path.join("rules.json")
+        self.path.join("rules")
+    }
+
+    pub(crate) fn repository_rules(&self) -> PathBuf {
+        self.path.join("repository-rules.json")
     }
 
     pub(crate) fn alarms(&self) -> PathBuf {
@@ -252,6 +258,11 @@ impl Directory {
     /// The admin API's socket on this machine.
     pub(crate) fn admin_socket(&self) -> PathBuf {
         self.path.join("admin.sock")
+    }
+
+    /// The link by which the next browser comes into the console.
+    pub(crate) fn console_link(&self) -> PathBuf {
+        self.path.join("console-link")
     }
 
     /// Listens on it.
@@ -362,7 +373,7 @@ impl Directory {
             let envelope = Envelope::parse(&bytes, Kind::Root, Role::Root)?;
             // It names its own keys; what it is worth, devices decide by its hash.
             let root: Root = codec::decode(envelope.unverified_body(), Kind::Root.cap())?;
-            envelope.verify(&root.root.keys, usize::from(root.root.threshold))?;
+            envelope.verify(&root.root)?;
             Ok((root, DocHash::of(&bytes)))
         };
         read().with_context(|| format!("the root of trust {} is damaged; restore it from a copy", path.display()))

@@ -30,6 +30,7 @@ use super::store::rules::Rules;
 use super::store::view::{Live, View};
 use super::store::{FleetStore, Write, Writer, Written};
 use crate::api::actor::Actor;
+use crate::api::approvals::Accepted;
 use crate::api::catalog::Catalog;
 use crate::api::groups::NewGroup;
 use crate::api::invites::{InviteRequest, Invited};
@@ -393,19 +394,30 @@ impl Driver {
                 }
             }
             Request::AddGroup(actor, request, reply) => self.add_group(&actor, &request, reply),
+            Request::DescribeGroup(actor, signed, reply) => {
+                let decision = self.at_desk(|desk| admin::groups::describe(&actor, desk, signed));
+                self.decide(decision, reply);
+            }
             Request::Member(actor, request, reply) => {
                 let decision = self.at_desk(|desk| admin::groups::member(&actor, desk, &request));
                 self.decide(decision, reply);
             }
-            Request::AddRule(actor, rule, reply) => {
-                let mut rules = (*self.rules).clone();
-                let added = self.at_desk(|desk| admin::rules::add(&actor, desk, &mut rules, *rule));
-                self.save_rules(rules, added, reply);
+            Request::Rules(actor, document, reply) => {
+                let before = self.rules.clone();
+                let rules = self.at_desk(|desk| admin::rules::submit(&actor, desk, &before, document.0));
+                let accepted = self.accepted();
+                self.save_rules(rules.map(|rules| (rules, accepted)), reply);
             }
-            Request::AddSignedRule(actor, document, reply) => {
+            Request::AddRule(actor, document, reply) => {
                 let mut rules = (*self.rules).clone();
-                let added = self.at_desk(|desk| admin::rules::submit(&actor, desk, &mut rules, document));
-                self.save_rules(rules, added, reply);
+                let added = self.at_desk(|desk| admin::rules::add(&actor, desk, &mut rules, document));
+                let accepted = self.accepted();
+                self.save_rules(added.map(|()| (rules, accepted)), reply);
+            }
+            Request::RemoveRule(actor, id, reply) => {
+                let mut rules = (*self.rules).clone();
+                let removed = admin::rules::remove(&actor, &mut rules, id);
+                self.save_rules(removed.map(|removed| (rules, removed)), reply);
             }
             Request::RuleTroubles(texts, reply) => {
                 let seen = |text: String| Seen { kind: AlarmKind::Rule, device: None, text };
@@ -413,11 +425,6 @@ impl Driver {
                 still.iter().cloned().for_each(|trouble| self.see(trouble));
                 self.ended(AlarmKind::Rule, None, &still);
                 let _ = reply.send(());
-            }
-            Request::RemoveRule(actor, id, reply) => {
-                let mut rules = (*self.rules).clone();
-                let removed = admin::rules::remove(&actor, &mut rules, id);
-                self.save_rules(rules, removed, reply);
             }
         }
     }
@@ -473,7 +480,6 @@ impl Driver {
         match self.at_desk(|desk| admin::groups::add(actor, desk, request)) {
             Err(refusal) => drop(reply.send(Err(refusal))),
             Ok(Made::Shown(made)) => drop(reply.send(Ok(made))),
-            Ok(Made::Conditions(decision)) => self.decide(Ok(decision), reply),
             Ok(Made::Named(made)) => {
                 // An old name is written again, so that the answer has something to wait for.
                 self.changes.push(Write::File(Change::Put(self.directory.names(), self.names.to_bytes())));
@@ -488,16 +494,25 @@ impl Driver {
         self.project_catalog();
     }
 
-    /// Writes the rules after a change, and then answers.
-    fn save_rules<T: Send + 'static>(&mut self, rules: Rules, change: Result<T, Refusal>, reply: Reply<T>) {
-        match change {
-            Err(refusal) => drop(reply.send(Err(refusal))),
-            Ok(rule) => {
-                self.rules = Arc::new(rules);
-                self.changes.push(Write::File(Change::Put(self.directory.rules(), self.rules.to_bytes())));
-                self.saved.push(Box::new(move || drop(reply.send(Ok(rule)))));
-            }
+    fn accepted(&self) -> Accepted {
+        Accepted { index_version: self.state.index_version() }
+    }
+
+    /// Writes what has changed of the rules, and then answers.
+    fn save_rules<T: Send + 'static>(&mut self, change: Result<(Rules, T), Refusal>, reply: Reply<T>) {
+        let (rules, answer) = match change {
+            Err(refusal) => return drop(reply.send(Err(refusal))),
+            Ok(change) => change,
+        };
+        let before = std::mem::replace(&mut self.rules, Arc::new(rules));
+        if before.document() != self.rules.document() {
+            self.changes.push(Write::File(Change::Put(self.directory.rules(), self.rules.document().to_vec())));
         }
+        if before.repositories() != self.rules.repositories() {
+            let bytes = self.rules.repositories().to_bytes();
+            self.changes.push(Write::File(Change::Put(self.directory.repository_rules(), bytes)));
+        }
+        self.saved.push(Box::new(move || drop(reply.send(Ok(answer)))));
     }
 
     fn project_catalog(&mut self) {

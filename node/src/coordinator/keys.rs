@@ -24,6 +24,8 @@ const MAX_MEMORY_KIB: u32 = 1 << 20;
 /// The environment variable from which a passphrase is read.
 pub(crate) const PASSPHRASE_VARIABLE: &str = "UPSWARM_PASSPHRASE";
 const MIN_PASSPHRASE: usize = 8;
+/// In whose hand the keys are that the coordinator keeps itself.
+pub(crate) const COORDINATOR: &str = "coordinator";
 /// Keys of one use in one directory.
 const MAX_KEYS: usize = 64;
 
@@ -179,6 +181,15 @@ pub(crate) fn public_halves(dir: &Path, r#use: KeyUse) -> anyhow::Result<Vec<(Pa
         bail!("no {} key in {}; name the directory that holds it with --keys-dir", r#use.name(), dir.display());
     }
     Ok(found)
+}
+
+/// Whether any key of a use in a directory needs a passphrase; a file that cannot be read says so when it is opened.
+pub(crate) fn are_encrypted(dir: &Path, r#use: KeyUse) -> bool {
+    files_of(dir, r#use).iter().any(|(_, path)| {
+        let bytes = fs::read(path).map(Zeroizing::new);
+        let file = bytes.ok().and_then(|bytes| serde_json::from_slice::<KeyFile>(&bytes).ok());
+        file.is_some_and(|file| file.encrypted.is_some())
+    })
 }
 
 /// Makes a signing key in the next free file of its use; encrypted when there is a passphrase.

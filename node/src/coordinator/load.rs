@@ -64,7 +64,7 @@ impl Directory {
         let (identity, report_key) = (key(KeyUse::Identity)?, key(KeyUse::Report)?);
         let (root, root_hash) = self.newest_root()?;
         let mut online = self.online_keys()?.into_iter();
-        let online = online.find(|online| root.online.keys.contains(&keys::public(online))).with_context(|| {
+        let online = online.find(|online| root.online.contains(&keys::public(online))).with_context(|| {
             format!(
                 "no online key in {} is one that the root {} names; put it back",
                 self.keys().display(),
@@ -108,7 +108,8 @@ impl Directory {
         for (_, path) in files(&self.upload())? {
             sys::remove_soon(&path).with_context(|| format!("removing the unfinished upload {}", path.display()))?;
         }
-        let (names, rules) = (Names::load(&self.names())?, Rules::load(&self.rules())?);
+        let rules = Rules::load(&self.rules(), &self.repository_rules())?;
+        let names = Names::load(&self.names())?;
         let alarms = Alarms::load(&self.alarms())?;
         let device = DeviceId(SigningKey::from_bytes(&identity).verifying_key().to_bytes());
         let setup = Setup { device, root, root_hash, online, origins, stored };
@@ -130,11 +131,11 @@ impl Directory {
         for bytes in self.chain(today.version.saturating_sub(1))? {
             let body = Envelope::parse(&bytes, DocumentKind::Root, Role::Root)?.unverified_body();
             let root: Root = codec::decode(body, DocumentKind::Root.cap())?;
-            named.extend(root.online.keys.into_vec());
+            named.extend(root.online.public());
         }
         let held = keys::public_halves(&self.keys(), KeyUse::Online)?;
         let mut removed = Vec::new();
-        for (path, key) in held.into_iter().filter(|(_, key)| named.contains(key) && !today.online.keys.contains(key)) {
+        for (path, key) in held.into_iter().filter(|(_, key)| named.contains(key) && !today.online.contains(key)) {
             sys::remove(&path).with_context(|| format!("removing {}", path.display()))?;
             removed.push(key);
         }

@@ -1,10 +1,11 @@
 //! What readers see of the core's catalog. Owns the translation; holds nothing.
 
-use upswarm_protocol::coordinator::{CoordinatorState, PublishedRelease};
+use upswarm_protocol::catalog::Members;
+use upswarm_protocol::coordinator::{CoordinatorState, PublishedGroup, PublishedRelease};
 use upswarm_protocol::ids::ReleaseId;
 
 use super::store::names::Names;
-use crate::api::catalog::{Catalog, CatalogApproval, CatalogRelease, content_of};
+use crate::api::catalog::{Catalog, CatalogApproval, CatalogGroup, CatalogRelease, MembersAre, content_of};
 
 /// The catalog as it is now, with the admin's names. Releases never change, so those of the one before are taken over.
 pub(crate) fn catalog(state: &CoordinatorState, names: &Names, before: &Catalog) -> Catalog {
@@ -43,8 +44,18 @@ pub(crate) fn catalog(state: &CoordinatorState, names: &Names, before: &Catalog)
     Catalog {
         index_version: state.index_version(),
         groups: names.groups().clone(),
+        described: state.group_documents().map(|known| (known.document.group, described(known))).collect(),
         conditions: conditions.collect(),
         releases: releases.collect(),
         approvals: approvals.collect(),
     }
+}
+
+fn described(known: &PublishedGroup) -> CatalogGroup {
+    let members = match known.document.members {
+        Members::Listed => MembersAre::Coordinator,
+        Members::Rule(_) => MembersAre::Rule,
+        Members::List(_) => MembersAre::List,
+    };
+    CatalogGroup { version: known.document.version, members, document: known.entry.hash }
 }

@@ -9,13 +9,13 @@ use crate::api::actor::Actor;
 use crate::api::alarms::{AcknowledgeRequest, Acknowledged};
 use crate::api::approvals::{Accepted, SignedDocument};
 use crate::api::devices::{ReadmitRequest, Readmitted, RetireRequest, Retired, RevokeRequest, Revoked};
-use crate::api::groups::{GroupMade, MemberRequest, Membership, NewGroup};
+use crate::api::groups::{GroupMade, MemberRequest, Membership, NewGroup, SignedGroup};
 use crate::api::holds::{Held, HoldRequest};
 use crate::api::invites::{DisinviteRequest, InviteList, InviteRequest, InviteView, Invited};
 use crate::api::limits::{LimitRequest, SiteLimits};
 use crate::api::releases::{WithdrawRequest, Withdrawn};
 use crate::api::retries::{Retried, RetryRequest};
-use crate::api::rules::{NewRule, Removed, RepositoryRule, Rule};
+use crate::api::rules::RepositoryRule;
 
 /// Requests that may wait for the driver.
 pub(crate) const MAX_REQUESTS: usize = 64;
@@ -58,16 +58,18 @@ pub(crate) enum Request {
     Withdraw(Actor, WithdrawRequest, Reply<Withdrawn>),
     /// A group.
     AddGroup(Actor, NewGroup, Reply<GroupMade>),
+    /// What approvers have signed about a group.
+    DescribeGroup(Actor, SignedGroup, Reply<Accepted>),
     /// A device's membership.
     Member(Actor, MemberRequest, Reply<Membership>),
     /// Alarms that somebody has looked at.
     Acknowledge(Actor, AcknowledgeRequest, Reply<Acknowledged>),
-    /// A new rule.
-    AddRule(Actor, Box<NewRule>, Reply<Rule>),
-    /// A signed rule about a repository.
-    AddSignedRule(Actor, SignedDocument, Reply<RepositoryRule>),
-    /// Remove the rule with this number.
-    RemoveRule(Actor, u32, Reply<Removed>),
+    /// Rules about products that approvers have signed.
+    Rules(Actor, SignedDocument, Reply<Accepted>),
+    /// A rule about a repository that approvers have signed.
+    AddRule(Actor, SignedDocument, Reply<Accepted>),
+    /// Remove the rule about a repository with this number.
+    RemoveRule(Actor, u32, Reply<RepositoryRule>),
     /// What now hinders standing rules; all of it.
     RuleTroubles(Vec<String>, oneshot::Sender<()>),
 }

@@ -62,8 +62,13 @@ pub(crate) struct Options {
     pub(crate) accept_clock: bool,
 }
 
-/// Runs until interrupted. Everything that was accepted is on disk when it returns.
-pub(crate) async fn run(directory: Directory, options: Options) -> Result<(), CliError> {
+/// Runs until interrupted. Everything that was accepted is on disk when it returns. `beside` begins when the coordinator serves, and
+/// is told when to end.
+pub(crate) async fn run(
+    directory: Directory,
+    options: Options,
+    beside: impl AsyncFnOnce(CancellationToken) -> Result<(), CliError>,
+) -> Result<(), CliError> {
     raise_descriptor_limit();
     // Before anything slow, so that an early signal ends it too.
     let stop = stop_on_signals()?;
@@ -72,10 +77,13 @@ pub(crate) async fn run(directory: Directory, options: Options) -> Result<(), Cl
     if let Some(door) = &running.info.admin {
         tracing::info!("admins elsewhere log in with: upswarm login https://HOST:{} --key {}", door.port(), door.key);
     }
-    stop.cancelled().await;
+    let served = beside(stop.clone()).await;
+    if served.is_ok() {
+        stop.cancelled().await;
+    }
     running.finish().await;
     tracing::info!("coordinator ended");
-    Ok(())
+    served
 }
 
 /// A coordinator that serves.

@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ed25519_dalek::SigningKey;
-use upswarm_protocol::catalog::{Keys, PublisherRule, Root};
+use upswarm_protocol::catalog::{HeldKey, Keys, PublisherRule, Root};
 use upswarm_protocol::codec::{Bounded, Text};
 use upswarm_protocol::coordinator::CoordinatorState;
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::{DocHash, PublicKey};
+use upswarm_protocol::keyring::{Holder, is_holder, is_same_holder};
 
 use super::anchor::Anchor;
 use super::directory::Directory;
-use super::keys::{self, KeyUse, Passphrase};
+use super::keys::{self, COORDINATOR, KeyUse, Passphrase};
 use crate::clock;
 use crate::sys::{self, Access};
 
@@ -31,29 +32,41 @@ pub(crate) struct Made {
     pub(crate) offline_keys: PathBuf,
 }
 
-/// Sets up a coordinator in `data_dir`, which must be empty or not exist. The offline keys go to `offline`: into that
-/// directory encrypted under the passphrase, or with `None` beside the online ones, in plain, for demonstrations.
-pub(crate) fn init(data_dir: &Path, offline: Option<(&Path, &Passphrase)>) -> anyhow::Result<Made> {
+/// Where the offline keys go.
+#[derive(Clone, Copy)]
+pub(crate) struct Offline<'a> {
+    /// Their directory.
+    pub(crate) dir: &'a Path,
+    /// Under which they are encrypted.
+    pub(crate) passphrase: &'a Passphrase,
+    /// Who will hold the root keys, in their order; whoever is not named here goes by the key's name until `root holder` names
+    /// somebody.
+    pub(crate) holders: &'a [String],
+}
+
+/// Sets up a coordinator in `data_dir`, which must be empty or not exist. The offline keys go to `offline`, encrypted; with
+/// `None` they go beside the online ones, in plain, for demonstrations.
+pub(crate) fn init(data_dir: &Path, offline: Option<Offline<'_>>) -> anyhow::Result<Made> {
     refuse_non_empty(data_dir)?;
-    if let Some((dir, _)) = offline {
-        refuse_non_empty(dir)?;
+    if let Some(offline) = offline {
+        refuse_non_empty(offline.dir)?;
     }
+    let holders = root_holders(offline)?;
     let directory = Directory::new(data_dir);
     directory.create()?;
     private(data_dir)?;
     let _lock = directory.lock()?.context("another process is setting up the same directory")?;
 
-    let offline_keys = offline.map_or_else(|| directory.keys(), |(dir, _)| dir.to_owned());
+    let offline_keys = offline.map_or_else(|| directory.keys(), |offline| offline.dir.to_owned());
     std::fs::create_dir_all(&offline_keys).with_context(|| format!("creating {}", offline_keys.display()))?;
     private(&offline_keys)?;
-    let passphrase = offline.map(|(_, passphrase)| passphrase);
+    let passphrase = offline.map(|offline| offline.passphrase);
     let make = |dir: &Path, r#use, number, passphrase| -> anyhow::Result<SigningKey> {
         let key = keys::generate()?;
         keys::write(&keys::file(dir, r#use, number), r#use, keys::public(&key), &key.to_bytes(), passphrase)?;
         Ok(key)
     };
-    let (root_keys, threshold) = if offline.is_some() { (ROOT_KEYS, ROOT_THRESHOLD) } else { (1, 1) };
-    let root_keys: Vec<SigningKey> = (1..=root_keys)
+    let root_keys: Vec<SigningKey> = (1..=holders.len())
         .map(|number| make(&offline_keys, KeyUse::Root, number, passphrase))
         .collect::<anyhow::Result<_>>()?;
     let publisher = make(&offline_keys, KeyUse::Publisher, 1, passphrase)?;
@@ -70,15 +83,18 @@ pub(crate) fn init(data_dir: &Path, offline: Option<(&Path, &Passphrase)>) -> an
         version: 1,
         issued,
         expires: issued + ROOT_LIFE,
-        root: key_set(&root_keys, threshold)?,
+        root: Keys {
+            keys: Bounded::new(root_keys.iter().zip(holders).map(held).collect())?,
+            threshold: root_threshold(offline),
+        },
         publishers: Bounded::new(vec![PublisherRule {
             product_prefix: Text::default(),
-            keys: key_set(&[publisher], 1)?,
+            keys: Keys::single(held((&publisher, Text::lossy(KeyUse::Publisher.name())))),
         }])?,
-        approvers: key_set(&[approver], 1)?,
+        approvers: Keys::single(held((&approver, Text::lossy(KeyUse::Approver.name())))),
         group_rules: Bounded::default(),
         upstreams: Bounded::default(),
-        online: key_set(std::slice::from_ref(&online), 1)?,
+        online: Keys::single(held((&online, Text::lossy(COORDINATOR)))),
         report_key,
     };
     let signers: Vec<&SigningKey> = root_keys.iter().collect();
@@ -94,8 +110,36 @@ pub(crate) fn init(data_dir: &Path, offline: Option<(&Path, &Passphrase)>) -> an
     Ok(Made { root: DocHash::of(&bytes), offline_keys })
 }
 
-fn key_set(keys: &[SigningKey], threshold: u8) -> anyhow::Result<Keys> {
-    Ok(Keys { keys: Bounded::new(keys.iter().map(keys::public).collect())?, threshold })
+fn held((key, holder): (&SigningKey, Holder)) -> HeldKey {
+    HeldKey { key: keys::public(key), holder }
+}
+
+/// How many holders of root keys must sign.
+fn root_threshold(offline: Option<Offline<'_>>) -> u8 {
+    if offline.is_some() { ROOT_THRESHOLD } else { 1 }
+}
+
+/// Who holds each root key: checked before anything is written.
+fn root_holders(offline: Option<Offline<'_>>) -> anyhow::Result<Vec<Holder>> {
+    let Some(offline) = offline else { return Ok(vec![Text::lossy("root-1")]) };
+    if offline.holders.len() > ROOT_KEYS {
+        bail!("{} holders are named for {ROOT_KEYS} root keys", offline.holders.len());
+    }
+    let unnamed = (offline.holders.len() + 1..=ROOT_KEYS).map(|number| format!("root-{number}"));
+    let mut holders: Vec<Holder> = Vec::new();
+    for name in offline.holders.iter().cloned().chain(unnamed) {
+        let holder = Holder::new(name.clone()).with_context(|| format!("the holder {name:?}"))?;
+        if !is_holder(&holder) {
+            bail!("{name:?} is no holder's name: letters, digits and .-_'@ in words with one space between");
+        }
+        if holders.iter().any(|known| is_same_holder(known, &holder)) {
+            bail!(
+                "{name:?} is named twice: one person with two root keys is one voice, and {ROOT_THRESHOLD} are needed"
+            );
+        }
+        holders.push(holder);
+    }
+    Ok(holders)
 }
 
 fn refuse_non_empty(dir: &Path) -> anyhow::Result<()> {
@@ -124,7 +168,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (data, offline) = (dir.path().join("d"), dir.path().join("offline"));
         let passphrase = Passphrase::new("a long passphrase").unwrap();
-        let made = init(&data, Some((&offline, &passphrase))).unwrap();
+        let holders = ["Anna".to_owned(), "Ben".to_owned(), "Carla".to_owned()];
+        let twice = [holders[0].clone(), "anna".to_owned(), "ANNA".to_owned()];
+        let of = |holders| Offline { dir: &offline, passphrase: &passphrase, holders };
+        let error = init(&dir.path().join("twice"), Some(of(&twice))).unwrap_err().to_string();
+        assert!(error.contains("one voice"), "{error}");
+        let made = init(&data, Some(of(&holders))).unwrap();
         let directory = Directory::existing(&data).unwrap();
         for (r#use, count) in [(KeyUse::Root, 3), (KeyUse::Publisher, 1), (KeyUse::Approver, 1)] {
             let mut pass = || Ok(passphrase.clone());
@@ -133,6 +182,7 @@ mod tests {
         }
         let loaded = directory.load(Vec::new()).unwrap();
         assert_eq!((loaded.setup.root_hash, loaded.setup.root.root.threshold), (made.root, 2));
+        assert_eq!(loaded.setup.root.root.keys[2].holder.as_str(), "Carla");
         assert!(init(&data, None).is_err(), "a second time");
     }
 

@@ -86,10 +86,10 @@ impl Standing {
     async fn look(&self) -> anyhow::Result<()> {
         let live: Live = ask(&self.driver, Request::Live).await?;
         let mut troubles = Vec::new();
-        for known in live.rules.signed() {
+        for known in live.rules.repositories().all() {
             if let Err(error) = self.apply(known).await {
                 let (number, of, group) = (known.id, &known.upstream, &known.group);
-                troubles.push(format!("rule {number} (repository {of}, group {group}) approved nothing: {error:#}"));
+                troubles.push(format!("rule r{number} (repository {of}, group {group}) approved nothing: {error:#}"));
             }
         }
         Ok(ask(&self.driver, |reply| Request::RuleTroubles(troubles, reply)).await?)
@@ -139,7 +139,7 @@ fn due(
     known: &RepositoryRule,
 ) -> anyhow::Result<Option<Due>> {
     let anew =
-        || format!("sign it anew with: upswarm rule add, and remove this one with: upswarm rule remove {}", known.id);
+        || format!("sign it anew with: upswarm rule add, and remove this one with: upswarm rule remove r{}", known.id);
     let (root, _) = directory.newest_root()?;
     let rule = verify_rule(&root, &known.document.0).with_context(|| format!("it counts no more; {}", anew()))?;
     if rule.expires <= view.now {
@@ -216,7 +216,7 @@ fn sign(
     let body = RuledApproval { approval: rule.approval(id, now), rule: Bounded::new(document)? };
     let (root, _) = directory.newest_root()?;
     let held = directory.online_keys()?;
-    let signing: Vec<_> = held.iter().filter(|key| root.online.keys.contains(&keys::public(key))).collect();
+    let signing: Vec<_> = held.iter().filter(|key| root.online.contains(&keys::public(key))).collect();
     let bytes = envelope::sign(Kind::Approval, Role::Online, &body, &signing).context("signing an approval")?;
     Ok(SignedDocument(bytes))
 }

@@ -184,7 +184,7 @@ async fn nothing_under_admin_answers_without_the_token() {
         (Method::POST, "/admin/v1/group".to_owned()),
         (Method::GET, "/admin/v1/rules".to_owned()),
         (Method::POST, "/admin/v1/rules".to_owned()),
-        (Method::POST, "/admin/v1/rules/remove".to_owned()),
+        (Method::POST, "/admin/v1/group/document".to_owned()),
         (Method::GET, "/admin/v1/status".to_owned()),
         (Method::GET, "/admin/v1/catalog".to_owned()),
         (Method::GET, "/admin/v1/groups".to_owned()),
@@ -286,7 +286,7 @@ async fn a_tampered_upload_leaves_nothing_behind() {
         ("group", b"{\"group\":\" \"}".to_vec()),
         ("rules", b"{\"group\":\"nobody\"}".to_vec()),
         ("rules", b"{\"group\":\"nobody\",\"schedule\":{\"widnow\":[]}}".to_vec()),
-        ("rules/remove", b"{\"id\":1}".to_vec()),
+        ("group/document", b"{\"document\":\"00\"}".to_vec()),
     ] {
         let request = bench.ask(Method::POST, &format!("/admin/v1/{path}")).bearer_auth(bench.token());
         let answer = request.header("content-type", "application/json").body(body).send().await.unwrap();
@@ -317,7 +317,9 @@ async fn publish_approve_export_and_a_restart() {
     assert!(reason.contains("no devices"), "{reason}");
     let approve = ["approve", prefix, "--group", "office", "--allow-empty"];
     bench.verb(&[&approve[..], &["--deadline", "+2h"]].concat()).await.unwrap();
-    bench.verb(&[&approve[..], &["--action", "uninstall"]].concat()).await.unwrap();
+    let reason = refused(bench.verb(&[&approve[..], &["--action", "uninstall"]].concat()).await);
+    assert!(reason.contains("upswarm group sign office"), "{reason}");
+    bench.verb(&[&approve[..], &["--deadline", "+3h"]].concat()).await.unwrap();
     let catalog = bench.client().catalog().await.unwrap();
     assert_eq!((catalog.approvals.len(), catalog.approvals[0].version), (1, 2));
 

@@ -15,14 +15,16 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
-use upswarm_protocol::catalog::{Action, Recipe};
+use upswarm_protocol::catalog::{Action, Assignment, Members, Recipe};
 use upswarm_protocol::ids::{DeviceId, DocHash, GroupId};
+use upswarm_protocol::inventory::belongs;
 use upswarm_protocol::node::takes_back;
 use upswarm_protocol::time::Wall;
 use upswarm_protocol::trust::{Admitted, MAX_SNAPSHOT, Trust};
 
 use super::timing::{Awake, Timing};
 use super::wire::{Answer, Back, Job, Task};
+use crate::inventory::{KINDS, Scanner};
 use crate::sys::{self, Access};
 
 const MAGIC: [u8; 8] = *b"UPIN\x02\0\0\0";
@@ -92,6 +94,23 @@ impl From<String> for Refusal {
     }
 }
 
+/// Whether this machine belongs to a group by what approvers have signed about it: the installer looks for itself.
+#[derive(Debug)]
+struct Membership {
+    scanner: Scanner,
+}
+
+impl Membership {
+    fn belongs(&mut self, admitted: &Admitted, assignment: &Assignment) -> Result<(), Refusal> {
+        let Some(group) = &admitted.group else { return Ok(()) };
+        let inventory = matches!(group.members, Members::Rule(_)).then(|| {
+            self.scanner.rescan();
+            &self.scanner.last().inventory
+        });
+        belongs(group, &assignment.device, &assignment.ways, inventory).map_err(|error| Refusal::No(error.to_string()))
+    }
+}
+
 /// The installer's own trust.
 #[derive(Debug)]
 pub(super) struct Gate {
@@ -99,6 +118,7 @@ pub(super) struct Gate {
     pin: Pin,
     build_time: Wall,
     timing: Timing,
+    members: Membership,
     trust: Option<Trust>,
     /// Of assignments issued before this one none counts: the device has left a group since.
     assigned: Wall,
@@ -108,7 +128,13 @@ pub(super) struct Gate {
 
 impl Gate {
     /// Reads what was pinned and what has been believed since.
-    pub(super) fn open(dir: &Path, build_time: Wall, zone: TimeZone, awake: Awake) -> anyhow::Result<Self> {
+    /// Packages and facts are those below `root`.
+    pub(super) fn open(
+        dir: &Path,
+        build_time: Wall,
+        (zone, awake): (TimeZone, Awake),
+        root: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         let pin = Pin::read(dir)?;
         let path = dir.join("trust");
         let mut written = Vec::new();
@@ -118,7 +144,9 @@ impl Gate {
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
         let timing = Timing::open(dir, pin.device, zone, awake);
-        let mut gate = Self { dir: dir.to_owned(), pin, build_time, timing, trust: None, assigned: Wall(0), written };
+        let members = Membership { scanner: Scanner::new(root.map(Path::to_owned), &KINDS) };
+        let mut gate =
+            Self { dir: dir.to_owned(), pin, build_time, timing, members, trust: None, assigned: Wall(0), written };
         if !gate.written.is_empty() {
             // Starting from the pin again would bring old versions back: that is for root to decide.
             let damaged = || format!("{} is damaged; restore it, or pin this machine anew", path.display());
@@ -188,13 +216,19 @@ impl Gate {
         self.assigned = assignment.issued;
         // 4. Release and approval: signed, named by the index, about each other, not stopped, not expired.
         let pages = || job.pages.iter().map(|page| &**page);
-        let admitted = trust.admit(&job.release, &job.approval, pages(), wall).map_err(|error| error.to_string())?;
+        let described: Vec<&[u8]> = job.groups.iter().map(|group| &**group).collect();
+        let admitted =
+            trust.admit(&job.release, &job.approval, &described, pages(), wall).map_err(|error| error.to_string())?;
         // 5. For this device, and for this.
         if !assignment.groups.contains(&admitted.approval.group) {
             return Err(Refusal::No("the approval is for a group that this device is not in".into()));
         }
+        self.members.belongs(&admitted, &assignment)?;
         let back = job.back.as_ref().map(|back| may_take_back(trust, (back, job), &admitted, &assignment.groups, wall));
         let back = back.transpose()?;
+        if let Some(back) = &back {
+            self.members.belongs(back, &assignment)?;
+        }
         // 6. At this time, by the clock that the core goes by too.
         let now = wall;
         match &job.task {
@@ -263,7 +297,9 @@ fn may_take_back(
     wall: Wall,
 ) -> Result<Admitted, String> {
     let pages = job.pages.iter().map(|page| &**page);
-    let older = trust.admit(&back.release, &back.approval, pages, wall).map_err(|error| error.to_string())?;
+    let described: Vec<&[u8]> = job.groups.iter().map(|group| &**group).collect();
+    let older =
+        trust.admit(&back.release, &back.approval, &described, pages, wall).map_err(|error| error.to_string())?;
     if !groups.contains(&older.approval.group) {
         return Err("the approval of the earlier version is for a group that this device is not in".into());
     }

@@ -320,6 +320,7 @@ struct Documents {
     assignment: Vec<u8>,
     release: ServeWhat,
     approval: ServeWhat,
+    groups: BTreeMap<DocHash, ServeWhat>,
     /// Release and approval of the earlier version that takes its place.
     back: Option<[ServeWhat; 2]>,
 }
@@ -328,9 +329,10 @@ impl Documents {
     fn of(state: &NodeState, id: &ReleaseId, action: Option<Action>) -> Result<Self, String> {
         let trust = state.trust();
         let back = (action == Some(Action::Uninstall)).then(|| state.goes_back_to(id)).flatten();
-        let mut pages = BTreeMap::new();
-        let back = back.map(|(older, _)| approved(state, &older, Some(Action::Install), &mut pages)).transpose()?;
-        let [release, approval] = approved(state, id, action, &mut pages)?;
+        let (mut pages, mut groups) = (BTreeMap::new(), BTreeMap::new());
+        let mut papers = |id: &ReleaseId, action| approved(state, id, action, (&mut pages, &mut groups));
+        let back = back.map(|(older, _)| papers(&older, Some(Action::Install))).transpose()?;
+        let [release, approval] = papers(id, action)?;
         Ok(Self {
             head: trust.head_bytes().ok_or("no head has come from the coordinator yet")?.to_vec(),
             index: trust.index_bytes().ok_or("the index is still on its way")?.to_vec(),
@@ -338,17 +340,19 @@ impl Documents {
             assignment: state.assignment_bytes().to_vec(),
             release,
             approval,
+            groups,
             back,
         })
     }
 }
 
-/// The envelopes of a release and of an approval of it for this device. The pages that lead to them go to `pages`.
+/// The envelopes of a release and of an approval of it for this device. The pages that lead to them go to `pages`, the document of
+/// the approval's group to `described`.
 fn approved(
     state: &NodeState,
     id: &ReleaseId,
     action: Option<Action>,
-    pages: &mut BTreeMap<DocHash, ServeWhat>,
+    (pages, described): (&mut BTreeMap<DocHash, ServeWhat>, &mut BTreeMap<DocHash, ServeWhat>),
 ) -> Result<[ServeWhat; 2], String> {
     let (trust, groups) = (state.trust(), state.groups());
     let wall = clock::wall();
@@ -365,6 +369,9 @@ fn approved(
     let proof = trust.proof(id, group).ok_or("the pages of the newest catalog are still on their way")?;
     for page in proof {
         pages.insert(page, document(page)?);
+    }
+    if let Some(known) = trust.catalog().groups().get(group) {
+        described.insert(known.hash, document(known.hash)?);
     }
     Ok([document(release.hash)?, document(approval.hash)?])
 }
@@ -384,7 +391,7 @@ impl Errand {
     }
 
     fn ask(self, paths: &[Option<PathBuf>]) -> Result<Answer, String> {
-        let Documents { head, index, pages, assignment, release, approval, back } = self.documents?;
+        let Documents { head, index, pages, assignment, release, approval, groups, back } = self.documents?;
         let socket = self.socket.display();
         let mut stream = BlockingStream::connect(&self.socket).map_err(|error| {
             format!("the installer does not answer at {socket} ({error}); start it: systemctl start upswarm-installer")
@@ -419,6 +426,8 @@ impl Errand {
         let read = |held: ServeWhat| read_held(&self.docs, held);
         let pages = pages.into_values().map(|page| Ok(Bounded::truncated(read(page)?)));
         let pages = pages.collect::<Result<Vec<_>, String>>()?;
+        let groups = groups.into_values().map(|group| Ok(Bounded::truncated(read(group)?)));
+        let groups = groups.collect::<Result<Vec<_>, String>>()?;
         let back = back.map(|[release, approval]| {
             Ok::<_, String>(Back {
                 release: Bounded::truncated(read(release)?),
@@ -434,6 +443,7 @@ impl Errand {
             assignment: Bounded::truncated(assignment),
             release: Bounded::truncated(read(release)?),
             approval: Bounded::truncated(read(approval)?),
+            groups: Bounded::truncated(groups),
             back,
             task,
         };

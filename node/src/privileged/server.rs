@@ -57,7 +57,8 @@ pub(crate) async fn run(config: ServerConfig, stop: impl Future<Output = ()>) ->
         .with_context(|| format!("cannot write in {}", config.data_dir.display()))?;
     let Some(_lock) = lock else { bail!("another installer uses {}; stop it first", config.data_dir.display()) };
     let awake = Awake::start(clock::wall());
-    let mut gate = Gate::open(&config.data_dir, BUILD_TIME, config.zone.clone(), awake.clone())?;
+    let mut gate =
+        Gate::open(&config.data_dir, BUILD_TIME, (config.zone.clone(), awake.clone()), config.root.as_deref())?;
     let restarter = Restarter::new(config.data_dir.clone(), config.root.clone(), config.restart);
     let mut restarts = Restarts::open(config.data_dir.clone(), restarter);
     let jobs = config.data_dir.join("jobs");

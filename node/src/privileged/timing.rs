@@ -144,6 +144,7 @@ mod tests {
         };
         Approval {
             group: GroupId([1; 16]),
+            group_version: 0,
             release: ReleaseId([2; 32]),
             version: 1,
             action: Action::Install,

@@ -1,7 +1,7 @@
 //! What the node and the installer say to each other over their Unix socket.
 //!
 //! ```text
-//! frame: magic "UPI" | version u8 = 7 | body length u32 | body (codec)
+//! frame: magic "UPI" | version u8 = 8 | body length u32 | body (codec)
 //! ```
 //! Integers are little-endian. The node asks [`Ask::State`] and then [`Ask::Job`], each answered by one [`Answer`]; then the
 //! connection is closed. The descriptors of an install's payloads follow its frame: single zero bytes, each with up to
@@ -34,7 +34,7 @@ pub(super) const MAX_ANSWER: usize = 4 << 10;
 pub(super) const MAX_ROOTS: usize = 16;
 /// The most pages of one job: those of a release, and of the earlier one that takes its place.
 pub(super) const MAX_PAGES: usize = 2 * MAX_PROOF;
-const MAGIC: [u8; 4] = *b"UPI\x07";
+const MAGIC: [u8; 4] = *b"UPI\x08";
 const HEADER: usize = 8;
 
 /// What the node asks.
@@ -63,6 +63,8 @@ pub(super) struct Job {
     pub(super) release: Bounded<u8, { Kind::Release.cap() }>,
     /// Envelope of the approval for one of the device's groups.
     pub(super) approval: Bounded<u8, { Kind::Approval.cap() }>,
+    /// What approvers have signed about the groups of the approvals, as far as they have.
+    pub(super) groups: Bounded<Bounded<u8, { Kind::Group.cap() }>, 2>,
     /// When it is uninstalled: the release whose packages take the place of its own.
     pub(super) back: Option<Back>,
     /// What is to be done.

@@ -33,7 +33,7 @@ impl Pace {
             return Ok(());
         }
         if self.bytes < self.floor {
-            return Err(format!("too slow: {} bytes in {} s", self.bytes, self.since.elapsed().as_secs()));
+            return Err(format!("too slow: only {} bytes in {:.1} s", self.bytes, self.since.elapsed().as_secs_f64()));
         }
         (self.since, self.bytes) = (Instant::now(), 0);
         Ok(())

@@ -1,3 +1,5 @@
+use core::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{Bounded, Text};
@@ -27,6 +29,8 @@ pub struct Weekdays(pub u8);
 impl Weekdays {
     /// Every day.
     pub const ALL: Self = Self(0x7f);
+    /// The days as people write them, Monday first.
+    pub const NAMES: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 
     /// Whether the day with this offset from Monday (0 to 6) is one of them.
     pub fn contains(self, from_monday: u8) -> bool {
@@ -43,6 +47,21 @@ pub struct Window {
     pub start: MinuteOfDay,
     /// When it closes.
     pub end: MinuteOfDay,
+}
+
+impl fmt::Display for Window {
+    /// `mon-fri 22:00-05:00`, as windows are read.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let days: Vec<&str> =
+            (0..).zip(Weekdays::NAMES).filter(|(day, _)| self.days.contains(*day)).map(|(_, name)| name).collect();
+        match days.as_slice() {
+            all if all.len() == Weekdays::NAMES.len() => f.write_str("daily")?,
+            ["mon", "tue", "wed", "thu", "fri"] => f.write_str("mon-fri")?,
+            some => f.write_str(&some.join(","))?,
+        }
+        let (start, end) = (self.start, self.end);
+        write!(f, " {:02}:{:02}-{:02}:{:02}", start / 60, start % 60, end / 60, end % 60)
+    }
 }
 
 /// Hours of work in the device's local time, in which nothing is installed unless the deadline has passed.
@@ -65,10 +84,30 @@ pub struct Deferral {
     pub max_total_s: u32,
 }
 
+/// How long before a device's turn its bytes may come, and at which hours. From its turn on they come at any hour.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchAhead {
+    /// Seconds before the turn: a rollout that is stopped must not have cost everyone the download.
+    pub within_s: u32,
+    /// Only in these windows, in the device's local time; none means at any hour.
+    pub windows: Bounded<Window, 4>,
+}
+
+impl FetchAhead {
+    /// An hour.
+    pub const WITHIN_S: u32 = 3600;
+}
+
+impl Default for FetchAhead {
+    fn default() -> Self {
+        Self { within_s: Self::WITHIN_S, windows: Bounded::default() }
+    }
+}
+
 /// When an approved action may and must happen.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Schedule {
-    /// Nothing is installed before this; bytes may be fetched earlier.
+    /// Nothing is installed before this; bytes may be fetched earlier, as `fetch_ahead` has it.
     pub available_from: Option<Wall>,
     /// From here on windows, active hours and deferral no longer hold it back.
     pub deadline: Option<Wall>,
@@ -84,6 +123,8 @@ pub struct Schedule {
     pub jitter_s: u32,
     /// Ignore windows, active hours, deferral, rings and jitter: now.
     pub expedite: bool,
+    /// When bytes may come before the device's turn.
+    pub fetch_ahead: FetchAhead,
 }
 
 /// One stage of a rollout.
@@ -110,6 +151,9 @@ pub struct RingPlan {
 pub struct Approval {
     /// The group it is for.
     pub group: GroupId,
+    /// The least version of the group's document that must be there. With 0 none need be: then the coordinator's word about who
+    /// belongs to the group is enough, as long as there is none.
+    pub group_version: u64,
     /// The release it is about.
     pub release: ReleaseId,
     /// Grows with every change for this (group, release).

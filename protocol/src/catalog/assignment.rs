@@ -1,5 +1,6 @@
 use serde::{Deserialize, Serialize};
 
+use super::group::{ListWay, MAX_WAYS};
 use crate::codec::Bounded;
 use crate::ids::{DeviceId, GroupId};
 use crate::time::Wall;
@@ -11,6 +12,8 @@ pub struct Assignment {
     pub device: DeviceId,
     /// Its groups, by opaque number.
     pub groups: Bounded<GroupId, 64>,
+    /// For each of them that has a list: how the device shows that it is in it.
+    pub ways: Bounded<ListWay, MAX_WAYS>,
     /// When it was signed. Of two assignments for one device the later one counts.
     pub issued: Wall,
     /// After this nothing new is installed because of it.

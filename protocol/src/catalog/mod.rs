@@ -6,6 +6,7 @@ mod approval;
 mod apt;
 mod assignment;
 mod certificate;
+mod group;
 mod head;
 mod index;
 pub mod page;
@@ -15,17 +16,22 @@ mod root;
 mod rule;
 pub mod walk;
 
-pub use approval::{Action, ActiveHours, Approval, Deferral, MinuteOfDay, Ring, RingPlan, Schedule, Weekdays, Window};
+pub use approval::{
+    Action, ActiveHours, Approval, Deferral, FetchAhead, MinuteOfDay, Ring, RingPlan, Schedule, Weekdays, Window,
+};
 pub use apt::{APT_PREFIX, AptIndex, AptPackage, AptRecipe, Standing, WhenAbsent};
 pub use assignment::Assignment;
 pub use certificate::{Certificate, NodeRole};
+pub use group::{DeviceList, GroupDocument, ListRoot, ListTree, ListWay, MAX_LISTED, MAX_RULE, MAX_WAYS, Members};
 pub use head::Head;
 pub use index::{AuditHead, Hold, Index};
 pub use page::{DocEntry, DocRef, GroupEntry, Node, Page};
 pub use placeholder::{BadPlaceholder, Piece, pieces};
 pub use release::{
-    Applicability, Classification, Detect, ExitMeaning, ExitRule, FilePlacement, PackageKind, Patch, Payload, Platform,
-    Recipe, Release, RestartPolicy, Severity,
+    Applicability, Classification, Detect, ExitMeaning, ExitRule, FilePlacement, Naming, PackageKind, Patch, Payload,
+    Platform, Recipe, Release, RestartPolicy, Severity, naming,
 };
-pub use root::{GroupRule, Keys, PublisherRule, Root, UpstreamRule};
+pub use root::{GroupRule, PublisherRule, Root, UpstreamRule};
 pub use rule::{ApprovalRule, RuledApproval};
+
+pub use crate::keyring::{HeldKey, Keys};

@@ -40,13 +40,13 @@ pub struct DocRef {
 /// One current document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DocEntry {
-    /// [`Kind::Release`] or [`Kind::Approval`].
+    /// [`Kind::Release`], [`Kind::Approval`] or [`Kind::Group`].
     pub kind: Kind,
     /// Hash of the envelope.
     pub hash: DocHash,
     /// Bytes of the envelope.
     pub len: u32,
-    /// The document's own version (release counter, approval version).
+    /// The document's own version (release counter, version of an approval or a group).
     pub version: u64,
 }
 

@@ -432,3 +432,24 @@ mod tests {
         assert_eq!(rpm(&["demo-lib-1.0-1.noarch.rpm"], &["demo"]), "-");
     }
 }
+
+/// How well a word names a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Naming {
+    /// By the last part of its product's name.
+    LastPart,
+    /// By its product's whole name.
+    Whole,
+}
+
+/// Whether a word means a release of this product and version: `PRODUCT@VERSION` or `PRODUCT`, where the last part of the product's
+/// name suffices. One rule for every place at which a person names a release.
+pub fn naming(word: &str, product: &str, version: &str) -> Option<Naming> {
+    // A version may hold an @; the product's name may not.
+    let (name, of) = word.split_once('@').map_or((word, None), |(name, of)| (name, Some(of)));
+    if of.is_some_and(|of| of != version) {
+        return None;
+    }
+    let last = product.rsplit_once('.').map_or(product, |(_, last)| last);
+    if name == product { Some(Naming::Whole) } else { (name == last).then_some(Naming::LastPart) }
+}

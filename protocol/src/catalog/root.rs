@@ -1,19 +1,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{Bounded, Text};
-use crate::ids::{DocHash, GroupId, PublicKey};
+use crate::ids::{DocHash, GroupId};
+use crate::keyring::Keys;
 use crate::time::Wall;
 
 use super::apt::APT_PREFIX;
-
-/// A set of keys and how many of them must sign. Valid when `1 <= threshold <= number of distinct keys`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Keys {
-    /// Distinct public keys.
-    pub keys: Bounded<PublicKey, 16>,
-    /// Signatures by distinct keys that are needed.
-    pub threshold: u8,
-}
 
 /// Who may publish the products whose names begin with a prefix.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +36,7 @@ impl PublisherRule {
 pub struct GroupRule {
     /// The group.
     pub group: GroupId,
-    /// Signatures by distinct approvers.
+    /// Distinct holders of approvers' keys that must sign.
     pub threshold: u8,
 }
 
@@ -99,7 +91,7 @@ impl Root {
         self.upstreams.iter().find(|rule| *rule.name == *name)
     }
 
-    /// Signatures by distinct approvers that an approval for this group needs.
+    /// Distinct holders of approvers' keys that must sign an approval for this group.
     pub fn approvals_needed(&self, group: &GroupId) -> usize {
         let special = self.group_rules.iter().filter(|rule| rule.group == *group).map(|rule| rule.threshold).max();
         usize::from(special.unwrap_or(0).max(self.approvers.threshold))

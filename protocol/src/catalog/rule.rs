@@ -24,6 +24,8 @@ pub struct ApprovalRule {
     pub number: u32,
     /// The group it is for.
     pub group: GroupId,
+    /// Of the group's signed document that the approver saw: each approval of it has this one.
+    pub group_version: u64,
     /// The repository, by the name that the root has for it.
     pub upstream: Text<64>,
     /// Source packages, of which no other may come; none for all of the repository.
@@ -64,13 +66,14 @@ impl ApprovalRule {
         Approval {
             group: self.group,
             release,
+            group_version: self.group_version,
             version: 0,
             action: Action::Install,
             issued: now,
             expires: (now + Duration::from_secs(self.life_s.into())).min(self.expires),
             schedule,
             rings: self.rings.clone(),
-            note: Text::lossy(&format!("by rule {}", self.number)),
+            note: Text::lossy(&format!("by rule r{}", self.number)),
         }
     }
 

@@ -11,7 +11,7 @@ use super::io::{DeviceRecord, Refusal};
 use super::{After, CoordinatorState};
 use crate::catalog::Assignment;
 use crate::codec::Bounded;
-use crate::envelope::{self, EnvelopeError, Kind, Role};
+use crate::envelope::{self, ASSIGNMENT_CAP, EnvelopeError, Kind, Role};
 use crate::ids::{DeviceId, GroupId};
 use crate::report::{News, Papers};
 use crate::time::{Now, Wall};
@@ -30,7 +30,7 @@ impl CoordinatorState {
         if self.documents.revoked.contains(&peer) {
             return Err(Refusal::Request("the device is revoked: it belongs to no group any more".to_owned()));
         }
-        if record.groups == groups {
+        if record.groups == groups && !self.lacks_ways(record) {
             return Ok(());
         }
         let mut record = record.clone();
@@ -125,13 +125,21 @@ impl CoordinatorState {
         Ok(())
     }
 
+    /// Whether its assignment does not show that it is in the lists that it is in today.
+    pub(super) fn lacks_ways(&self, record: &DeviceRecord) -> bool {
+        let ways = self.dynamic.ways_of(&record.device, &record.groups);
+        let held = || open_online::<Assignment>(&self.root, &record.assignment, Kind::Assignment).ok();
+        !ways.is_empty() && held().is_none_or(|held| held.ways != ways)
+    }
+
     pub(super) fn sign_assignment(
         &self,
         device: DeviceId,
         groups: Bounded<GroupId, 64>,
         issued: Wall,
-    ) -> Result<Bounded<u8, 2048>, EnvelopeError> {
-        let assignment = Assignment { device, groups, issued, expires: issued + CERTIFICATE_LIFE };
+    ) -> Result<Bounded<u8, ASSIGNMENT_CAP>, EnvelopeError> {
+        let ways = self.dynamic.ways_of(&device, &groups);
+        let assignment = Assignment { device, groups, ways, issued, expires: issued + CERTIFICATE_LIFE };
         envelope::sign(Kind::Assignment, Role::Online, &assignment, &[&self.online]).map(Bounded::truncated)
     }
 }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::catalog::{
-    Action, Approval, Classification, Detect, FilePlacement, Index, Keys, NodeRole, Payload, Platform, PublisherRule,
-    Recipe, Release, RestartPolicy, RingPlan, Schedule, Severity,
+    Action, Approval, Classification, Detect, FilePlacement, GroupDocument, HeldKey, Index, Keys, Members, NodeRole,
+    Payload, Platform, PublisherRule, Recipe, Release, RestartPolicy, RingPlan, Schedule, Severity,
 };
 use crate::catalog::{page, walk};
 use crate::codec;
@@ -27,8 +27,12 @@ pub(super) fn device(seed: u8) -> DeviceId {
     DeviceId(public(seed).0)
 }
 
+pub(super) fn held(seed: u8) -> HeldKey {
+    HeldKey { key: public(seed), holder: Text::lossy(&format!("holder {seed}")) }
+}
+
 pub(super) fn keys(seed: u8) -> Keys {
-    Keys { keys: Bounded::new(vec![public(seed)]).unwrap(), threshold: 1 }
+    Keys::single(held(seed))
 }
 
 pub(super) const ROOT: u8 = 1;
@@ -118,7 +122,7 @@ impl Bench {
         let newest = roots.pop().unwrap();
         let body = envelope::Envelope::parse(&newest, Kind::Root, Role::Root).unwrap().unverified_body();
         let newest_root: Root = codec::decode(body, Kind::Root.cap()).unwrap();
-        let online = (0..=255).find(|seed| newest_root.online.keys.contains(&public(*seed))).unwrap();
+        let online = (0..=255).find(|seed| newest_root.online.contains(&public(*seed))).unwrap();
         stored.earlier_roots = roots;
         let setup = Setup {
             device: device(ME),
@@ -324,8 +328,14 @@ pub(super) fn signed_approval(now: Wall, release: ReleaseId, version: u64, signe
 }
 
 pub(super) fn signed_approval_for(group: GroupId, now: Wall, release: ReleaseId, version: u64, signer: u8) -> Vec<u8> {
-    let approval = Approval {
+    let approval = plain_approval(group, now, release, version);
+    envelope::sign(Kind::Approval, Role::Approver, &approval, &[&key(signer)]).unwrap()
+}
+
+pub(super) fn plain_approval(group: GroupId, now: Wall, release: ReleaseId, version: u64) -> Approval {
+    Approval {
         group,
+        group_version: 0,
         release,
         version,
         action: Action::Install,
@@ -334,8 +344,16 @@ pub(super) fn signed_approval_for(group: GroupId, now: Wall, release: ReleaseId,
         schedule: Schedule::default(),
         rings: RingPlan::default(),
         note: Text::default(),
-    };
-    envelope::sign(Kind::Approval, Role::Approver, &approval, &[&key(signer)]).unwrap()
+    }
+}
+
+pub(super) fn rule(texts: &[&str]) -> Members {
+    Members::Rule(Bounded::new(texts.iter().map(|text| Text::lossy(text)).collect()).unwrap())
+}
+
+pub(super) fn signed_group(group: GroupId, version: u64, members: Members, signer: u8) -> Vec<u8> {
+    let document = GroupDocument { group, version, name: Text::lossy("a group"), issued: START, members };
+    envelope::sign(Kind::Group, Role::Approver, &document, &[&key(signer)]).unwrap()
 }
 
 pub(super) fn signed_report(seed: u8, seq: u64, signer: u8) -> Vec<u8> {

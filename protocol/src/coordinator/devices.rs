@@ -420,8 +420,8 @@ impl CoordinatorState {
         if invite.uses == 0 || invite.uses > MAX_USES {
             return Err(Refusal::Request(format!("a token lets in 1 to {MAX_USES} devices, not {}", invite.uses)));
         }
-        if self.dynamic_groups().contains_key(&invite.group) {
-            let reason = "the group's members follow from their inventories; invite machines to another group";
+        if self.dynamic.follows(&invite.group) {
+            let reason = "the group's members follow from a rule or a list that an approver signed; invite machines to another group";
             return Err(Refusal::Request(reason.to_owned()));
         }
         if invite.expires <= now || !invite.spent.is_empty() {
@@ -537,7 +537,7 @@ impl CoordinatorState {
         let Some(Opening { device, seq, bearers }) = self.opening.remove(&open) else { return };
         let Some(bytes) = bytes else { return };
         let key = [PublicKey::from(device)];
-        let Ok(message) = envelope::open::<DeviceMessage>(&bytes, Kind::Report, Role::Device, &key, 1) else { return };
+        let Ok(message) = envelope::open_one::<DeviceMessage>(&bytes, Kind::Report, Role::Device, &key) else { return };
         let revoked = self.documents.revoked.contains(&device);
         // The number outside the encryption is the bearer's claim; the one inside is the device's word.
         if message.device() != device || message.seq() != seq || revoked {

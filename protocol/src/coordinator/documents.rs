@@ -8,14 +8,16 @@ use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
 use super::io::{HeldList, Refusal};
-use super::pages::{Content, Pages, PublishedApproval, PublishedRelease};
-use crate::catalog::{Action, DocEntry, Head, Hold, Index, Root};
+use super::pages::{Content, Pages, PublishedApproval, PublishedGroup, PublishedRelease};
+use crate::catalog::{Action, DocEntry, GroupDocument, Head, Hold, Index, Members, Root};
 use crate::catalog::{page, walk};
 use crate::codec::{self, Bounded, Text};
 use crate::envelope::{self, Document, EnvelopeError, Kind, Role};
-use crate::ids::{DeviceId, DocHash, GroupId, PayloadId, ReleaseId};
+use crate::ids::{DeviceId, DocHash, GroupId, PayloadId, PublicKey, ReleaseId};
 use crate::time::Wall;
-use crate::trust::{Opened, approval_is_vouched, open_approval, open_release, release_is_vouched};
+use crate::trust::{
+    Opened, approval_is_vouched, group_is_vouched, open_approval, open_group, open_release, release_is_vouched,
+};
 
 /// A head is good for this long.
 pub const HEAD_LIFE: Duration = Duration::from_secs(72 * 3600);
@@ -82,6 +84,7 @@ pub enum CatalogError {
 pub(super) struct Documents {
     pub(super) releases: BTreeMap<ReleaseId, PublishedRelease>,
     pub(super) approvals: BTreeMap<(GroupId, ReleaseId), PublishedApproval>,
+    pub(super) groups: BTreeMap<GroupId, PublishedGroup>,
     hashes: BTreeSet<DocHash>,
     pub(super) holds: Vec<Hold>,
     pub(super) revoked: BTreeSet<DeviceId>,
@@ -144,6 +147,9 @@ impl Documents {
                         Either::Release(id, Box::new(PublishedRelease { entry: *entry, release, signers }))
                     })
                 }
+                Kind::Group => open_group(root, &document.bytes).map(|Opened { value: document, signers, .. }| {
+                    Either::Group(Box::new(PublishedGroup { entry: *entry, document, signers }))
+                }),
                 _ => {
                     open_approval(root, &document.bytes).map(|Opened { value: approval, signers, by_rule, .. }| {
                         Either::Approval(Box::new(PublishedApproval { entry: *entry, approval, signers, by_rule }))
@@ -156,6 +162,11 @@ impl Documents {
                     let approval = &known.approval;
                     catalog.pages.group_changed(approval.group);
                     catalog.approvals.insert((approval.group, approval.release), *known);
+                }
+                Ok(Either::Group(known)) => {
+                    let group = known.document.group;
+                    catalog.pages.group_changed(group);
+                    catalog.groups.insert(group, *known);
                 }
                 // What only a removed key vouched for leaves with it.
                 Err(_) if before.is_some_and(|before| by(before).is_ok()) => {
@@ -182,13 +193,13 @@ impl Documents {
     }
 
     fn renew_pages(&mut self, before: Option<DocHash>) -> Result<Vec<Document>, codec::CodecError> {
-        let Self { releases, approvals, revoked, undecided, pages, .. } = self;
-        pages.renew(Content { releases, approvals, revoked, undecided }, before)
+        let Self { releases, approvals, groups, revoked, undecided, pages, .. } = self;
+        pages.renew(Content { releases, approvals, groups, revoked, undecided }, before)
     }
 
     pub(super) fn content(&self) -> Content<'_> {
-        let Self { releases, approvals, revoked, undecided, .. } = self;
-        Content { releases, approvals, revoked, undecided }
+        let Self { releases, approvals, groups, revoked, undecided, .. } = self;
+        Content { releases, approvals, groups, revoked, undecided }
     }
 
     /// The date of the last signature.
@@ -273,6 +284,21 @@ impl Documents {
         if let Some(by_rule) = &by_rule {
             by_rule.permits(&release.release, &approval)?;
         }
+        let known = self.groups.get(&approval.group).map(|known| &known.document);
+        let (given, version) = (approval.group_version, known.map_or(0, |known| known.version));
+        if given > version {
+            return Err(Refusal::Content(format!(
+                "it is for a group as version {given} of its document describes it, and version {version} is the newest here"
+            )));
+        }
+        let only_listed = known.is_none_or(|known| known.members == Members::Listed);
+        if approval.action == Action::Uninstall && only_listed {
+            return Err(Refusal::Content(
+                "nothing is removed for a group whose members only the coordinator names; have an approver sign who they are: \
+                 upswarm group sign"
+                    .to_owned(),
+            ));
+        }
         let key = (approval.group, approval.release);
         match self.approvals.get(&key) {
             Some(known) if known.entry.hash == document.hash => return Ok(None),
@@ -295,11 +321,46 @@ impl Documents {
         Ok(Some(document))
     }
 
+    /// Checks what a group is said to be and enters it in place of what was said before. `None`: it is already there.
+    pub(super) fn describe(
+        &mut self,
+        document: GroupDocument,
+        signers: Vec<PublicKey>,
+        bytes: Vec<u8>,
+    ) -> Result<Option<Document>, Refusal> {
+        let group = document.group;
+        let stored = Document::new(bytes);
+        match self.groups.get(&group) {
+            Some(known) if known.entry.hash == stored.hash => return Ok(None),
+            Some(known) if document.version <= known.document.version => {
+                let known = known.document.version;
+                return Err(Refusal::NotNewer { what: "the version of the group", given: document.version, known });
+            }
+            Some(known) => {
+                self.hashes.remove(&known.entry.hash);
+            }
+            None => self.room_for_document()?,
+        }
+        let entry = entry(Kind::Group, &stored, document.version);
+        self.hashes.insert(stored.hash);
+        self.pages.group_changed(group);
+        self.groups.insert(group, PublishedGroup { entry, document, signers });
+        Ok(Some(stored))
+    }
+
     /// Counts every signature again after a new root, and drops what its keys no longer vouch for. Returns how many releases and
     /// approvals that were.
     pub(super) fn count_again(&mut self, root: &Root) -> (usize, usize) {
-        let Self { releases, approvals, hashes, undecided, pages, .. } = self;
+        let Self { releases, approvals, groups, hashes, undecided, pages, .. } = self;
         let before = (releases.len(), approvals.len());
+        groups.retain(|group, known| {
+            let stays = group_is_vouched(root, group, &known.signers).is_ok();
+            if !stays {
+                hashes.remove(&known.entry.hash);
+                pages.group_changed(*group);
+            }
+            stays
+        });
         releases.retain(|id, known| {
             let stays = release_is_vouched(root, &known.release, &known.signers).is_ok();
             if !stays {
@@ -464,7 +525,7 @@ pub(super) fn open_online<T: serde::de::DeserializeOwned>(
     bytes: &[u8],
     kind: Kind,
 ) -> Result<T, EnvelopeError> {
-    envelope::open(bytes, kind, Role::Online, &root.online.keys, usize::from(root.online.threshold))
+    envelope::open(bytes, kind, Role::Online, &root.online)
 }
 
 /// A document by the online keys of today's root, or else of the one before; says whether it was that.
@@ -482,6 +543,7 @@ fn open_by_either<T: serde::de::DeserializeOwned>(
 enum Either {
     Release(ReleaseId, Box<PublishedRelease>),
     Approval(Box<PublishedApproval>),
+    Group(Box<PublishedGroup>),
 }
 
 fn entry(kind: Kind, document: &Document, version: u64) -> DocEntry {

@@ -1,8 +1,8 @@
-//! Groups whose members follow from their inventories.
+//! Groups whose members follow from what an approver signed: a rule over inventories, or a list.
 //!
-//! A group is either of those that an admin puts machines into, or dynamic: then its members are exactly the machines that
-//! fulfil its conditions. A machine that has told no inventory keeps the groups it has. Each change is a new assignment, by the
-//! same way as an admin's; after a change of conditions they are signed a few at a time.
+//! A group is either of those that an admin puts machines into, or it has a document with a rule or a list: then its members are
+//! exactly the machines that fulfil it or stand in it. A machine that has told no inventory keeps the groups with rules that it has.
+//! Each change is a new assignment, by the same way as an admin's; after a change of a document they are signed a few at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,16 +10,20 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::CoordinatorState;
+use super::documents::Documents;
 use super::io::{Record, Refusal};
-use crate::codec::{self, Bounded, Text};
+use super::pages::PublishedGroup;
+use crate::catalog::{DeviceList, GroupDocument, ListTree, ListWay, MAX_LISTED, MAX_WAYS, Members};
+use crate::codec::{self, Bounded};
 use crate::ids::{DeviceId, GroupId};
-use crate::inventory::{Conditions, MAX_CONDITIONS};
+use crate::inventory::{Conditions, SharedInventory};
 use crate::time::{Mono, Now, Wall};
+use crate::trust::{Opened, open_group};
 
-/// The most dynamic groups.
+/// The most groups with a rule, and the most with a list.
 pub const MAX_DYNAMIC: usize = 256;
 /// Version of [`Record::Groups`].
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const MAX_RECORD: usize = 4 << 20;
 /// Groups of one device, as its assignment holds them.
 const MAX_GROUPS: usize = 64;
@@ -31,46 +35,120 @@ const STEP_EVERY: Duration = Duration::from_millis(20);
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Stored {
     version: u8,
-    groups: Bounded<(GroupId, Bounded<Text<600>, MAX_CONDITIONS>), MAX_DYNAMIC>,
+    /// Of the group that was described last also the list of before: the power may go before the index names the new document.
+    lists: Bounded<(GroupId, DeviceList), { MAX_DYNAMIC + 1 }>,
 }
 
-/// Every dynamic group.
+/// Every group with a rule or a list.
 #[derive(Debug, Default)]
 pub(super) struct Dynamic {
-    groups: BTreeMap<GroupId, Conditions>,
+    rules: BTreeMap<GroupId, Conditions>,
+    lists: BTreeMap<GroupId, ListTree>,
     /// Devices whose groups are to be looked at.
     waiting: BTreeSet<DeviceId>,
     pub(super) due: Option<Mono>,
 }
 
 impl Dynamic {
-    /// Damage is an error: without its conditions a group would lose its members.
-    pub(super) fn restore(record: Option<&[u8]>) -> Result<Self, String> {
-        let Some(record) = record else { return Ok(Self::default()) };
-        let stored: Stored = codec::decode(record, MAX_RECORD).map_err(|error| error.to_string())?;
+    /// From the documents of the catalog and the lists of those that have one. Damage is an error: without its list a group would
+    /// lose its members.
+    pub(super) fn restore(record: Option<&[u8]>, documents: &Documents) -> Result<Self, String> {
+        let stored: Stored = match record {
+            Some(record) => codec::decode(record, MAX_RECORD).map_err(|error| error.to_string())?,
+            None => Stored { version: VERSION, ..Stored::default() },
+        };
         if stored.version != VERSION {
             return Err(format!("version {} is not known", stored.version));
         }
+        let mut lists: Vec<_> = stored.lists.into_vec().into_iter().map(|(group, list)| (group, list.tree())).collect();
         let mut dynamic = Self::default();
-        for (group, texts) in stored.groups.into_vec() {
-            let conditions = Conditions::parse(&texts.iter().map(|text| text.as_str()).collect::<Vec<_>>());
-            dynamic.groups.insert(group, conditions.map_err(|error| error.to_string())?);
+        for (group, known) in &documents.groups {
+            match &known.document.members {
+                Members::Listed => {}
+                Members::Rule(texts) => {
+                    dynamic.rules.insert(*group, Conditions::parse(texts).map_err(|error| error.to_string())?);
+                }
+                Members::List(root) => {
+                    let at = lists.iter().position(|(of, tree)| of == group && tree.root() == *root);
+                    let tree = at.map(|at| lists.swap_remove(at).1);
+                    let lost =
+                        || format!("the list of the group {:?} is not the one that was signed", known.document.name);
+                    dynamic.lists.insert(*group, tree.ok_or_else(lost)?);
+                }
+            }
         }
         Ok(dynamic)
     }
 
-    fn record(&self) -> Result<Record, String> {
-        let texts = |conditions: &Conditions| Bounded::truncated(conditions.iter().map(|c| c.to_text()).collect());
-        let groups = self.groups.iter().map(|(group, conditions)| (*group, texts(conditions))).collect();
-        let stored = Stored { version: VERSION, groups: Bounded::truncated(groups) };
+    /// The record; `former` is the list that a group had until now.
+    fn record(&self, former: Option<(GroupId, ListTree)>) -> Result<Record, String> {
+        let former = former.iter().map(|(group, tree)| (group, tree));
+        let lists = self.lists.iter().chain(former).map(|(group, tree)| (*group, tree.list().clone())).collect();
+        let stored = Stored { version: VERSION, lists: Bounded::truncated(lists) };
         codec::encode(&stored, MAX_RECORD).map(Record::Groups).map_err(|error| error.to_string())
+    }
+
+    pub(super) fn has_any(&self) -> bool {
+        !self.rules.is_empty() || !self.lists.is_empty()
+    }
+
+    /// After a new root: a group that nobody vouches for any more keeps the members that it has until it is described anew.
+    pub(super) fn count_again(&mut self, documents: &Documents) {
+        self.rules.retain(|group, _| documents.groups.contains_key(group));
+        self.lists.retain(|group, _| documents.groups.contains_key(group));
+    }
+
+    /// Whether the members of this group follow from a document.
+    pub(super) fn follows(&self, group: &GroupId) -> bool {
+        self.rules.contains_key(group) || self.lists.contains_key(group)
+    }
+
+    /// How a device shows that it is in the lists of these groups.
+    pub(super) fn ways_of(&self, device: &DeviceId, groups: &[GroupId]) -> Bounded<ListWay, MAX_WAYS> {
+        let ways = groups.iter().filter_map(|group| self.lists.get(group)?.way(*group, device));
+        Bounded::truncated(ways.take(MAX_WAYS).collect())
+    }
+
+    /// The groups among these rules and lists that a device belongs to. Without an inventory those of `before` stay that have rules.
+    fn of_device(
+        &self,
+        device: &DeviceId,
+        inventory: Option<&SharedInventory>,
+        before: &BTreeSet<GroupId>,
+    ) -> BTreeSet<GroupId> {
+        let fulfils = |(group, conditions): (&GroupId, &Conditions)| {
+            inventory.map_or_else(|| before.contains(group), |inventory| conditions.hold(inventory)).then_some(*group)
+        };
+        let listed =
+            |(group, tree): (&GroupId, &ListTree)| tree.list().devices.binary_search(device).is_ok().then_some(*group);
+        self.rules.iter().filter_map(fulfils).chain(self.lists.iter().filter_map(listed)).collect()
     }
 }
 
 impl CoordinatorState {
-    /// The conditions of every dynamic group.
+    /// The conditions of every group with a rule.
     pub fn dynamic_groups(&self) -> &BTreeMap<GroupId, Conditions> {
-        &self.dynamic.groups
+        &self.dynamic.rules
+    }
+
+    /// Whether a group's members follow from what approvers have signed about it.
+    pub fn follows(&self, group: &GroupId) -> bool {
+        self.dynamic.follows(group)
+    }
+
+    /// The devices of every group with a list.
+    pub fn listed_groups(&self) -> impl Iterator<Item = (&GroupId, &DeviceList)> {
+        self.dynamic.lists.iter().map(|(group, tree)| (group, tree.list()))
+    }
+
+    /// Every group that approvers have described.
+    pub fn group_documents(&self) -> impl Iterator<Item = &PublishedGroup> {
+        self.documents.groups.values()
+    }
+
+    /// What a group is, as far as approvers have signed that.
+    pub fn group_document(&self, group: &GroupId) -> Option<&GroupDocument> {
+        self.documents.groups.get(group).map(|known| &known.document)
     }
 
     /// Devices, not shut out, that fulfil these conditions.
@@ -78,37 +156,61 @@ impl CoordinatorState {
         let of_device = |device: &&DeviceId| {
             self.devices.contains_key(*device)
                 && !self.documents.revoked.contains(*device)
-                && self.inventories.of(device).is_some_and(|held| conditions.hold(&held.inventory))
+                && self.inventories.of(device).is_some_and(|held| conditions.hold(&*held.inventory))
         };
         self.inventories().map(|(device, _)| device).filter(of_device).copied().collect()
     }
 
-    /// Makes a group dynamic, or gives it other conditions. A group that an admin has put machines into stays as it is.
-    pub(super) fn condition(&mut self, group: GroupId, conditions: Conditions, now: Now) -> Result<(), Refusal> {
-        let known = self.dynamic.groups.contains_key(&group);
-        if !known && self.devices.values().any(|device| device.record.groups.contains(&group)) {
+    /// Takes what approvers have signed about a group. Returns whether that is a change.
+    pub(super) fn describe(&mut self, bytes: Vec<u8>, list: Option<DeviceList>, now: Now) -> Result<bool, Refusal> {
+        let refuse = |reason: String| Err(Refusal::Content(reason));
+        let Opened { value: document, signers, .. } = open_group(&self.root, &bytes)?;
+        let group = document.group;
+        let (mut rule, mut tree) = (None, None);
+        match &document.members {
+            Members::Listed => {}
+            Members::Rule(texts) => match Conditions::parse(texts) {
+                Ok(conditions) => rule = Some(conditions),
+                Err(error) => return refuse(error.to_string()),
+            },
+            Members::List(root) => {
+                let given = list.filter(DeviceList::is_ordered).map(|list| list.tree());
+                let Some(given) = given.filter(|given| given.root() == *root) else {
+                    return refuse("the list that comes with it is not the one that was signed".to_owned());
+                };
+                let others = self.dynamic.lists.iter().filter(|(other, _)| **other != group);
+                let listed: usize = others.map(|(_, tree)| tree.list().devices.len()).sum();
+                if listed + given.list().devices.len() > MAX_LISTED {
+                    return Err(Refusal::Full("the lists of groups together"));
+                }
+                tree = Some(given);
+            }
+        }
+        let by_hand = || self.devices.values().any(|device| device.record.groups.contains(&group));
+        if rule.is_some() && !self.dynamic.follows(&group) && by_hand() {
             let reason = "machines were put into this group by hand; make another group for the conditions";
             return Err(Refusal::Request(reason.to_owned()));
         }
-        if !known && self.dynamic.groups.len() >= MAX_DYNAMIC {
-            return Err(Refusal::Full("the table of dynamic groups"));
+        let known = if rule.is_some() { self.dynamic.rules.len() } else { self.dynamic.lists.len() };
+        if (rule.is_some() || tree.is_some()) && !self.dynamic.follows(&group) && known >= MAX_DYNAMIC {
+            return Err(Refusal::Full("the table of groups with rules or lists"));
         }
-        if self.dynamic.groups.get(&group) == Some(&conditions) {
-            return Ok(());
+        let changed = self.enter(|documents, _| documents.describe(document, signers, bytes))?;
+        if !changed {
+            return Ok(false);
         }
-        let before = self.dynamic.groups.insert(group, conditions);
-        match self.dynamic.record() {
-            Ok(record) => self.persist(record),
-            Err(reason) => {
-                match before {
-                    Some(before) => self.dynamic.groups.insert(group, before),
-                    None => self.dynamic.groups.remove(&group),
-                };
-                return Err(Refusal::Request(reason));
-            }
+        let former = self.dynamic.lists.remove(&group).map(|tree| (group, tree));
+        self.dynamic.rules.remove(&group);
+        self.dynamic.rules.extend(rule.map(|rule| (group, rule)));
+        let has_list = tree.is_some();
+        self.dynamic.lists.extend(tree.map(|tree| (group, tree)));
+        if former.is_some() || has_list {
+            // Bounded above: it has room in the record.
+            let record = self.dynamic.record(former).map_err(Refusal::Request)?;
+            self.persist(record);
         }
         self.regroup_all(now);
-        Ok(())
+        Ok(true)
     }
 
     /// Every device is looked at, soon.
@@ -132,21 +234,21 @@ impl CoordinatorState {
         }
     }
 
-    /// Puts a device into the dynamic groups whose conditions it fulfils, and takes it out of the others.
+    /// Puts a device into the groups whose rules it fulfils and in whose lists it is, and takes it out of the others that have such.
     pub(super) fn regroup(&mut self, device: DeviceId, now: Now) {
-        if self.dynamic.groups.is_empty() || self.documents.revoked.contains(&device) {
+        if !self.dynamic.has_any() || self.documents.revoked.contains(&device) {
             return;
         }
-        let (Some(known), Some(held)) = (self.devices.get(&device), self.inventories.of(&device)) else { return };
+        let Some(known) = self.devices.get(&device) else { return };
         // Whatever an older copy of this directory does not know must not be lost: the device shows it.
         if known.record.assigned == Wall::default() {
             return;
         }
         let before: BTreeSet<GroupId> = known.record.groups.iter().copied().collect();
-        let fixed = before.iter().filter(|group| !self.dynamic.groups.contains_key(*group)).copied();
-        let fulfils = self.dynamic.groups.iter().filter(|(_, conditions)| conditions.hold(&held.inventory));
-        let after: BTreeSet<GroupId> = fixed.chain(fulfils.map(|(group, _)| *group)).collect();
-        if after == before {
+        let fixed = before.iter().filter(|group| !self.dynamic.follows(group)).copied();
+        let inventory = self.inventories.of(&device).map(|held| &*held.inventory);
+        let after: BTreeSet<GroupId> = fixed.chain(self.dynamic.of_device(&device, inventory, &before)).collect();
+        if after == before && !self.lacks_ways(&known.record) {
             return;
         }
         if after.len() > MAX_GROUPS {

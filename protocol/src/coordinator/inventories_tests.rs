@@ -1,6 +1,6 @@
-use super::bench::{Bench, START, device, hello, key, opens, relay, sent, stored_fleet};
+use super::bench::{APPROVER, Bench, START, device, hello, key, opens, relay, rule, sent, signed_group, stored_fleet};
 use super::*;
-use crate::catalog::{Assignment, PackageKind};
+use crate::catalog::{Action, Approval, Assignment, DeviceList, Members, PackageKind};
 use crate::codec::{Bounded, Text};
 use crate::envelope::{self, Role};
 use crate::evaluate::ScanState;
@@ -25,6 +25,10 @@ fn conditions(texts: &[&str]) -> Conditions {
 }
 
 impl Bench {
+    fn described(&mut self, group: GroupId, version: u64, members: Members) -> Result<Done, Refusal> {
+        self.done(Command::Group { document: signed_group(group, version, members, APPROVER), list: None })
+    }
+
     /// A device tells something; returns the outputs, and the inventory that the acknowledgement names, if one came.
     fn told(&mut self, seed: u8, message: DeviceMessage) -> Vec<Output> {
         let seq = message.seq();
@@ -61,7 +65,7 @@ fn renewed(outputs: &[Output], seed: u8) -> Vec<Vec<GroupId>> {
     let of = |message: Message| match message {
         Message::Assignment(bytes) => {
             let envelope = envelope::Envelope::parse(&bytes, Kind::Assignment, Role::Online).unwrap();
-            let read: Assignment = crate::codec::decode(envelope.unverified_body(), 4096).unwrap();
+            let read: Assignment = crate::codec::decode(envelope.unverified_body(), Kind::Assignment.cap()).unwrap();
             Some(read.groups.to_vec())
         }
         _ => None,
@@ -169,9 +173,9 @@ fn scans_are_taken_as_a_whole_and_tell_of_releases_that_are_not_named() {
 fn members_of_a_dynamic_group_follow_their_inventories() {
     let mut bench = Bench::new();
     bench.member(20);
-    let refused = bench.done(Command::Condition { group: OFFICE, conditions: conditions(&["os.id=debian"]) });
+    let refused = bench.described(OFFICE, 1, rule(&["os.id=debian"]));
     assert!(refused.unwrap_err().to_string().contains("by hand"));
-    bench.done(Command::Condition { group: SERVERS, conditions: conditions(&["package:nginx>=1.20"]) }).unwrap();
+    bench.described(SERVERS, 1, rule(&["package:nginx>=1.20"])).unwrap();
     let old = inventory("debian", &[("nginx", "1.18")]);
     let new = inventory("debian", &[("nginx", "1.22")]);
     bench.told_parts(20, &InventoryDelta::full(&old), [1]);
@@ -193,7 +197,7 @@ fn members_of_a_dynamic_group_follow_their_inventories() {
     bench.done(Command::Assign { device: device(20), groups: Bounded::default() }).unwrap();
     assert_eq!(bench.groups(20), [SERVERS]);
 
-    bench.done(Command::Condition { group: SERVERS, conditions: conditions(&["package:nginx>=2"]) }).unwrap();
+    bench.described(SERVERS, 2, rule(&["package:nginx>=2"])).unwrap();
     bench.later(Duration::ZERO);
     assert_eq!(renewed(&bench.sync(), 20), [vec![]]);
     // Devices that have told nothing stay where they are.
@@ -201,6 +205,93 @@ fn members_of_a_dynamic_group_follow_their_inventories() {
     bench.later(Duration::ZERO);
     bench.sync();
     assert_eq!(bench.groups(21), [OFFICE]);
+}
+
+#[test]
+fn a_group_is_what_approvers_signed_and_nothing_else() {
+    let mut bench = Bench::new();
+    let told = |bench: &mut Bench, document, list| bench.done(Command::Group { document, list });
+    // Neither the coordinator nor a publisher says what a group is; nothing older comes back; a rule must be one.
+    for signer in [4, 2, 99] {
+        let refused = told(&mut bench, signed_group(SERVERS, 1, rule(&["os.id=x"]), signer), None).unwrap_err();
+        assert!(matches!(refused, Refusal::Document(_)), "{signer}: {refused}");
+    }
+    assert!(bench.described(SERVERS, 1, rule(&["moon"])).is_ok(), "a fact by that name may come to be");
+    let unreadable = bench.described(SERVERS, 2, rule(&["package:a>"])).unwrap_err().to_string();
+    assert!(unreadable.contains("package:a>"), "{unreadable}");
+    bench.described(SERVERS, 2, rule(&["os.id=debian"])).unwrap();
+    assert!(matches!(bench.described(SERVERS, 1, Members::Listed), Err(Refusal::NotNewer { given: 1, known: 2, .. })));
+    let version = bench.state.index_version();
+    assert_eq!(bench.described(SERVERS, 2, rule(&["os.id=debian"])).unwrap().index_version, version, "the same again");
+    // An approval for a version that is not there yet, and a removal where the coordinator alone names the members.
+    let release = bench.published(1);
+    let of = |group, group_version, action| {
+        let approval = Approval { group_version, action, ..super::bench::plain_approval(group, START, release, 1) };
+        envelope::sign(Kind::Approval, Role::Approver, &approval, &[&key(APPROVER)]).unwrap()
+    };
+    for (bytes, cause) in
+        [(of(SERVERS, 3, Action::Install), "version 3"), (of(OFFICE, 0, Action::Uninstall), "group sign")]
+    {
+        let refused = bench.done(Command::Approve(bytes)).unwrap_err().to_string();
+        assert!(refused.contains(cause), "{refused}");
+    }
+    bench.done(Command::Approve(of(SERVERS, 2, Action::Uninstall))).unwrap();
+    let again = Bench::restart(bench.durable.clone(), bench.now);
+    assert_eq!(again.state.group_document(&SERVERS).unwrap().version, 2);
+    assert_eq!(again.state.dynamic_groups().len(), 1);
+}
+
+#[test]
+fn the_members_of_a_list_are_told_their_ways_and_nobody_else_is_a_member() {
+    let mut bench = Bench::new();
+    for seed in [20, 21, 22] {
+        bench.member(seed);
+    }
+    bench.sync();
+    let list = |seeds: &[u8]| DeviceList::new([4; 32], seeds.iter().map(|seed| device(*seed))).unwrap();
+    let describe = |bench: &mut Bench, version, list: DeviceList, shown: DeviceList| {
+        let members = Members::List(shown.tree().root());
+        let document = signed_group(SERVERS, version, members, APPROVER);
+        bench.done(Command::Group { document, list: Some(list) })
+    };
+    let other = describe(&mut bench, 1, list(&[20, 22]), list(&[20, 21])).unwrap_err().to_string();
+    assert!(other.contains("not the one that was signed"), "{other}");
+    describe(&mut bench, 1, list(&[20, 21]), list(&[20, 21])).unwrap();
+    bench.later(Duration::ZERO);
+    bench.sync();
+    let assigned = |bench: &Bench, seed: u8| -> Assignment {
+        let record = bench.state.devices().find(|record| record.device == device(seed)).unwrap();
+        let envelope = envelope::Envelope::parse(&record.assignment, Kind::Assignment, Role::Online).unwrap();
+        crate::codec::decode(envelope.unverified_body(), Kind::Assignment.cap()).unwrap()
+    };
+    let shows = |bench: &Bench, seed: u8, shown: &DeviceList| {
+        let assigned = assigned(bench, seed);
+        let root = shown.tree().root();
+        assigned.groups.contains(&SERVERS) && assigned.ways.iter().any(|way| root.holds(&device(seed), way))
+    };
+    let first = list(&[20, 21]);
+    assert_eq!([20, 21, 22].map(|seed| shows(&bench, seed, &first)), [true, true, false]);
+    // By hand nobody comes in.
+    bench.done(Command::Assign { device: device(22), groups: Bounded::truncated(vec![SERVERS]) }).unwrap();
+    assert!(!assigned(&bench, 22).groups.contains(&SERVERS));
+    // Another list: who stays is told the new way, although the groups are the same. Over a restart too.
+    describe(&mut bench, 2, list(&[21, 22]), list(&[21, 22])).unwrap();
+    let mut bench = Bench::restart(bench.durable.clone(), bench.now);
+    bench.sync();
+    bench.later(Duration::ZERO);
+    bench.sync();
+    let second = list(&[21, 22]);
+    assert_eq!([20, 21, 22].map(|seed| shows(&bench, seed, &second)), [false, true, true]);
+    // The power goes between the list and the index that names its document: the old one counts on.
+    let members = Members::List(list(&[20]).tree().root());
+    let before = bench.durable.len();
+    bench
+        .done(Command::Group { document: signed_group(SERVERS, 3, members, APPROVER), list: Some(list(&[20])) })
+        .unwrap();
+    let after = bench.durable[before..].iter().position(|record| matches!(record, Record::Catalog(_))).unwrap();
+    let cut = bench.durable[..before + after].to_vec();
+    let again = Bench::restart(cut, bench.now);
+    assert_eq!(again.state.listed_groups().map(|(_, list)| list.clone()).collect::<Vec<_>>(), [second]);
 }
 
 #[test]
@@ -221,7 +312,7 @@ fn new_conditions_reach_a_large_fleet_step_by_step() {
     stored.inventories = stored.devices.iter().map(|known| (known.device, record.clone())).collect();
     let mut bench = Bench::with(stored, Now { mono: Mono(0), wall: START });
     bench.sync();
-    bench.done(Command::Condition { group: SERVERS, conditions: conditions(&["os.id=debian"]) }).unwrap();
+    bench.described(SERVERS, 1, rule(&["os.id=debian"])).unwrap();
     let members = |bench: &Bench| bench.state.devices().filter(|record| record.groups.contains(&SERVERS)).count();
     let mut steps = 0;
     while members(&bench) < 2_000 {
@@ -253,7 +344,9 @@ fn the_records_are_pinned() {
         states: Bounded::truncated(vec![(ReleaseId([8; 32]), ScanState::Required)]),
     };
     bench.told(20, DeviceMessage::Scan(Box::new(scan)));
-    bench.done(Command::Condition { group: SERVERS, conditions: conditions(&["os.id=x"]) }).unwrap();
+    let list = DeviceList::new([4; 32], [DeviceId([9; 32])]).unwrap();
+    let members = Members::List(list.tree().root());
+    bench.done(Command::Group { document: signed_group(SERVERS, 1, members, APPROVER), list: Some(list) }).unwrap();
     let number = |number: u64| hex::encode(number.to_le_bytes());
     let at = number(bench.now.wall.0);
     let (empty, digest) = (inventory::empty(), told.digest());
@@ -269,8 +362,8 @@ fn the_records_are_pinned() {
             number(3),
             "08".repeat(32)
         ),
-        // version | groups, each with its conditions as texts
-        format!("01{one}{}{one}{}{}", "05".repeat(16), number(7), hex::encode(b"os.id=x")),
+        // version | lists, each with its group, its secret and its devices
+        format!("02{one}{}{}{one}{}", "05".repeat(16), "04".repeat(32), "09".repeat(32)),
     ];
     let written = |record: &Record| match record {
         Record::Inventory(_, bytes) | Record::Scan(_, bytes) | Record::Groups(bytes) | Record::Root(_, bytes) => {

@@ -4,11 +4,10 @@ use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
 use super::counts::RolloutStatus;
-use crate::catalog::{Hold, NodeRole};
+use crate::catalog::{DeviceList, Hold, NodeRole};
 use crate::codec::{Bounded, Text};
-use crate::envelope::{Document, EnvelopeError};
+use crate::envelope::{ASSIGNMENT_CAP, Document, EnvelopeError};
 use crate::ids::{DeviceId, DocHash, GroupId, PayloadId, ReleaseId, SiteId};
-use crate::inventory::Conditions;
 use crate::node::Verdict;
 use crate::report::{Report, Trouble};
 use crate::time::Wall;
@@ -196,12 +195,12 @@ pub enum Command {
         /// Its groups.
         groups: Bounded<GroupId, 64>,
     },
-    /// Make a group dynamic, or give it other conditions.
-    Condition {
-        /// The group.
-        group: GroupId,
-        /// What its members fulfil.
-        conditions: Conditions,
+    /// What a group is, as approvers have signed it. The members of one with a rule or a list follow from that.
+    Group {
+        /// The document's envelope.
+        document: Vec<u8>,
+        /// Of one with a list: the list.
+        list: Option<DeviceList>,
     },
 }
 
@@ -245,7 +244,7 @@ pub struct DeviceRecord {
     /// When that certificate was signed.
     pub certified: Wall,
     /// Its newest assignment to groups, an envelope.
-    pub assignment: Bounded<u8, 2048>,
+    pub assignment: Bounded<u8, ASSIGNMENT_CAP>,
     /// When that assignment was signed; zero while this coordinator knows of none, and so of no groups.
     pub assigned: Wall,
 }
@@ -305,7 +304,7 @@ pub enum Refusal {
 /// What must be on disk before something else may happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
-    /// A release, an approval or an index: a file named by its hash.
+    /// A release, an approval, a group or an index: a file named by its hash.
     Document(Document),
     /// The current head and index: one file, replaced atomically.
     Catalog(Vec<u8>),
@@ -323,7 +322,7 @@ pub enum Record {
     Inventory(DeviceId, Vec<u8>),
     /// What a device is missing, encoded.
     Scan(DeviceId, Vec<u8>),
-    /// The conditions of dynamic groups: one file, replaced atomically.
+    /// The lists of groups that have one: one file, replaced atomically.
     Groups(Vec<u8>),
     /// A root's envelope by its version; those before it stay.
     Root(u64, Vec<u8>),

@@ -50,7 +50,7 @@ pub use io::{
     AlarmKind, Command, DeviceRecord, Done, HeldList, Input, Invite, MAX_USES, Output, Reason, Record, Refusal,
     ServeWhat,
 };
-pub use pages::{PublishedApproval, PublishedRelease};
+pub use pages::{PublishedApproval, PublishedGroup, PublishedRelease};
 pub use rollout::{HEARD_WITHIN, SILENT_AFTER};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -160,8 +160,8 @@ pub enum SetupError {
     /// What is stored does not make a catalog.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    /// The conditions of dynamic groups are damaged.
-    #[error("the conditions of the dynamic groups are damaged ({0}); restore the file from a copy")]
+    /// The lists of groups are damaged.
+    #[error("the lists of the groups are damaged ({0}); restore the file from a copy")]
     Groups(String),
     /// What was ordered for sites is damaged.
     #[error(
@@ -232,7 +232,7 @@ impl CoordinatorState {
     pub fn new(setup: Setup, now: Now) -> Result<Self, SetupError> {
         let Setup { device, root, root_hash, online, origins, stored } = setup;
         let key = PublicKey(online.verifying_key().to_bytes());
-        if root.online.threshold != 1 || !root.online.keys.contains(&key) {
+        if root.online.threshold != 1 || !root.online.contains(&key) {
             return Err(SetupError::OnlineKey);
         }
         let roots = roots::Roots::restore(&stored.earlier_roots, (root_hash, root.version))?;
@@ -262,7 +262,7 @@ impl CoordinatorState {
             rollouts: Rollouts::restore(stored.rollouts.as_deref()),
             wan_limits: wan_limits::Orders::restore(stored.wan_limits.as_deref()).map_err(SetupError::WanLimits)?,
             inventories: Inventories::default(),
-            dynamic: Dynamic::restore(stored.groups.as_deref()).map_err(SetupError::Groups)?,
+            dynamic: Dynamic::default(),
             opening: BTreeMap::new(),
             next_open: 0,
             serving: BTreeMap::new(),
@@ -271,6 +271,7 @@ impl CoordinatorState {
             durable: 0,
             outputs: VecDeque::new(),
         };
+        state.dynamic = Dynamic::restore(stored.groups.as_deref(), &state.documents).map_err(SetupError::Groups)?;
         state.outputs.push_back(Output::Subscribe(Topic::Head));
         state.issue(now, change)?;
         for LastReport { device, seq, received, addresses, deployments, papers } in stored.reports {
@@ -293,7 +294,7 @@ impl CoordinatorState {
                 known.held = digest;
             }
         }
-        if !state.dynamic_groups().is_empty() {
+        if state.dynamic.has_any() {
             state.regroup_all(now);
         }
         state.check_rollouts(now);
@@ -459,10 +460,7 @@ impl CoordinatorState {
                 self.regroup(device, now);
                 false
             }
-            Command::Condition { group, conditions } => {
-                self.condition(group, conditions, now)?;
-                false
-            }
+            Command::Group { document, list } => self.describe(document, list, now)?,
             Command::Revoke(device) => self.revoke(device)?,
             Command::Readmit(device) => self.readmit(device, now)?,
             Command::Disinvite(secret_hash) => {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::catalog::page::{self, INDEX_ENTRIES};
-use crate::catalog::{Approval, DocEntry, DocRef, GroupEntry, Node, Release};
+use crate::catalog::{Approval, DocEntry, DocRef, GroupDocument, GroupEntry, Node, Release};
 use crate::codec::CodecError;
 use crate::envelope::Document;
 use crate::ids::{DeviceId, DocHash, GroupId, PublicKey, ReleaseId};
@@ -49,11 +49,23 @@ pub struct PublishedApproval {
     pub by_rule: Option<Arc<ByRule>>,
 }
 
+/// What a group is, in the catalog.
+#[derive(Debug, Clone)]
+pub struct PublishedGroup {
+    /// Its place in the index.
+    pub entry: DocEntry,
+    /// What it says.
+    pub document: GroupDocument,
+    /// Everyone whose good signature it carries: counted again when the root changes.
+    pub(crate) signers: Vec<PublicKey>,
+}
+
 /// What the catalog consists of.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Content<'a> {
     pub(super) releases: &'a BTreeMap<ReleaseId, PublishedRelease>,
     pub(super) approvals: &'a BTreeMap<(GroupId, ReleaseId), PublishedApproval>,
+    pub(super) groups: &'a BTreeMap<GroupId, PublishedGroup>,
     pub(super) revoked: &'a BTreeSet<DeviceId>,
     /// Releases that no group has decided about: every device says whether it needs them.
     pub(super) undecided: &'a BTreeSet<ReleaseId>,
@@ -79,9 +91,9 @@ impl<'a> Content<'a> {
         named
     }
 
-    fn sorted(&self, releases: &BTreeSet<ReleaseId>, approvals: impl Iterator<Item = DocEntry>) -> Vec<DocEntry> {
+    fn sorted(&self, releases: &BTreeSet<ReleaseId>, others: impl Iterator<Item = DocEntry>) -> Vec<DocEntry> {
         let releases = releases.iter().filter_map(|id| Some(self.releases.get(id)?.entry));
-        let mut entries: Vec<_> = releases.chain(approvals).collect();
+        let mut entries: Vec<_> = releases.chain(others).collect();
         entries.sort_unstable_by_key(|entry| entry.hash);
         entries
     }
@@ -148,7 +160,8 @@ impl Pages {
         let changed = core::mem::take(&mut self.changed);
         for group in &changed.groups {
             let approvals = content.approvals_of(*group).map(|(_, known)| known.entry);
-            let entries = content.sorted(&content.releases_of(*group), approvals);
+            let described = content.groups.get(group).map(|known| known.entry);
+            let entries = content.sorted(&content.releases_of(*group), approvals.chain(described));
             self.by_group.remove(group);
             if !entries.is_empty() {
                 let branch = Branch::new(|pages| page::grow_page(&entries, OF_A_GROUP, pages), &mut made)?;

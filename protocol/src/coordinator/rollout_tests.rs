@@ -16,6 +16,7 @@ fn approval(release: ReleaseId, version: u64, issued: Wall, rings: &[(u16, u32)]
     let rings = rings.iter().map(|(up_to, delay_s)| Ring { up_to: *up_to, delay_s: *delay_s }).collect();
     Approval {
         group: GROUP,
+        group_version: 0,
         release,
         version,
         action: Action::Install,

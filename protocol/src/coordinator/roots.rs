@@ -55,7 +55,7 @@ impl Roots {
 
 /// The first of these keys that a root lets sign alone.
 fn key_of<'a>(root: &Root, keys: impl IntoIterator<Item = &'a SigningKey>) -> Option<&'a SigningKey> {
-    let named = |key: &&SigningKey| root.online.keys.contains(&PublicKey(key.verifying_key().to_bytes()));
+    let named = |key: &&SigningKey| root.online.contains(&PublicKey(key.verifying_key().to_bytes()));
     keys.into_iter().find(named).filter(|_| root.online.threshold == 1)
 }
 
@@ -101,6 +101,7 @@ impl CoordinatorState {
         self.roots.before = Some(core::mem::replace(&mut self.root, root));
         self.root_hash = hash;
         self.documents.count_again(&self.root);
+        self.dynamic.count_again(&self.documents);
         self.watch_rollouts(now);
         Ok(true)
     }
@@ -108,7 +109,7 @@ impl CoordinatorState {
     /// Whether today's online keys are among those that claim to have signed this certificate of our own making.
     pub(super) fn is_of_today(&self, certificate: &[u8]) -> bool {
         Envelope::parse(certificate, Kind::Certificate, Role::Online)
-            .is_ok_and(|envelope| envelope.claimed_signers().any(|key| self.root.online.keys.contains(&key)))
+            .is_ok_and(|envelope| envelope.claimed_signers().any(|key| self.root.online.contains(&key)))
     }
 
     /// Whether the keys of the root before today's signed this head: whoever shows it has not heard of the new root yet.

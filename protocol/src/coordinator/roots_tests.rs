@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::bench::{APPROVER, Bench, ONLINE, answer, device, key, keys, public, root, root_doc, sent};
+use super::bench::{APPROVER, Bench, ONLINE, answer, device, held, key, keys, root, root_doc, sent};
 use super::*;
 use crate::catalog::{Certificate, Keys};
 use crate::ids::SiteId;
@@ -76,7 +76,7 @@ fn a_root_that_could_not_stand_is_refused_and_nothing_changes() {
         (
             "two must sign online",
             next(&root(), |root| {
-                let both = Bounded::new(vec![public(ONLINE), public(STANDBY)]).unwrap();
+                let both = Bounded::new(vec![held(ONLINE), held(STANDBY)]).unwrap();
                 root.online = Keys { keys: both, threshold: 2 };
             }),
             "standby-keys",
@@ -157,7 +157,7 @@ fn devices_of_the_ledger_are_renewed_when_they_have_the_root_and_nobody_else_is(
 #[test]
 fn what_only_a_removed_approver_signed_leaves_the_catalog_and_may_be_decided_anew() {
     let mut bench = Bench::new();
-    let both = Bounded::new(vec![public(APPROVER), public(SECOND_APPROVER)]).unwrap();
+    let both = Bounded::new(vec![held(APPROVER), held(SECOND_APPROVER)]).unwrap();
     let wider = next(&root(), |root| root.approvers = Keys { keys: both, threshold: 1 });
     take(&mut bench, &wider, &[]).unwrap();
     let (first, second) = (bench.published(1), bench.published(2));

@@ -16,7 +16,7 @@ use core::fmt;
 use core::str::FromStr;
 use std::collections::BTreeMap;
 
-use super::{FactName, Name, SharedInventory, Version};
+use super::{FactName, Inventory, Name, PackageKey, SharedInventory, Version};
 use crate::catalog::PackageKind;
 use crate::codec::Text;
 use crate::version::compare;
@@ -100,6 +100,44 @@ pub enum ConditionError {
     Contradiction(String),
 }
 
+/// What conditions ask of a machine.
+pub trait Machine {
+    /// Whether it wants a restart.
+    fn pending_restart(&self) -> bool;
+    /// The value of a fact.
+    fn fact(&self, name: &str) -> Option<&str>;
+    /// Installed packages of this name, of every kind and architecture, with their versions.
+    fn named<'a>(&'a self, name: &'a Name) -> impl Iterator<Item = (&'a PackageKey, &'a [Version])>;
+}
+
+impl Machine for SharedInventory {
+    fn pending_restart(&self) -> bool {
+        self.pending_restart()
+    }
+
+    fn fact(&self, name: &str) -> Option<&str> {
+        self.fact(name)
+    }
+
+    fn named<'a>(&'a self, name: &'a Name) -> impl Iterator<Item = (&'a PackageKey, &'a [Version])> {
+        self.named(name)
+    }
+}
+
+impl Machine for Inventory {
+    fn pending_restart(&self) -> bool {
+        self.pending_restart
+    }
+
+    fn fact(&self, name: &str) -> Option<&str> {
+        self.fact(name)
+    }
+
+    fn named<'a>(&'a self, name: &'a Name) -> impl Iterator<Item = (&'a PackageKey, &'a [Version])> {
+        KINDS.iter().flat_map(move |(kind, _)| self.of_name(*kind, name))
+    }
+}
+
 /// Conditions that must all hold; at least one, and not contradictory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conditions(Vec<Condition>);
@@ -138,7 +176,7 @@ impl Conditions {
     }
 
     /// Whether a machine fulfils them all.
-    pub fn hold(&self, machine: &SharedInventory) -> bool {
+    pub fn hold(&self, machine: &impl Machine) -> bool {
         self.by_subject().into_iter().all(|(subject, tests)| match subject {
             Subject::Fact(name) => {
                 let found = if name.as_str() == FACT_RESTART_PENDING {
@@ -444,7 +482,7 @@ mod tests {
             (&["package:linux>=6", "package:linux<7"], true),
             (&["package:linux>5.10", "package:linux<6.1"], false),
         ] {
-            assert_eq!(parse(texts).unwrap().hold(&shelved), wanted, "{texts:?}");
+            assert_eq!(parse(texts).unwrap().hold(&*shelved), wanted, "{texts:?}");
         }
     }
 

@@ -5,14 +5,16 @@
 
 mod condition;
 mod delta;
+mod membership;
 mod purl;
 mod shared;
 mod standing;
 
 use std::collections::BTreeMap;
 
-pub use condition::{Condition, ConditionError, Conditions, FACT_RESTART_PENDING, MAX_CONDITIONS};
+pub use condition::{Condition, ConditionError, Conditions, FACT_RESTART_PENDING, MAX_CONDITIONS, Machine};
 pub use delta::{Assembler, DeltaError, InventoryDelta, InventoryPart, MAX_PART, MAX_PARTS, MAX_TEXT};
+pub use membership::{NotMember, belongs};
 pub use shared::{SharedEntries, SharedInventory};
 
 use crate::catalog::PackageKind;
@@ -149,11 +151,18 @@ impl Inventory {
 
     /// Every installed version of a package, on any architecture.
     pub fn versions<'a>(&'a self, kind: PackageKind, name: &'a Name) -> impl Iterator<Item = &'a Version> + 'a {
+        self.of_name(kind, name).flat_map(|(_, versions)| versions)
+    }
+
+    /// The same with their keys, which tell the architecture.
+    pub(crate) fn of_name<'a>(
+        &'a self,
+        kind: PackageKind,
+        name: &'a Name,
+    ) -> impl Iterator<Item = (&'a PackageKey, &'a [Version])> + 'a {
         let first = PackageKey { kind, name: name.clone(), arch: Arch::default() };
-        self.packages
-            .range(first..)
-            .take_while(move |(key, _)| key.kind == kind && key.name == *name)
-            .flat_map(|(_, versions)| versions)
+        let of_name = move |(key, _): &(&PackageKey, _)| key.kind == kind && key.name == *name;
+        self.packages.range(first..).take_while(of_name).map(|(key, versions)| (key, versions.as_slice()))
     }
 
     /// The package URL of an installed package, with its distribution as qualifier where the facts tell it.

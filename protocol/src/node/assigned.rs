@@ -6,6 +6,7 @@
 use super::{NodeState, Record};
 use crate::catalog::Assignment;
 use crate::ids::{DeviceId, GroupId};
+use crate::inventory::{Inventory, NotMember, belongs};
 use crate::report::Trouble;
 use crate::time::{Now, Wall};
 use crate::trust::{Trust, TrustError};
@@ -69,6 +70,18 @@ impl Assigned {
 
     pub(super) fn contains(&self, group: &GroupId) -> bool {
         self.groups().contains(group)
+    }
+
+    /// Whether this device belongs to a group by what an approver has signed about it. Of a group without a document the
+    /// assignment alone tells.
+    pub(super) fn belongs(
+        &self,
+        group: &GroupId,
+        trust: &Trust,
+        inventory: Option<&Inventory>,
+    ) -> Result<(), NotMember> {
+        let (Some(known), Some(held)) = (trust.catalog().groups().get(group), &self.held) else { return Ok(()) };
+        belongs(&known.document, &held.device, &held.ways, inventory)
     }
 
     pub(super) fn held(&self) -> Option<&Assignment> {

@@ -7,10 +7,11 @@
 use core::time::Duration;
 
 use super::NodeState;
-use super::explain::{Sentence, span};
+use super::explain::Sentence;
 use crate::report::Trouble;
 use crate::time::{Now, Wall};
 use crate::trust::CLOCK_TOLERANCE;
+use crate::units::span;
 use crate::wire::Message;
 
 #[derive(Debug, Default)]

@@ -9,6 +9,7 @@
 
 mod attempts;
 mod calendar;
+mod conflict;
 mod explain;
 mod gates;
 mod index;
@@ -39,7 +40,7 @@ use super::{Detection, NodeState, Output, Reason, Record, StoreError};
 use crate::catalog::{Action, Approval, Certificate, NodeRole, Payload, Piece, Recipe, Release, pieces};
 use crate::codec::Text;
 use crate::ids::{GroupId, PayloadId, ReleaseId};
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, NotMember};
 use crate::report::{DeploymentReport, DeploymentState, SubState};
 use crate::schedule::{DeviceFacts, Why};
 use crate::time::{Mono, Now, Wall};
@@ -47,6 +48,8 @@ use crate::trust::Trust;
 
 /// A retry code is tried again this often under one approval.
 const MAX_ATTEMPTS: u8 = 4;
+/// Long waits are looked at again after this: the wall clock may be set.
+const LOOK_AGAIN: core::time::Duration = core::time::Duration::from_secs(900);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -107,6 +110,8 @@ pub(super) struct Deployments {
     /// Whether a restart was asked for in this run of the operating system.
     asked: bool,
     restart: Restart,
+    /// When a branch cache may fetch more for its site.
+    prefetch_at: Option<Wall>,
     /// What the person at the machine was told last: for which release, and when the restart is to be.
     told: Option<(ReleaseId, Option<Wall>)>,
 }
@@ -123,6 +128,13 @@ pub(super) struct View<'a> {
     pub(super) inventory: Option<&'a Inventory>,
     /// Whether a newer head has come since the start, or the coordinator has said that there is none.
     pub(super) head_is_confirmed: bool,
+}
+
+impl View<'_> {
+    /// Whether what an approver has signed about a group admits this device.
+    fn belongs(&self, group: &GroupId) -> Result<(), NotMember> {
+        self.assigned.belongs(group, self.trust, self.inventory)
+    }
 }
 
 /// What the deployments want of others.
@@ -176,6 +188,7 @@ impl Deployments {
             arriving: BTreeSet::new(),
             wanting: BTreeSet::new(),
             restart: Restart::default(),
+            prefetch_at: None,
             told: None,
         }
     }

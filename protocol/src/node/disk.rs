@@ -3,12 +3,13 @@
 
 use serde::Serialize;
 
-use super::explain::{Sentence, size};
+use super::explain::Sentence;
 use super::{NodeState, StoreError};
 use crate::codec::Text;
 use crate::ids::PayloadId;
 use crate::report::Trouble;
 use crate::time::{Now, Wall};
+use crate::units::size;
 
 /// How the disk keeps what is written, in this run of the node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

@@ -3,14 +3,14 @@
 //! Nothing is decided here. Each part of the node explains what it owns: `deployments/explain`, `downloads/explain` and
 //! `peers/explain` read the same fields as the decisions do, in the same order.
 
-use core::time::Duration;
-
 use serde::Serialize;
 
 use super::NodeState;
+use crate::catalog::{Naming, naming};
 use crate::ids::{DeviceId, ReleaseId};
 use crate::time::{Now, Wall};
 use crate::trust::{Blocked, Trust, Wanted};
+use crate::units::{percent, size, span};
 
 /// Candidates that [`NodeState::find`] names at most.
 const MAX_FOUND: usize = 16;
@@ -56,18 +56,20 @@ pub enum Subject {
 }
 
 impl NodeState {
-    /// What a word may mean: the beginning of a release's or device's id (four digits at least), a product, `product@version`,
-    /// or a device's label. The first 16 candidates, releases first.
+    /// What a word may mean: the beginning of a release's or device's id (four digits at least), a product or `product@version`,
+    /// where the last part of the product's name suffices, or a device's label. The first 16 candidates, releases first.
     pub fn find(&self, word: &str) -> Vec<Subject> {
         let begins = |id: String| word.len() >= 4 && id.starts_with(&word.to_ascii_lowercase());
-        let (product, version) =
-            word.split_once('@').map_or((word, None), |(product, version)| (product, Some(version)));
-        let named = self.trust.catalog().releases().iter().filter(|(id, found)| {
-            let release = &found.release;
-            let fits = &*release.product == product && version.is_none_or(|version| &*release.version == version);
-            fits || begins(id.to_string())
-        });
-        let mut found: Vec<_> = named.map(|(id, _)| Subject::Release(*id)).collect();
+        let releases = self.trust.catalog().releases().iter();
+        let named: Vec<_> = releases
+            .filter_map(|(id, found)| {
+                let by_id = begins(id.to_string()).then_some(Naming::Whole);
+                by_id.max(naming(word, &found.release.product, &found.release.version)).map(|fit| (fit, *id))
+            })
+            .collect();
+        let best = named.iter().map(|(fit, _)| *fit).max();
+        let named = named.into_iter().filter(|(fit, _)| Some(*fit) == best);
+        let mut found: Vec<_> = named.map(|(_, id)| Subject::Release(id)).collect();
         // A release whose approval or documents are gone may still have a deployment here.
         let deployed = self.deployments.all().filter(|id| begins(id.to_string())).map(Subject::Release);
         found.extend(deployed);
@@ -276,6 +278,10 @@ impl NodeState {
             Blocked::NoRelease | Blocked::NotApproved | Blocked::Declined => {
                 format!("the catalog in force, index version {}", self.trust.catalog().index_version())
             }
+            Blocked::GroupUnknown | Blocked::OnlyListed => {
+                "what approvers have signed about the group, which bounds the coordinator's word about its members"
+                    .to_owned()
+            }
             Blocked::ReleaseExpired(_) => "the release's own expiry, signed by its publisher".to_owned(),
             Blocked::ApprovalExpired(_) => "the approval's own expiry, signed by its approver".to_owned(),
         };
@@ -353,30 +359,4 @@ pub(super) fn release_name(trust: &Trust, release: &ReleaseId) -> String {
         Some(found) => format!("{} {}", found.release.product, found.release.version),
         None => format!("release {}", release.short()),
     }
-}
-
-/// A length of time for people.
-pub(super) fn span(time: Duration) -> String {
-    match time.as_secs() {
-        s @ 0..120 => format!("{s} s"),
-        s @ 120..7200 => format!("{} min", s / 60),
-        s @ 7200..172_800 => format!("{} h", s / 3600),
-        s => format!("{} d", s / 86_400),
-    }
-}
-
-/// A number of bytes for people.
-pub(super) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let exponent = (bytes.ilog2() / 10).min(UNITS.len() as u32);
-    let tenths = (u128::from(bytes) * 10) >> (10 * exponent);
-    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[exponent as usize - 1])
-}
-
-/// Whole percent, rounded down.
-pub(super) fn percent(part: u64, of: u64) -> u128 {
-    (u128::from(part) * 100).checked_div(u128::from(of)).unwrap_or(0)
 }

@@ -401,7 +401,8 @@ impl NodeState {
                 }
                 Reason::Deployment(release) => self.deployments.touch(release),
                 // What is left over is looked at as this event ends.
-                Reason::Deployments => {}
+                Reason::Deployments if self.deployments.prefetch_is_due(now) => self.deployments_changed(now),
+                Reason::Deployments => self.deployments.look_again_for_prefetch(&mut self.cx),
                 Reason::Report => self.make_reports(now),
                 Reason::Relay => self.relay_reports(now),
                 Reason::Renew => self.renew_certificate(now),
@@ -562,7 +563,11 @@ impl NodeState {
     }
 
     fn explain_payload(&self, payload: &Payload, now: Now) -> Vec<Sentence> {
-        self.downloads.explain(payload, &self.cx, downloads_view!(self), now)
+        let mut sentences = self.downloads.explain(payload, &self.cx, downloads_view!(self), now);
+        if matches!(self.downloads.progress(&payload.id), downloads::PayloadProgress::Partial { .. }) {
+            sentences.extend(self.explain_wan_limit(now));
+        }
+        sentences
     }
 
     fn candidates_departed(&mut self, device: &DeviceId) {

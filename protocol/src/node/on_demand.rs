@@ -27,7 +27,8 @@ impl NodeState {
                     Decision::NotBefore { why, .. } => !matches!(why, Why::AvailableFrom | Why::Ring { .. }),
                     Decision::Now { .. } => true,
                 };
-                begun && self.trust().may_install(id, group, now.wall).is_ok()
+                let belongs = self.assigned.belongs(group, self.trust(), self.inventory()).is_ok();
+                begun && belongs && self.trust().may_install(id, group, now.wall).is_ok()
             })
             .filter_map(|(id, ..)| Some((id, self.trust().catalog().releases().get(&id)?.release.clone())))
             .collect();

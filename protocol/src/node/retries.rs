@@ -43,7 +43,7 @@ impl NodeState {
         if self.retries.knows(&order) {
             return;
         }
-        let Ok(verified) = envelope.verify(&online.keys, online.threshold.into()) else { return };
+        let Ok(verified) = envelope.verify(online) else { return };
         let Ok(RetryOrder { release, group, device, .. }) = verified.decode() else { return };
         self.retries.remember(order);
         let neighbours: Vec<_> = self.peers.members().map(|(device, _)| *device).filter(|peer| *peer != from).collect();

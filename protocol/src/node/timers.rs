@@ -47,7 +47,7 @@ pub enum Reason {
     Restart,
     /// A deployment may go on.
     Deployment(ReleaseId),
-    /// Deployments are left over from an event that concerned many.
+    /// Deployments are left over from an event that concerned many, or a branch cache may fetch more for its site.
     Deployments,
     /// A report is due.
     Report,

@@ -1,6 +1,7 @@
 //! How much of the WAN this site may use, as the coordinator has ordered: the newest order, kept over restarts and passed on to
 //! neighbours. It slows nothing down itself: whoever moves bytes asks [`NodeState::wan_share`].
 
+use super::explain::Sentence;
 use super::{NodeState, Record};
 use crate::codec::Bounded;
 use crate::envelope::{Envelope, Kind, Role};
@@ -8,7 +9,8 @@ use crate::ids::{DeviceId, SiteId};
 use crate::schedule;
 use crate::time::Now;
 use crate::trust::Trust;
-use crate::wire::{Message, SignedBytes, WanLimits};
+use crate::units::rate;
+use crate::wire::{Message, SignedBytes, WanLimits, WanRate};
 
 /// The order in force.
 #[derive(Debug, Default)]
@@ -24,7 +26,7 @@ impl Ordered {
 fn verified(bytes: &[u8], trust: &Trust, site: SiteId) -> Option<WanLimits> {
     let online = &trust.root().online;
     let envelope = Envelope::parse(bytes, Kind::WanLimits, Role::Online).ok()?;
-    let order: WanLimits = envelope.verify(&online.keys, online.threshold.into()).ok()?.decode().ok()?;
+    let order: WanLimits = envelope.verify(online).ok()?.decode().ok()?;
     (order.site == site).then_some(order)
 }
 
@@ -54,11 +56,36 @@ impl NodeState {
     /// Payload bytes per second that this device may fetch over the WAN now by the coordinator's order: an equal share with every
     /// other machine of the site that says it fetches. `None`: nothing is ordered for now.
     pub fn wan_share(&self, now: Now) -> Option<u64> {
+        let (rate, others) = self.wan_limit(now)?;
+        Some((rate.bytes_per_s / (1 + others)).max(1))
+    }
+
+    /// The rate in force for the whole site, and how many other machines say that they fetch.
+    fn wan_limit(&self, now: Now) -> Option<(&WanRate, u64)> {
         let (order, _) = self.wan_limits.0.as_ref()?;
         let zone = &self.cx.config.zone;
         let applies = |window| schedule::is_within(window, zone, now.wall);
         let rates = order.rates.iter().filter(|rate| rate.window.is_none_or(applies));
-        let site = rates.map(|rate| rate.bytes_per_s).min()?;
-        Some((site / (1 + self.downloads.other_fetchers(now.mono) as u64)).max(1))
+        let rate = rates.min_by_key(|rate| rate.bytes_per_s)?;
+        Some((rate, self.downloads.other_fetchers(now.mono) as u64))
+    }
+
+    /// What a download over the WAN waits for, when an order holds it to a rate.
+    pub(super) fn explain_wan_limit(&self, now: Now) -> Option<Sentence> {
+        let (limit, others) = self.wan_limit(now)?;
+        let hours = limit.window.map_or_else(String::new, |window| format!(" ({window})"));
+        let share = rate(self.wan_share(now)?);
+        let text = format!(
+            "The site's WAN fetches are held to {} now{hours}; this device's share of that is {share}.",
+            rate(limit.bytes_per_s)
+        );
+        let because = match others {
+            0 => "upswarm limit, as the coordinator has ordered; no other machine of the site fetches now".to_owned(),
+            1 => "upswarm limit, as the coordinator has ordered; 1 other machine of the site fetches now".to_owned(),
+            _ => {
+                format!("upswarm limit, as the coordinator has ordered; {others} other machines of the site fetch now")
+            }
+        };
+        Some(Sentence::new(text, because))
     }
 }

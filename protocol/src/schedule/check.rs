@@ -47,7 +47,7 @@ pub fn check(approval: &Approval) -> Result<(), ScheduleError> {
         return Err(ScheduleError::DeadlineFirst { deadline, begin });
     }
     let active = schedule.active_hours.map(|hours| Window { days: hours.days, start: hours.start, end: hours.end });
-    for slot in schedule.windows.iter().chain(&active) {
+    for slot in schedule.windows.iter().chain(&active).chain(schedule.fetch_ahead.windows.iter()) {
         if let Some(minute) = [slot.start, slot.end].into_iter().find(|minute| *minute > 1440) {
             return Err(ScheduleError::NoSuchMinute(minute));
         }

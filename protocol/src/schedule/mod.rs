@@ -13,6 +13,7 @@
 
 mod calendar;
 mod check;
+mod fetching;
 mod restart;
 
 use core::fmt;
@@ -22,6 +23,7 @@ use jiff::tz::{TimeZone, TimeZoneDatabase};
 
 pub use calendar::HORIZON;
 pub use check::{ScheduleError, check};
+pub use fetching::{Fetching, fetching, fetching_for_others};
 pub use restart::{NoRestart, decide_restart};
 
 use calendar::Calendar;

@@ -305,6 +305,7 @@ impl Assembly {
         self.filled = true;
         catalog.releases.clear();
         catalog.approvals.clear();
+        catalog.groups.clear();
         catalog.index = Some(self.label);
         for (hash, (_, loaded)) in &self.loaded {
             match &loaded.document {
@@ -314,7 +315,7 @@ impl Assembly {
                 }
                 Believed::Approval(known) => {
                     let key = (known.approval.group, known.approval.release);
-                    let floor = floors.map_or(0, |floors| floors.of(&key));
+                    let floor = floors.map_or(0, |floors| floors.of_approval(&key));
                     if known.approval.version < floor {
                         left_out.push((*hash, Kind::Approval, format!("version {floor} was seen before")));
                         continue;
@@ -327,6 +328,18 @@ impl Assembly {
                     }
                     if held.is_none_or(|held| held.version < known.approval.version) {
                         catalog.approvals.insert(key, known.clone());
+                    }
+                }
+                Believed::Group(known) => {
+                    let group = known.document.group;
+                    let floor = floors.map_or(0, |floors| floors.of_group(&group));
+                    if known.document.version < floor {
+                        left_out.push((*hash, Kind::Group, format!("version {floor} was seen before")));
+                        continue;
+                    }
+                    let held = catalog.groups.get(&group).map(|held| held.document.version);
+                    if held.is_none_or(|held| held < known.document.version) {
+                        catalog.groups.insert(group, known.clone());
                     }
                 }
             }
@@ -444,7 +457,7 @@ impl Follow for GroupEntry {
 }
 
 impl Follow for DocEntry {
-    fn follow(&self, walk: &mut Walk<'_>, set: &mut Assembly, _: &Place) {
+    fn follow(&self, walk: &mut Walk<'_>, set: &mut Assembly, place: &Place) {
         // A release may be named for two groups.
         if set.names(&self.hash) {
             return;
@@ -453,7 +466,10 @@ impl Follow for DocEntry {
             set.refused.insert(self.hash, *self);
             return;
         }
-        let problem = if !matches!(self.kind, Kind::Release | Kind::Approval) {
+        let problem = if !matches!(
+            (self.kind, place.tree),
+            (Kind::Release, _) | (Kind::Approval | Kind::Group, Tree::Group(_))
+        ) {
             Some(format!("an index cannot name a {:?}", self.kind))
         } else if !(1..=self.kind.cap()).contains(&(self.len as usize)) {
             Some("longer than its kind may be".to_owned())

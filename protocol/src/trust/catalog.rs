@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::catalog::{Approval, DocEntry, Hold, Release, Root};
+use crate::catalog::{Approval, DocEntry, GroupDocument, Hold, Keys, Release, Root};
 use crate::codec::Text;
 use crate::envelope::Kind;
 use crate::ids::{DeviceId, DocHash, GroupId, PublicKey, ReleaseId};
@@ -12,7 +12,9 @@ use crate::time::Wall;
 
 use super::TrustError;
 use super::dates::Stops;
-use super::verify::{ByRule, approval_is_vouched, open_approval, open_release, release_is_vouched};
+use super::verify::{
+    ByRule, approval_is_vouched, group_is_vouched, open_approval, open_group, open_release, release_is_vouched,
+};
 
 /// A believed release.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +38,15 @@ pub struct CatalogApproval {
     pub by_rule: Option<Arc<ByRule>>,
 }
 
+/// What a group is, as far as somebody has signed that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogGroup {
+    /// Hash of its envelope: what it is fetched and kept by.
+    pub hash: DocHash,
+    /// What it says.
+    pub document: Arc<GroupDocument>,
+}
+
 /// What is acted on. Releases and approvals come from one index and are swapped as a whole, so no two indexes are ever
 /// mixed. Holds, revocations and origins come from the newest index, whose documents may still be on their way: a stop does
 /// not wait.
@@ -43,6 +54,7 @@ pub struct CatalogApproval {
 pub struct Catalog {
     pub(super) releases: BTreeMap<ReleaseId, CatalogRelease>,
     pub(super) approvals: BTreeMap<(GroupId, ReleaseId), CatalogApproval>,
+    pub(super) groups: BTreeMap<GroupId, CatalogGroup>,
     pub(super) index: Option<Label>,
     pub(super) holds: Vec<Hold>,
     pub(super) revoked: Vec<DeviceId>,
@@ -60,6 +72,11 @@ impl Catalog {
     /// The newest approval of each release for each group. Its release may be missing, when that was refused.
     pub fn approvals(&self) -> &BTreeMap<(GroupId, ReleaseId), CatalogApproval> {
         &self.approvals
+    }
+
+    /// What the groups are that have documents.
+    pub fn groups(&self) -> &BTreeMap<GroupId, CatalogGroup> {
+        &self.groups
     }
 
     /// What is stopped.
@@ -92,10 +109,11 @@ impl Catalog {
         self.index.map(|label| label.hash)
     }
 
-    /// Envelopes of every release and approval in it.
+    /// Envelopes of every release, approval and group in it.
     pub fn document_hashes(&self) -> impl Iterator<Item = DocHash> + '_ {
         let releases = self.releases.values().map(|release| release.hash);
-        releases.chain(self.approvals.values().map(|approval| approval.hash))
+        let groups = self.groups.values().map(|group| group.hash);
+        releases.chain(self.approvals.values().map(|approval| approval.hash)).chain(groups)
     }
 
     /// Devices whose certificates no longer count.
@@ -126,6 +144,7 @@ pub(super) struct Label {
 pub(super) enum Believed {
     Release(CatalogRelease),
     Approval(CatalogApproval),
+    Group(CatalogGroup),
 }
 
 /// A verified document and everyone whose good signature it carries.
@@ -152,6 +171,12 @@ impl Loaded {
                     CatalogApproval { hash: entry.hash, approval: Arc::new(opened.value), by_rule: opened.by_rule };
                 (Believed::Approval(approval), version, opened.signers)
             }
+            Kind::Group => {
+                let opened = open_group(root, bytes).map_err(|error| error.to_string())?;
+                let version = opened.value.version;
+                let group = CatalogGroup { hash: entry.hash, document: Arc::new(opened.value) };
+                (Believed::Group(group), version, opened.signers)
+            }
             other => return Err(format!("an index cannot name a {other:?}")),
         };
         if version != entry.version {
@@ -162,7 +187,7 @@ impl Loaded {
 
     /// The approvers of this root whose good signature it carries.
     pub(super) fn approvers(&self, root: &Root) -> Approvers {
-        let signed = root.approvers.keys.iter().enumerate().filter(|(_, key)| self.signers.contains(key));
+        let signed = root.approvers.public().enumerate().filter(|(_, key)| self.signers.contains(key));
         signed.fold(0, |approvers, (at, _)| approvers | 1 << at)
     }
 
@@ -172,6 +197,7 @@ impl Loaded {
             Believed::Approval(known) => {
                 approval_is_vouched(root, &known.approval.group, &self.signers, known.by_rule.as_deref())
             }
+            Believed::Group(known) => group_is_vouched(root, &known.document.group, &self.signers),
         }
     }
 }
@@ -179,17 +205,20 @@ impl Loaded {
 /// Approvers by their place in the root: bit 0 is the first.
 pub(super) type Approvers = u16;
 
-/// The highest version of each (group, release) approval that was ever believed: an approval that was replaced or declined
-/// stays so, even if the online keys would name the old one again.
+/// The highest version of each (group, release) approval that was ever believed, and of each group's own document: what was
+/// replaced or declined stays so, even if the online keys would name the old one again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Floors(pub(super) BTreeMap<(GroupId, ReleaseId), Vec<Floor>>);
+pub(super) struct Floors(pub(super) BTreeMap<Subject, Vec<Floor>>);
+
+/// What a floor is about: a release in a group, or with none the group itself.
+pub(super) type Subject = (GroupId, Option<ReleaseId>);
 
 /// What is remembered of one approval. Beside the highest version stand lower ones that would outlive it: those which an approver
 /// signed who had no part in the higher one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Floor {
     pub(super) version: u64,
-    /// Of the approval with that version: of too many floors the oldest are forgotten, whose approvals expired long ago.
+    /// Of the document with that version: of too many floors the oldest are forgotten, whose approvals expired long ago.
     pub(super) issued: Wall,
     /// Who has signed it.
     pub(super) approvers: Approvers,
@@ -203,17 +232,34 @@ impl Floor {
 }
 
 impl Floors {
-    /// The most approvals of which floors are kept, and the most floors of one.
+    /// The most approvals and groups of which floors are kept, and the most floors of one.
     pub(super) const MAX: usize = 32_768;
     pub(super) const OF_ONE: usize = 4;
 
-    pub(super) fn of(&self, key: &(GroupId, ReleaseId)) -> u64 {
-        self.0.get(key).and_then(|floors| floors.iter().map(|floor| floor.version).max()).unwrap_or(0)
+    pub(super) fn of_approval(&self, (group, release): &(GroupId, ReleaseId)) -> u64 {
+        self.of(&(*group, Some(*release)))
     }
 
-    pub(super) fn raise(&mut self, approval: &Approval, approvers: Approvers) {
+    pub(super) fn of_group(&self, group: &GroupId) -> u64 {
+        self.of(&(*group, None))
+    }
+
+    fn of(&self, subject: &Subject) -> u64 {
+        self.0.get(subject).and_then(|floors| floors.iter().map(|floor| floor.version).max()).unwrap_or(0)
+    }
+
+    pub(super) fn raise_approval(&mut self, approval: &Approval, approvers: Approvers) {
         let floor = Floor { version: approval.version, issued: approval.issued, approvers };
-        let floors = self.0.entry((approval.group, approval.release)).or_default();
+        self.raise((approval.group, Some(approval.release)), floor);
+    }
+
+    pub(super) fn raise_group(&mut self, document: &GroupDocument, approvers: Approvers) {
+        let floor = Floor { version: document.version, issued: document.issued, approvers };
+        self.raise((document.group, None), floor);
+    }
+
+    fn raise(&mut self, subject: Subject, floor: Floor) {
+        let floors = self.0.entry(subject).or_default();
         if floors.iter().any(|known| known.covers(&floor)) {
             return;
         }
@@ -223,21 +269,22 @@ impl Floors {
         floors.truncate(Self::OF_ONE);
         if self.0.len() > Self::MAX {
             // In one sweep down to seven eighths, so that the cost per approval stays small.
+            // Groups go last: their documents have no end.
             let age = |floors: &[Floor]| floors.iter().map(|floor| floor.issued).max();
-            let mut ages: Vec<_> = self.0.iter().map(|(key, floors)| (age(floors), *key)).collect();
+            let mut ages: Vec<_> = self.0.iter().map(|(key, floors)| (key.1.is_none(), age(floors), *key)).collect();
             ages.sort_unstable();
-            for (_, key) in &ages[..ages.len() - Self::MAX / 8 * 7] {
+            for (_, _, key) in &ages[..ages.len() - Self::MAX / 8 * 7] {
                 self.0.remove(key);
             }
         }
     }
 
     /// After a change of the approvers: forgets exactly what none of those who stay has signed.
-    pub(super) fn count_again(&mut self, old: &[PublicKey], new: &[PublicKey]) {
-        if old == new {
+    pub(super) fn count_again(&mut self, old: &Keys, new: &Keys) {
+        let places: Vec<Option<usize>> = old.public().map(|key| new.public().position(|other| other == key)).collect();
+        if new.keys.len() == places.len() && places.iter().enumerate().all(|(at, place)| *place == Some(at)) {
             return;
         }
-        let places: Vec<Option<usize>> = old.iter().map(|key| new.iter().position(|other| other == key)).collect();
         let moved = |before: Approvers| {
             let stay =
                 places.iter().enumerate().filter(|(at, _)| before >> at & 1 == 1).filter_map(|(_, place)| *place);

@@ -37,10 +37,10 @@ mod verify;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::catalog::{DocEntry, DocRef, Head, Index, Root};
+use crate::catalog::{DocEntry, DocRef, Head, Index, Keys, Root};
 use crate::codec::Text;
 use crate::envelope::{Envelope, Kind, Role};
-use crate::ids::{DocHash, PublicKey};
+use crate::ids::DocHash;
 use crate::time::Wall;
 
 use self::assembly::{Assembly, Refused};
@@ -49,15 +49,18 @@ use self::dates::{Aside, is_ahead, rank};
 use self::verify::{open_head, open_index, open_own_root};
 
 pub use self::assembly::{Interest, MAX_DOCUMENTS, MAX_GROUPS, MAX_PAGES};
-pub use self::catalog::{Catalog, CatalogApproval, CatalogRelease};
+pub use self::catalog::{Catalog, CatalogApproval, CatalogGroup, CatalogRelease};
 pub use self::dates::CLOCK_TOLERANCE;
 pub use self::evidence::{Evidence, MAX_EVIDENCE};
 pub use self::permit::{Admitted, Blocked, MAX_PROOF, NotAdmitted};
 pub use self::snapshot::MAX_SNAPSHOT;
-pub use self::validate::{Invalid, MAX_TIMEOUT_S, validate_approval, validate_release, validate_root, validate_rule};
-pub use self::verify::{ByRule, TrustError, verify_approval, verify_pair, verify_release, verify_rule};
+pub use self::validate::{
+    Invalid, MAX_TIMEOUT_S, validate_approval, validate_group, validate_release, validate_root, validate_rule,
+};
+pub use self::verify::{ByRule, TrustError, verify_approval, verify_group, verify_pair, verify_release, verify_rule};
 pub(crate) use self::verify::{
-    Opened, approval_is_vouched, open_approval, open_next_root, open_release, release_is_vouched,
+    Opened, approval_is_vouched, group_is_vouched, open_approval, open_group, open_next_root, open_release,
+    release_is_vouched,
 };
 
 /// The most documents that one [`Wanted::Documents`] names.
@@ -318,11 +321,11 @@ impl Trust {
         self.previous = Some(core::mem::replace(&mut self.root_bytes, bytes.to_vec()));
         // 5.3.10: an expired root is kept and shown; `may_install` blocks on it.
         // 5.3.11: recovery from fast-forward.
-        let gone = |old: &[PublicKey], new: &[PublicKey]| old.iter().any(|key| !new.contains(key));
-        self.floors.count_again(&old.approvers.keys, &self.root.approvers.keys);
+        let gone = |old: &Keys, new: &Keys| old.public().any(|key| !new.contains(&key));
+        self.floors.count_again(&old.approvers, &self.root.approvers);
         let stands = self.head_bytes().is_none_or(|head| open_head(&self.root, head).is_ok())
             && self.index_bytes().is_none_or(|index| open_index(&self.root, index).is_ok());
-        if gone(&old.online.keys, &self.root.online.keys) || !stands {
+        if gone(&old.online, &self.root.online) || !stands {
             self.forget_online();
         }
         self.recount();
@@ -487,8 +490,12 @@ impl Trust {
                 let issued = match &loaded.document {
                     Believed::Release(known) => known.release.issued,
                     Believed::Approval(known) => {
-                        self.floors.raise(&known.approval, loaded.approvers(&self.root));
+                        self.floors.raise_approval(&known.approval, loaded.approvers(&self.root));
                         known.approval.issued
+                    }
+                    Believed::Group(known) => {
+                        self.floors.raise_group(&known.document, loaded.approvers(&self.root));
+                        known.document.issued
                     }
                 };
                 self.note_clock("document", issued, wall);
@@ -582,6 +589,7 @@ impl Trust {
         self.note_left_out(dropped.into_iter().collect());
         self.catalog.releases.clear();
         self.catalog.approvals.clear();
+        self.catalog.groups.clear();
         self.catalog.index = None;
         self.generation += 1;
         self.edition += 1;

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::catalog::page::Look;
-use crate::catalog::{Action, Approval, DocEntry, Hold, Page, Release};
+use crate::catalog::{Action, Approval, DocEntry, GroupDocument, Hold, Members, Page, Release};
 use crate::envelope::Kind;
 use crate::ids::{DocHash, GroupId, ReleaseId};
 use crate::time::Wall;
 
 use super::assembly::Assembly;
 use super::catalog::{Approvers, Believed, Loaded};
-use super::verify::open_approval;
+use super::verify::{open_approval, open_group};
 use super::{Trust, TrustError};
 
 /// The most pages that lead to a release and its approval.
@@ -35,6 +35,10 @@ pub enum Blocked {
     NoRelease,
     /// The catalog holds no approval of the release for the group.
     NotApproved,
+    /// The approval is for a group whose document must be there, and it is not, or only an older one.
+    GroupUnknown,
+    /// Nothing is removed where the coordinator alone says who belongs to the group.
+    OnlyListed,
     /// The approval says that nothing is to be done.
     Declined,
     /// The release has expired at this time.
@@ -67,6 +71,13 @@ impl fmt::Display for Blocked {
             }
             Blocked::NoRelease => f.write_str("the catalog does not hold this release"),
             Blocked::NotApproved => f.write_str("the release is not approved for this group"),
+            Blocked::GroupUnknown => {
+                f.write_str("the approval is for a group as an approver described it, and that description has not come")
+            }
+            Blocked::OnlyListed => f.write_str(
+                "nothing is removed or taken back for a group whose members only the coordinator names; an approver must sign who \
+                 they are: upswarm group sign",
+            ),
             Blocked::Declined => f.write_str("the approver declined the release for this group"),
             Blocked::ReleaseExpired(at) => {
                 write!(f, "the release expired at {at}; its publisher must sign it again")
@@ -100,6 +111,8 @@ pub struct Admitted {
     pub release: Release,
     /// The approval of it.
     pub approval: Approval,
+    /// What its group is, if that has a document: whether this machine belongs to it is for the caller to see.
+    pub group: Option<GroupDocument>,
 }
 
 /// Why a release and an approval were not admitted.
@@ -115,14 +128,15 @@ pub enum NotAdmitted {
 
 impl Trust {
     /// The question of an installer that keeps no catalog: may this release be acted on now, because of this approval? Takes
-    /// the bytes of both envelopes, and of the pages that lead to them ([`Trust::proof`] names them); asks all that
-    /// [`Trust::may_install`] asks.
+    /// the bytes of both envelopes, of documents of groups, and of the pages that lead to them ([`Trust::proof`] names them); asks
+    /// all that [`Trust::may_install`] asks.
     ///
     /// The approval's version counts from now on, an older one does not: persist [`Trust::snapshot`] before acting.
     pub fn admit<'a>(
         &mut self,
         release: &[u8],
         approval: &[u8],
+        groups: &[&[u8]],
         pages: impl IntoIterator<Item = &'a [u8]>,
         wall: Wall,
     ) -> Result<Admitted, NotAdmitted> {
@@ -135,14 +149,14 @@ impl Trust {
             self.newest.as_ref().ok_or(if self.head().is_some() { Blocked::Withdrawn } else { Blocked::NoHead })?;
         self.counts(newest, now)?;
         // 2. The index names both, and they are signed by the product's publisher and the group's approvers.
-        let group = open_approval(self.root(), approval)?.value.group;
+        let of_group = open_approval(self.root(), approval)?.value.group;
         let given = pages
             .into_iter()
             .take(MAX_PROOF)
             .filter_map(|bytes| Some((DocHash::of(bytes), Arc::new(Page::decode(bytes).ok()?))));
         let given = given.collect();
         let [of_release, of_approval] =
-            self.named_in(&group, [DocHash::of(release), DocHash::of(approval)], &given, now)?;
+            self.named_in(&of_group, [DocHash::of(release), DocHash::of(approval)], &given, now)?;
         let (Believed::Release(known), _) = self.open_named(Kind::Release, &of_release, release)? else {
             return Err(Blocked::NoRelease.into());
         };
@@ -158,11 +172,17 @@ impl Trust {
             by_rule.permits(&release, &approval)?;
         }
         // 4. No version of the approval is used after a later one.
-        if approval.version < self.floors.of(&(approval.group, id)) {
+        if approval.version < self.floors.of_approval(&(approval.group, id)) {
             return Err(Blocked::Withdrawn.into());
         }
-        self.floors.raise(&approval, approvers);
-        // 5. Neither declined, nor stopped, nor too old.
+        self.floors.raise_approval(&approval, approvers);
+        // 5. For a group as an approver has described it, if one has.
+        let is_its_own =
+            |bytes: &&&[u8]| open_group(self.root(), bytes).is_ok_and(|opened| opened.value.group == of_group);
+        let group = groups.iter().find(is_its_own).copied();
+        let group = group.map(|bytes| self.admit_group(bytes, &of_group, &given, now)).transpose()?;
+        self.may_act_for(&approval, group.as_deref())?;
+        // 6. Neither declined, nor stopped, nor too old.
         if approval.action == Action::None {
             return Err(Blocked::Declined.into());
         }
@@ -171,7 +191,45 @@ impl Trust {
         }
         unexpired(release.expires, Blocked::ReleaseExpired)?;
         unexpired(approval.expires, Blocked::ApprovalExpired)?;
-        Ok(Admitted { id, release: release.as_ref().clone(), approval: approval.as_ref().clone() })
+        Ok(Admitted {
+            id,
+            release: release.as_ref().clone(),
+            approval: approval.as_ref().clone(),
+            group: group.map(Arc::unwrap_or_clone),
+        })
+    }
+
+    /// The document of a group, as the index names it; no version is used after a later one.
+    fn admit_group(
+        &mut self,
+        bytes: &[u8],
+        of_group: &GroupId,
+        given: &BTreeMap<DocHash, Arc<Page>>,
+        now: Wall,
+    ) -> Result<Arc<GroupDocument>, NotAdmitted> {
+        let [entry, _] = self.named_in(of_group, [DocHash::of(bytes); 2], given, now)?;
+        let (Believed::Group(known), approvers) = self.open_named(Kind::Group, &entry, bytes)? else {
+            return Err(Blocked::GroupUnknown.into());
+        };
+        if known.document.version < self.floors.of_group(of_group) {
+            return Err(Blocked::GroupUnknown.into());
+        }
+        self.floors.raise_group(&known.document, approvers);
+        Ok(known.document)
+    }
+
+    /// Whether what is known of its group is enough for an approval: the document that its approver has seen or a later one, and of
+    /// a group that was ever described the newest; and for a removal more than the coordinator's word.
+    fn may_act_for(&self, approval: &Approval, group: Option<&GroupDocument>) -> Result<(), Blocked> {
+        let needed = approval.group_version.max(self.floors.of_group(&approval.group));
+        if group.map_or(0, |group| group.version) < needed {
+            return Err(Blocked::GroupUnknown);
+        }
+        let only_listed = group.is_none_or(|group| group.members == Members::Listed);
+        if approval.action == Action::Uninstall && only_listed {
+            return Err(Blocked::OnlyListed);
+        }
+        Ok(())
     }
 
     /// Verifies a document of this kind as an index describes it, and says which approvers have signed it.
@@ -222,8 +280,9 @@ impl Trust {
             let there = |hash: &DocHash, way: &mut Vec<DocHash>| {
                 matches!(set.find(group, hash, &BTreeMap::new(), way), Look::There(_))
             };
-            let both = there(&known.hash, &mut way) && there(&approved.hash, &mut way);
-            both.then(|| way.into_iter().collect())
+            let described = self.catalog().groups().get(group).is_none_or(|group| there(&group.hash, &mut way));
+            let all = described && there(&known.hash, &mut way) && there(&approved.hash, &mut way);
+            all.then(|| way.into_iter().collect())
         })
     }
 
@@ -270,10 +329,11 @@ impl Trust {
         if let Some(hold) = catalog.hold(release, group) {
             return Err(Blocked::Held(hold));
         }
-        let replaced = approved.approval.version < self.floors.of(&(*group, *release));
+        let replaced = approved.approval.version < self.floors.of_approval(&(*group, *release));
         if replaced || !self.newest_may_name(&known.hash) || !self.newest_may_name(&approved.hash) {
             return Err(Blocked::Withdrawn);
         }
+        self.may_act_for(&approved.approval, catalog.groups().get(group).map(|known| &*known.document))?;
         unexpired(known.release.expires, Blocked::ReleaseExpired)?;
         unexpired(approved.approval.expires, Blocked::ApprovalExpired)
     }

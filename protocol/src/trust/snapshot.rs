@@ -1,7 +1,7 @@
 //! What must survive a restart, in one file. Everything signed in it is verified again when it is read.
 //!
 //! ```text
-//! magic "UPTS" | version u8 = 4 | zero 3 | BLAKE3 of the rest 32 | fields as in `Fields`
+//! magic "UPTS" | version u8 = 5 | zero 3 | BLAKE3 of the rest 32 | fields as in `Fields`
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ use super::{Evidence, MAX_EVIDENCE, MAX_REFUSALS, Refusal, Trust, TrustError};
 /// a hundred releases takes some 20 KiB.
 pub const MAX_SNAPSHOT: usize = 12 << 20;
 
-const MAGIC: [u8; 8] = *b"UPTS\x04\0\0\0";
+const MAGIC: [u8; 8] = *b"UPTS\x05\0\0\0";
 const HEADER: usize = 40;
 
 #[derive(Serialize, Deserialize)]
@@ -40,7 +40,7 @@ struct Fields {
     revoked: Bounded<DeviceId, MAX_REVOKED>,
     /// The reasons, as far as they are remembered.
     refusals: Bounded<(DocHash, Kind, Text<200>), MAX_REFUSALS>,
-    floors: Bounded<(GroupId, ReleaseId, Bounded<Floor, { Floors::OF_ONE }>), { Floors::MAX }>,
+    floors: Bounded<(GroupId, Option<ReleaseId>, Bounded<Floor, { Floors::OF_ONE }>), { Floors::MAX }>,
     /// A head from too far ahead, and what it stops.
     aside: Option<(Bounded<u8, { Kind::Head.cap() }>, Option<Stops>)>,
     evidence: Bounded<Evidence, MAX_EVIDENCE>,

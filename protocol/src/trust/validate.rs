@@ -2,19 +2,20 @@
 //! is refused at the admin's desk and not first on ten thousand machines.
 
 use core::time::Duration;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ed25519_dalek::VerifyingKey;
 
 use crate::catalog::page::{self, Entry, Parts};
 use crate::catalog::{
-    APT_PREFIX, Applicability, Approval, ApprovalRule, AptRecipe, Detect, Head, Index, Keys, Payload, Piece,
-    PublisherRule, Recipe, Release, Root, WhenAbsent, Window, pieces,
+    APT_PREFIX, Applicability, Approval, ApprovalRule, AptRecipe, Detect, GroupDocument, Head, Index, Keys, MAX_LISTED,
+    Members, Payload, Piece, PublisherRule, Recipe, Release, Root, WhenAbsent, Window, pieces,
 };
 use crate::chunk;
 use crate::codec::Text;
 use crate::envelope::Kind;
 use crate::ids::{PublicKey, ReleaseId};
+use crate::keyring::{is_holder, is_same_holder};
 use crate::time::Wall;
 
 /// The longest that a command of a release may run, in seconds.
@@ -61,6 +62,7 @@ pub fn validate_root(root: &Root) -> Result<(), Invalid> {
         ensure(prefixes.insert(rule.names()), field, "another rule has the same prefix")?;
     }
     separate_powers(root)?;
+    one_holder_each(root)?;
     let mut upstreams = BTreeSet::new();
     for (at, rule) in root.upstreams.iter().enumerate() {
         let field = format!("upstreams[{at}].name");
@@ -75,20 +77,24 @@ pub fn validate_root(root: &Root) -> Result<(), Invalid> {
     for (at, rule) in root.group_rules.iter().enumerate() {
         let field = format!("group_rules[{at}]");
         ensure(groups.insert(rule.group), &field, "another rule is about the same group")?;
-        let possible = (1..=root.approvers.keys.len()).contains(&usize::from(rule.threshold));
-        ensure(possible, field, "the threshold must lie between 1 and the number of approvers")?;
+        let possible = (1..=root.approvers.holders()).contains(&usize::from(rule.threshold));
+        ensure(
+            possible,
+            field,
+            "the threshold must lie between 1 and the number of approvers, each counted once however many keys they hold",
+        )?;
     }
     Ok(())
 }
 
 /// No key in two roles: a thief of an online key that is also an approver's would hold both halves of what installs.
 fn separate_powers(root: &Root) -> Result<(), Invalid> {
-    let publishers = root.publishers.iter().flat_map(|rule| rule.keys.keys.iter());
-    let roles: [(&str, BTreeSet<&PublicKey>); 4] = [
-        ("root", root.root.keys.iter().collect()),
+    let publishers = root.publishers.iter().flat_map(|rule| rule.keys.public()).map(point);
+    let roles: [(&str, BTreeSet<PublicKey>); 4] = [
+        ("root", root.root.public().map(point).collect()),
         ("publishers", publishers.collect()),
-        ("approvers", root.approvers.keys.iter().collect()),
-        ("online", root.online.keys.iter().collect()),
+        ("approvers", root.approvers.public().map(point).collect()),
+        ("online", root.online.public().map(point).collect()),
     ];
     for (at, (role, keys)) in roles.iter().enumerate() {
         for (other, others) in &roles[..at] {
@@ -96,6 +102,17 @@ fn separate_powers(root: &Root) -> Result<(), Invalid> {
                 return ensure(false, role, format!("{key} is a key of {other} too; each role has keys of its own"));
             }
         }
+    }
+    Ok(())
+}
+
+/// A key that publishes under several prefixes is in one hand all the same.
+fn one_holder_each(root: &Root) -> Result<(), Invalid> {
+    let mut holders = BTreeMap::new();
+    for held in root.publishers.iter().flat_map(|rule| rule.keys.keys.iter()) {
+        let before = holders.insert(held.key, &held.holder);
+        let same = before.is_none_or(|before| is_same_holder(before, &held.holder));
+        ensure(same, "publishers", format!("{} has two holders; name it alike everywhere", held.key.short()))?;
     }
     Ok(())
 }
@@ -198,6 +215,21 @@ pub(super) fn timing(approval: &Approval) -> Result<(), Invalid> {
     Ok(())
 }
 
+/// Checks what a group is said to be. Whether a rule's conditions can be read is for those to see who evaluate them.
+pub fn validate_group(document: &GroupDocument) -> Result<(), Invalid> {
+    ensure(document.version >= 1, "version", "versions begin at 1")?;
+    let name = document.name.as_str();
+    ensure(!name.is_empty() && name.trim() == name, "name", "empty, or with space around it")?;
+    match &document.members {
+        Members::Listed => Ok(()),
+        Members::Rule(conditions) => ensure(!conditions.is_empty(), "members", "a rule without conditions"),
+        Members::List(list) => {
+            let possible = (1..=MAX_LISTED).contains(&(list.devices as usize));
+            ensure(possible, "members", format!("a list has 1 to {MAX_LISTED} devices"))
+        }
+    }
+}
+
 pub(super) fn validate_index(index: &Index) -> Result<(), Invalid> {
     ensure(index.version >= 1, "version", "versions begin at 1")?;
     lifetime(index.issued, index.expires)?;
@@ -225,6 +257,13 @@ pub(super) fn is_sound(key: &PublicKey) -> bool {
     })
 }
 
+/// What a key and its negative have in common: whoever has the secret of one has that of the other.
+fn point(key: PublicKey) -> PublicKey {
+    let mut point = key;
+    point.0[31] &= 0x7f;
+    point
+}
+
 fn lifetime(issued: Wall, expires: Wall) -> Result<(), Invalid> {
     ensure(issued < expires, "expires", "not after issued")
 }
@@ -242,11 +281,15 @@ fn whole_names(rule: &PublisherRule) -> bool {
 }
 
 fn keys(field: &str, keys: &Keys) -> Result<(), Invalid> {
-    let distinct: BTreeSet<_> = keys.keys.iter().collect();
-    ensure(distinct.len() == keys.keys.len(), field, "a key is named twice")?;
-    let possible = (1..=distinct.len()).contains(&usize::from(keys.threshold));
-    ensure(possible, field, "the threshold must lie between 1 and the number of keys")?;
-    match keys.keys.iter().find(|key| !is_sound(key)) {
+    let distinct: BTreeSet<_> = keys.public().map(point).collect();
+    ensure(distinct.len() == keys.keys.len(), field, "a key is named twice, or in both signs")?;
+    for held in &keys.keys {
+        let what = "its holder's name must be letters, digits and .-_'@ in words with one space between";
+        ensure(is_holder(&held.holder), field, format!("{}: {what}", held.key.short()))?;
+    }
+    let possible = (1..=keys.holders()).contains(&usize::from(keys.threshold));
+    ensure(possible, field, "the threshold must lie between 1 and the number of distinct holders of its keys")?;
+    match keys.public().find(|key| !is_sound(key)) {
         Some(weak) => ensure(false, field, format!("{weak} is not a sound Ed25519 public key")),
         None => Ok(()),
     }

@@ -3,14 +3,16 @@
 
 use std::sync::Arc;
 
-use crate::catalog::{Approval, ApprovalRule, Assignment, Certificate, Head, Index, Release, Root, RuledApproval};
+use crate::catalog::{
+    Approval, ApprovalRule, Assignment, Certificate, GroupDocument, Head, Index, Keys, Release, Root, RuledApproval,
+};
 use crate::envelope::{Envelope, EnvelopeError, Kind, Role, Verified};
 use crate::ids::{DeviceId, DocHash, GroupId, PublicKey, ReleaseId};
 use crate::time::Wall;
 
 use super::validate::{
-    self, Invalid, timing, validate_approval, validate_head, validate_index, validate_release, validate_root,
-    validate_rule, validate_upstream,
+    self, Invalid, timing, validate_approval, validate_group, validate_head, validate_index, validate_release,
+    validate_root, validate_rule, validate_upstream,
 };
 
 /// Why a document was not believed, or could not be used.
@@ -153,6 +155,11 @@ pub fn verify_approval(root: &Root, bytes: &[u8]) -> Result<Approval, TrustError
     open_approval(root, bytes).map(|opened| opened.value)
 }
 
+/// What a group is, as enough approvers signed it, from a root that is believed already.
+pub fn verify_group(root: &Root, bytes: &[u8]) -> Result<GroupDocument, TrustError> {
+    open_group(root, bytes).map(|opened| opened.value)
+}
+
 pub(super) fn unexpired(kind: Kind, at: Wall, now: Wall) -> Result<(), TrustError> {
     if now < at { Ok(()) } else { Err(TrustError::Expired { kind, at, now }) }
 }
@@ -182,7 +189,7 @@ pub(crate) fn open_release(root: &Root, bytes: &[u8]) -> Result<Opened<Release>,
     let envelope = Envelope::parse(bytes, Kind::Release, Role::Publisher).map_err(&wrong)?;
     // 2. Some publisher of the root has signed: only then are the bytes decoded.
     let signed = signatures(&envelope);
-    let of_a_publisher = |key: &PublicKey| root.publishers.iter().any(|rule| rule.keys.keys.contains(key));
+    let of_a_publisher = |key: &PublicKey| root.publishers.iter().any(|rule| rule.keys.contains(key));
     let verified = first_by(&signed, of_a_publisher).map_err(&wrong)?;
     let value: Release = verified.decode().map_err(&wrong)?;
     // 3. The publisher of this very product has signed, as often as its rule wants.
@@ -202,7 +209,7 @@ pub(crate) fn open_approval(root: &Root, bytes: &[u8]) -> Result<Opened<Approval
     let envelope = Envelope::parse(bytes, Kind::Approval, Role::Approver).map_err(&wrong)?;
     // 2. Some approver of the root has signed: only then are the bytes decoded.
     let signed = signatures(&envelope);
-    let verified = first_by(&signed, |key| root.approvers.keys.contains(key)).map_err(&wrong)?;
+    let verified = first_by(&signed, |key| root.approvers.contains(key)).map_err(&wrong)?;
     let value: Approval = verified.decode().map_err(&wrong)?;
     // 3. As many approvers have signed as this group wants.
     let signers: Vec<_> = signed.iter().map(|(key, _)| *key).collect();
@@ -218,14 +225,14 @@ pub fn verify_rule(root: &Root, bytes: &[u8]) -> Result<ApprovalRule, TrustError
 }
 
 fn open_rule(root: &Root, bytes: &[u8]) -> Result<(ApprovalRule, Vec<PublicKey>), TrustError> {
-    let wrong = of(Kind::Rule);
-    let envelope = Envelope::parse(bytes, Kind::Rule, Role::Approver).map_err(&wrong)?;
+    let wrong = of(Kind::RepositoryRule);
+    let envelope = Envelope::parse(bytes, Kind::RepositoryRule, Role::Approver).map_err(&wrong)?;
     let signed = signatures(&envelope);
-    let verified = first_by(&signed, |key| root.approvers.keys.contains(key)).map_err(&wrong)?;
+    let verified = first_by(&signed, |key| root.approvers.contains(key)).map_err(&wrong)?;
     let rule: ApprovalRule = verified.decode().map_err(&wrong)?;
     let signers: Vec<_> = signed.iter().map(|(key, _)| *key).collect();
-    enough(Kind::Rule, &root.approvers.keys, &signers, root.approvals_needed(&rule.group))?;
-    validate_rule(&rule).map_err(invalid(Kind::Rule))?;
+    enough(Kind::RepositoryRule, &root.approvers, &signers, root.approvals_needed(&rule.group))?;
+    validate_rule(&rule).map_err(invalid(Kind::RepositoryRule))?;
     Ok((rule, signers))
 }
 
@@ -235,7 +242,7 @@ fn open_ruled(root: &Root, bytes: &[u8]) -> Result<Opened<Approval>, TrustError>
     let wrong = of(Kind::Approval);
     // 1. The online keys have signed it.
     let envelope = Envelope::parse(bytes, Kind::Approval, Role::Online).map_err(&wrong)?;
-    let verified = envelope.verify(&root.online.keys, root.online.threshold.into()).map_err(&wrong)?;
+    let verified = envelope.verify(&root.online).map_err(&wrong)?;
     let ruled: RuledApproval = verified.decode().map_err(&wrong)?;
     // 2. Approvers have signed the rule.
     let (rule, signers) = open_rule(root, &ruled.rule)?;
@@ -261,12 +268,33 @@ impl ByRule {
     }
 }
 
+pub(crate) fn open_group(root: &Root, bytes: &[u8]) -> Result<Opened<GroupDocument>, TrustError> {
+    let wrong = of(Kind::Group);
+    // 1. Size cap, frame, kind and role.
+    let envelope = Envelope::parse(bytes, Kind::Group, Role::Approver).map_err(&wrong)?;
+    // 2. Some approver of the root has signed: only then are the bytes decoded.
+    let signed = signatures(&envelope);
+    let verified = first_by(&signed, |key| root.approvers.contains(key)).map_err(&wrong)?;
+    let value: GroupDocument = verified.decode().map_err(&wrong)?;
+    // 3. As many approvers have signed as an approval for this group wants.
+    let signers: Vec<_> = signed.iter().map(|(key, _)| *key).collect();
+    group_is_vouched(root, &value.group, &signers)?;
+    // 4. What it says can be meant.
+    validate_group(&value).map_err(invalid(Kind::Group))?;
+    Ok(Opened { id: ReleaseId::default(), value, signers, by_rule: None })
+}
+
+/// Whether enough approvers have signed what a group is: as many as must sign what is done in it.
+pub(crate) fn group_is_vouched(root: &Root, group: &GroupId, signers: &[PublicKey]) -> Result<(), TrustError> {
+    enough(Kind::Group, &root.approvers, signers, root.approvals_needed(group))
+}
+
 /// Whether the publisher of the product has signed often enough, and may say this of the repositories that the root names.
 pub(crate) fn release_is_vouched(root: &Root, release: &Release, signers: &[PublicKey]) -> Result<(), TrustError> {
     let keys = root
         .publisher_of(&release.product)
         .ok_or_else(|| TrustError::NoPublisher { product: release.product.to_string() })?;
-    enough(Kind::Release, &keys.keys, signers, usize::from(keys.threshold))?;
+    enough(Kind::Release, keys, signers, usize::from(keys.threshold))?;
     validate_upstream(root, release).map_err(invalid(Kind::Release))
 }
 
@@ -278,13 +306,13 @@ pub(crate) fn approval_is_vouched(
     by_rule: Option<&ByRule>,
 ) -> Result<(), TrustError> {
     if let Some(by_rule) = by_rule {
-        enough(Kind::Approval, &root.online.keys, &by_rule.online, root.online.threshold.into())?;
+        enough(Kind::Approval, &root.online, &by_rule.online, root.online.threshold.into())?;
     }
-    enough(Kind::Approval, &root.approvers.keys, signers, root.approvals_needed(group))
+    enough(Kind::Approval, &root.approvers, signers, root.approvals_needed(group))
 }
 
-fn enough(kind: Kind, trusted: &[PublicKey], signers: &[PublicKey], threshold: usize) -> Result<(), TrustError> {
-    let valid = trusted.iter().filter(|key| signers.contains(key)).count();
+fn enough(kind: Kind, trusted: &Keys, signers: &[PublicKey], threshold: usize) -> Result<(), TrustError> {
+    let valid = trusted.voices_of(signers);
     if threshold == 0 || valid < threshold {
         return Err(of(kind)(EnvelopeError::Threshold { valid, threshold: threshold.max(1) }));
     }
@@ -295,7 +323,7 @@ fn signatures<'a>(envelope: &Envelope<'a>) -> Vec<(PublicKey, Verified<'a>)> {
     let mut signed: Vec<(PublicKey, Verified<'a>)> = Vec::new();
     for key in envelope.claimed_signers() {
         if signed.iter().all(|(known, _)| *known != key)
-            && let Ok(verified) = envelope.verify(&[key], 1)
+            && let Ok(verified) = envelope.verify_one(&[key])
         {
             signed.push((key, verified));
         }
@@ -319,7 +347,7 @@ pub(super) fn open_own_root(bytes: &[u8]) -> Result<Root, TrustError> {
     let root: Root =
         crate::codec::decode(envelope.unverified_body(), Kind::Root.cap()).map_err(|error| wrong(error.into()))?;
     validate_root(&root).map_err(invalid(Kind::Root))?;
-    envelope.verify(&root.root.keys, root.root.threshold.into()).map_err(wrong)?;
+    envelope.verify(&root.root).map_err(wrong)?;
     Ok(root)
 }
 
@@ -328,10 +356,10 @@ pub(crate) fn open_next_root(signed_by: &Root, bytes: &[u8]) -> Result<Root, Tru
     let wrong = of(Kind::Root);
     // TUF 5.3.4: signed by the old keys, then by the new ones.
     let envelope = Envelope::parse(bytes, Kind::Root, Role::Root).map_err(&wrong)?;
-    let verified = envelope.verify(&signed_by.root.keys, signed_by.root.threshold.into()).map_err(&wrong)?;
+    let verified = envelope.verify(&signed_by.root).map_err(&wrong)?;
     let root: Root = verified.decode().map_err(&wrong)?;
     validate_root(&root).map_err(invalid(Kind::Root))?;
-    envelope.verify(&root.root.keys, root.root.threshold.into()).map_err(wrong)?;
+    envelope.verify(&root.root).map_err(wrong)?;
     Ok(root)
 }
 
@@ -361,5 +389,5 @@ pub(super) fn open_assignment(root: &Root, bytes: &[u8]) -> Result<Assignment, T
 }
 
 fn open_online<T: serde::de::DeserializeOwned>(root: &Root, bytes: &[u8], kind: Kind) -> Result<T, TrustError> {
-    crate::envelope::open(bytes, kind, Role::Online, &root.online.keys, root.online.threshold.into()).map_err(of(kind))
+    crate::envelope::open(bytes, kind, Role::Online, &root.online).map_err(of(kind))
 }

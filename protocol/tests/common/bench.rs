@@ -80,7 +80,7 @@ impl Bench {
         Self::certified(&device, (certificate, assignment), edition, |_| ())
     }
 
-    fn certified(
+    pub fn certified(
         device: &ed25519_dalek::SigningKey,
         (certificate, assignment): (Certificate, Assignment),
         edition: &Edition,

@@ -32,8 +32,14 @@ pub fn public(key: &SigningKey) -> PublicKey {
     PublicKey(*key.verifying_key().as_bytes())
 }
 
+/// Each in a hand of its own.
 pub fn keys(of: &[SigningKey], threshold: u8) -> Keys {
-    Keys { keys: Bounded::new(of.iter().map(public).collect()).unwrap(), threshold }
+    let held = |key: &SigningKey| held(key, &format!("holder of {}", public(key).short()));
+    Keys { keys: Bounded::new(of.iter().map(held).collect()).unwrap(), threshold }
+}
+
+pub fn held(key: &SigningKey, holder: &str) -> HeldKey {
+    HeldKey { key: public(key), holder: text(holder) }
 }
 
 pub fn text<const N: usize>(text: &str) -> Text<N> {
@@ -264,7 +270,26 @@ pub fn approve(approval: &Approval, by: &[&SigningKey]) -> Doc {
     Doc::new(Kind::Approval, approval.version, bytes, approval.release)
 }
 
-/// An index of these documents and its pages: approvals with the releases that they name by group, the rest undecided.
+pub fn describe(document: &GroupDocument, by: &[&SigningKey]) -> Doc {
+    let bytes = envelope::sign(Kind::Group, Role::Approver, document, by).unwrap();
+    Doc::new(Kind::Group, document.version, bytes, ReleaseId::default())
+}
+
+/// A group and what belongs to it.
+pub fn group(group: GroupId, version: u64, members: Members) -> GroupDocument {
+    GroupDocument { group, version, name: text("web"), issued: NOW - HOUR, members }
+}
+
+pub fn rule(conditions: &[&str]) -> Members {
+    Members::Rule(list(conditions.iter().map(|condition| text(condition)).collect()))
+}
+
+fn group_in(bytes: &[u8]) -> Option<GroupDocument> {
+    let body = envelope::Envelope::parse(bytes, Kind::Group, Role::Approver).ok()?.unverified_body();
+    upswarm_protocol::codec::decode(body, Kind::Group.cap()).ok()
+}
+
+/// An index of these documents and its pages: groups and approvals with the releases that they name by group, the rest undecided.
 pub fn index(version: u64, documents: &[Doc]) -> (Index, Vec<Vec<u8>>) {
     let mut groups: BTreeMap<GroupId, BTreeMap<DocHash, DocEntry>> = BTreeMap::new();
     let mut undecided: BTreeMap<DocHash, DocEntry> =
@@ -275,6 +300,11 @@ pub fn index(version: u64, documents: &[Doc]) -> (Index, Vec<Vec<u8>>) {
         .map(|document| (document.release, document.entry))
         .collect();
     for document in documents {
+        if let Some(described) = group_in(&document.bytes) {
+            groups.entry(described.group).or_default().insert(document.entry.hash, document.entry);
+            undecided.remove(&document.entry.hash);
+            continue;
+        }
         let Some(approval) = approval_in(&document.bytes).filter(|_| document.entry.kind == Kind::Approval) else {
             continue;
         };
@@ -392,6 +422,7 @@ pub fn snapshot(counter: u64, packages: &[(&str, WhenAbsent)]) -> Release {
 pub fn approval(group: GroupId, release: ReleaseId, version: u64) -> Approval {
     Approval {
         group,
+        group_version: 0,
         release,
         version,
         action: Action::Install,
@@ -414,10 +445,16 @@ pub fn certificate(device: &SigningKey) -> Certificate {
     }
 }
 
+/// The list of this device alone.
+pub fn own_list(device: &SigningKey) -> ListTree {
+    DeviceList::new([0x44; 32], [DeviceId(*device.verifying_key().as_bytes())]).unwrap().tree()
+}
+
 pub fn assignment(device: &SigningKey) -> Assignment {
     Assignment {
         device: DeviceId(*device.verifying_key().as_bytes()),
         groups: list(vec![GROUP]),
+        ways: list(own_list(device).way(GROUP, &DeviceId(*device.verifying_key().as_bytes())).into_iter().collect()),
         issued: NOW - DAY,
         expires: NOW + 89 * DAY,
     }

@@ -25,7 +25,7 @@ fn admit(
     approval: &Doc,
     at: Wall,
 ) -> Result<Admitted, NotAdmitted> {
-    trust.admit(&release.bytes, &approval.bytes, edition.pages.iter().map(Vec::as_slice), at)
+    trust.admit(&release.bytes, &approval.bytes, &[], edition.pages.iter().map(Vec::as_slice), at)
 }
 
 fn blocked(result: Result<Admitted, NotAdmitted>) -> Blocked {
@@ -141,7 +141,7 @@ fn an_installer_needs_the_pages_on_the_way_and_no_others() {
     installer.offer_head(&edition.head, NOW).unwrap();
     installer.offer_index(edition.index.clone()).unwrap();
     let ask = |trust: &mut Trust, pages: &[&[u8]]| {
-        trust.admit(&release.bytes, &decision.bytes, pages.iter().copied(), NOW).map(|admitted| admitted.id)
+        trust.admit(&release.bytes, &decision.bytes, &[], pages.iter().copied(), NOW).map(|admitted| admitted.id)
     };
     assert_eq!(ask(&mut installer, &proof).unwrap(), release.release);
     for without in 0..proof.len() {

@@ -1,6 +1,7 @@
 //! Signatures as in the Wycheproof project's Ed25519 cases: what a strict verifier must refuse although a lax one would not.
 
 use ed25519_dalek::{Signature, Signer, SigningKey, Verifier, VerifyingKey};
+use upswarm_protocol::catalog::{HeldKey, Keys};
 use upswarm_protocol::envelope::{Envelope, EnvelopeError, Kind, Role};
 use upswarm_protocol::ids::PublicKey;
 
@@ -30,9 +31,11 @@ fn envelope(signatures: &[([u8; 32], [u8; 64])]) -> Vec<u8> {
 }
 
 fn verify(trusted: &[[u8; 32]], threshold: usize, signatures: &[([u8; 32], [u8; 64])]) -> Result<(), EnvelopeError> {
-    let trusted: Vec<_> = trusted.iter().map(|key| PublicKey(*key)).collect();
+    let hands = trusted.iter().enumerate();
+    let held = hands.map(|(at, key)| HeldKey { key: PublicKey(*key), holder: text(&format!("holder {at}")) });
+    let trusted = Keys { keys: list(held.collect()), threshold: threshold as u8 };
     let bytes = envelope(signatures);
-    Envelope::parse(&bytes, Kind::Head, Role::Online)?.verify(&trusted, threshold).map(|_| ())
+    Envelope::parse(&bytes, Kind::Head, Role::Online)?.verify(&trusted).map(|_| ())
 }
 
 fn signed(key: &SigningKey) -> ([u8; 32], [u8; 64]) {

@@ -99,7 +99,7 @@ fn threshold_tricks() {
 fn weak_keys_are_refused_in_every_role() {
     let world = World::new();
     for point in SMALL_ORDER {
-        let weak = Keys { keys: list(vec![PublicKey(bytes32(point))]), threshold: 1 };
+        let weak = Keys::single(HeldKey { key: PublicKey(bytes32(point)), holder: text("weak") });
         let changes: [(&str, ChangeKeys); 4] = [
             ("root", |root, weak| root.root = weak),
             ("approvers", |root, weak| root.approvers = weak),
@@ -127,10 +127,83 @@ fn one_secret_under_two_names_meets_no_threshold_of_two() {
     let world = World::new();
     let twins = TWINS.map(|twin| PublicKey(bytes32(twin)));
     assert_eq!(twins[0], public(&key(20)));
-    for of_two in [vec![twins[0], twins[1]], vec![twins[1], public(&key(21))]] {
-        let bad = world.next(|next| next.root.approvers = Keys { keys: list(of_two), threshold: 2 }).root;
+    // The same point with the other sign is the key of the negated secret.
+    let mut negated = twins[0];
+    negated.0[31] ^= 0x80;
+    for of_two in [[twins[0], twins[1]], [twins[1], public(&key(21))], [twins[0], negated]] {
+        let bad = world.next(|next| next.root.approvers = in_two_hands(&of_two)).root;
         let result = offer(&world, &bad, &[&world.root_keys[0], &world.root_keys[1]]);
         assert!(matches!(result, Err(TrustError::Invalid { .. })), "{result:?}");
+    }
+}
+
+fn in_two_hands(of: &[PublicKey]) -> Keys {
+    let held = of.iter().zip(["Anna", "Ben"]).map(|(key, holder)| HeldKey { key: *key, holder: text(holder) });
+    Keys { keys: list(held.collect()), threshold: 2 }
+}
+
+#[test]
+fn one_person_with_two_keys_meets_no_threshold_of_two() {
+    let world = World::new();
+    let [a, b, c] = [&world.root_keys[0], &world.root_keys[1], &world.root_keys[2]];
+    let anna_twice =
+        |third: &str| Keys { keys: list(vec![held(a, "Anna"), held(b, "anna"), held(c, third)]), threshold: 2 };
+    // A threshold that no two persons could meet.
+    let alone = world.next(|next| next.root.root = anna_twice("ANNA")).root;
+    assert!(offer(&world, &alone, &[a, b]).unwrap_err().to_string().contains("distinct holders"));
+    let careful = world.next(|next| {
+        next.root.approvers = Keys { keys: list(vec![held(&key(20), "Anna"), held(&key(21), "Anna")]), threshold: 1 };
+    });
+    assert!(
+        validate_root(&careful.root).unwrap_err().to_string().contains("group_rules"),
+        "a group needs two approvers"
+    );
+
+    // Roots: two keys of one person do not make the next one, in either of the two roles that a root plays.
+    let held_world = world.next(|next| next.root.root = anna_twice("Ben"));
+    let mut trust = world.trust();
+    assert!(matches!(trust.offer_root(&sign_root(&held_world.root, &[a, b]), NOW), Err(TrustError::Envelope { .. })));
+    trust.offer_root(&sign_root(&held_world.root, &[a, c]), NOW).unwrap();
+    let after = held_world.next(|_| ()).root;
+    assert!(matches!(trust.offer_root(&sign_root(&after, &[a, b]), NOW), Err(TrustError::Envelope { .. })));
+    trust.offer_root(&sign_root(&after, &[b, c]), NOW).unwrap();
+
+    // Releases and approvals, at the machine and at the privileged installer.
+    let root = world
+        .next(|next| {
+            next.root.publishers = list(vec![PublisherRule {
+                product_prefix: text("org.example"),
+                keys: Keys {
+                    keys: list(vec![held(&key(10), "Dora"), held(&key(11), "Dora"), held(&key(12), "Emil")]),
+                    threshold: 2,
+                },
+            }]);
+            let three = vec![held(&key(20), "Anna"), held(&key(21), "Anna"), held(&key(22), "Ben")];
+            next.root.approvers = Keys { keys: list(three), threshold: 2 };
+        })
+        .root;
+    let published = |by: [u8; 2]| publish(&release("org.example.editor", 1), &by.map(key).each_ref());
+    let approved = |of: &Doc, by: [u8; 2]| approve(&approval(GROUP, of.release, 1), &by.map(key).each_ref());
+    let (by_one, by_two) = (published([10, 11]), published([10, 12]));
+    for (release, approvers, good) in
+        [(&by_one, [20, 22], false), (&by_two, [20, 21], false), (&by_two, [20, 22], true), (&by_two, [22, 21], true)]
+    {
+        let approval = approved(release, approvers);
+        let result = verify_pair(&root, &release.bytes, &approval.bytes, NOW);
+        assert_eq!(result.is_ok(), good, "approved by {approvers:?}: {result:?}");
+    }
+}
+
+#[test]
+fn a_key_has_one_holder_with_a_name_that_can_be_read() {
+    let world = World::new();
+    let one = |holder: &str| Keys::single(held(&key(10), holder));
+    let rule = |prefix: &str, holder: &str| PublisherRule { product_prefix: text(prefix), keys: one(holder) };
+    let of = |rules: Vec<PublisherRule>| validate_root(&world.next(|next| next.root.publishers = list(rules)).root);
+    of(vec![rule("x", "Dora"), rule("y", "Dora")]).unwrap();
+    assert!(of(vec![rule("x", "Dora"), rule("y", "Emil")]).unwrap_err().to_string().contains("two holders"));
+    for unreadable in ["", "Dora ", "Do\u{202e}ra"] {
+        assert!(of(vec![rule("x", unreadable)]).unwrap_err().to_string().contains("holder's name"), "{unreadable:?}");
     }
 }
 
@@ -139,7 +212,7 @@ fn no_key_has_two_powers() {
     let world = World::new();
     let publisher = |key: SigningKey| list(vec![PublisherRule { product_prefix: text(""), keys: keys(&[key], 1) }]);
     let roles = |root: &Root| {
-        let of = |keys: &Keys| keys.keys.iter().copied().collect::<Vec<_>>();
+        let of = |keys: &Keys| keys.public().collect::<Vec<_>>();
         [of(&root.root), of(&root.publishers[0].keys), of(&root.approvers), of(&root.online)]
     };
     let owned = roles(&world.root);

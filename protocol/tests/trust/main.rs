@@ -10,6 +10,7 @@ mod clocks;
 mod content;
 mod ed25519;
 mod golden;
+mod groups;
 mod keys;
 mod mutation;
 mod pages;

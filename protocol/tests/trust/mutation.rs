@@ -87,13 +87,13 @@ fn documents_of_devices() {
     let trusted = [public(&device)];
     let presence = envelope::sign(Kind::Presence, Role::Device, &golden::presence(), &[&device]).unwrap();
     flip_all("presence", &presence, |bytes| {
-        envelope::open::<Presence>(bytes, Kind::Presence, Role::Device, &trusted, 1).is_ok()
+        envelope::open_one::<Presence>(bytes, Kind::Presence, Role::Device, &trusted).is_ok()
     });
     let lease = envelope::sign(Kind::Lease, Role::Device, &golden::lease(), &[&device]).unwrap();
-    flip_all("lease", &lease, |bytes| envelope::open::<Lease>(bytes, Kind::Lease, Role::Device, &trusted, 1).is_ok());
+    flip_all("lease", &lease, |bytes| envelope::open_one::<Lease>(bytes, Kind::Lease, Role::Device, &trusted).is_ok());
     let report = envelope::sign(Kind::Report, Role::Device, &golden::device_message(), &[&device]).unwrap();
     flip_all("report", &report, |bytes| {
-        envelope::open::<DeviceMessage>(bytes, Kind::Report, Role::Device, &trusted, 1).is_ok()
+        envelope::open_one::<DeviceMessage>(bytes, Kind::Report, Role::Device, &trusted).is_ok()
     });
 }
 

@@ -154,7 +154,7 @@ fn withholding_an_index_a_page_or_a_document_gains_the_life_of_the_last_head_and
         let admit = |trust: &Trust, at| {
             let (release, approval) = (&old.documents[0].bytes, &old.documents[1].bytes);
             // With the pages of the index that the installer has, and no others.
-            trust.clone().admit(release, approval, pages.iter().copied(), at).map(|_| ())
+            trust.clone().admit(release, approval, &[], pages.iter().copied(), at).map(|_| ())
         };
         for again in [false, true] {
             if again {

@@ -13,6 +13,7 @@ fn rule() -> ApprovalRule {
     ApprovalRule {
         number: 3,
         group: GROUP,
+        group_version: 0,
         upstream: text("debian"),
         sources: list(vec![text("openssl"), text("curl")]),
         min_severity: Severity::Important,
@@ -30,7 +31,7 @@ fn rule() -> ApprovalRule {
 }
 
 fn signed(rule: &ApprovalRule, by: &[&SigningKey]) -> Vec<u8> {
-    envelope::sign(Kind::Rule, Role::Approver, rule, by).unwrap()
+    envelope::sign(Kind::RepositoryRule, Role::Approver, rule, by).unwrap()
 }
 
 /// What the online key makes of a rule's envelope and an approval.
@@ -83,7 +84,7 @@ impl Case {
 fn the_one_approval_that_a_rule_makes_is_believed_everywhere() {
     let case = Case::new();
     let approval = case.verified(|_| ()).unwrap();
-    assert_eq!((approval.version, approval.action, approval.note.as_str()), (0, Action::Install, "by rule 3"));
+    assert_eq!((approval.version, approval.action, approval.note.as_str()), (0, Action::Install, "by rule r3"));
     assert_eq!(approval.schedule.deadline, Some(case.at + DAY));
     assert_eq!((approval.rings, approval.expires), (case.rule.rings.clone(), case.at + 30 * DAY));
 
@@ -92,7 +93,8 @@ fn the_one_approval_that_a_rule_makes_is_believed_everywhere() {
     let mut trust = case.world.trust();
     edition.offer_to(&mut trust);
     assert_eq!(trust.may_install(&release.release, &GROUP, NOW), Ok(()));
-    let admitted = trust.admit(&release.bytes, &approval.bytes, edition.pages.iter().map(Vec::as_slice), NOW).unwrap();
+    let admitted =
+        trust.admit(&release.bytes, &approval.bytes, &[], edition.pages.iter().map(Vec::as_slice), NOW).unwrap();
     assert_eq!(admitted.approval.version, 0);
     assert_eq!(verify_rule(&case.world.root, &signed(&case.rule, &[&case.world.approvers[0]])).unwrap(), case.rule);
 }
@@ -156,7 +158,7 @@ fn a_catalog_leaves_out_what_a_rule_does_not_cover() {
     let mut trust = case.world.trust();
     edition.offer_to(&mut trust);
     assert_eq!(trust.may_install(&release.release, &GROUP, NOW), Err(Blocked::NotApproved));
-    let refused = trust.admit(&release.bytes, &approval.bytes, edition.pages.iter().map(Vec::as_slice), NOW);
+    let refused = trust.admit(&release.bytes, &approval.bytes, &[], edition.pages.iter().map(Vec::as_slice), NOW);
     assert!(matches!(refused, Err(NotAdmitted::Document(_))), "{refused:?}");
 }
 
@@ -176,7 +178,7 @@ fn every_word_of_an_approver_counts_before_a_rules_and_stays() {
     again.offer_index(&mut trust);
     again.offer_documents(&mut trust);
     assert_eq!(trust.may_install(&release.release, &GROUP, NOW), Err(Blocked::NotApproved));
-    let admitted = trust.admit(&release.bytes, &by_rule.bytes, again.pages.iter().map(Vec::as_slice), NOW);
+    let admitted = trust.admit(&release.bytes, &by_rule.bytes, &[], again.pages.iter().map(Vec::as_slice), NOW);
     assert!(matches!(admitted, Err(NotAdmitted::Blocked(Blocked::Withdrawn))), "{admitted:?}");
 }
 

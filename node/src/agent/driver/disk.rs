@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::{info, warn};
 use upswarm_cache::{Loss, Scrub, Store, fence};
 use upswarm_protocol::codec::Text;
@@ -14,7 +15,7 @@ use upswarm_protocol::node::{Input, Record, StoreError};
 
 use super::super::journal::Journal;
 use crate::background;
-use crate::config::Rate;
+use crate::config::StoreConfig;
 
 /// Writes that wait for the journal's thread; more wait in the loop, which the core's own bounds limit.
 pub(super) const MAX_WRITES: usize = 64;
@@ -126,19 +127,45 @@ pub(super) fn write_journal(
     }
 }
 
+/// When the store is read again: a little at a time, and each round at the earliest so long after the one before.
+struct ScrubPace {
+    pause: Duration,
+    every: Duration,
+    /// When this round began.
+    began: Instant,
+}
+
+impl ScrubPace {
+    fn new(config: &StoreConfig, now: Instant) -> Self {
+        let pause = Duration::from_secs_f64(SCRUB_BYTES as f64 / config.scrub.0 as f64);
+        Self { pause, every: Duration::from_secs(config.scrub_every_s), began: now }
+    }
+
+    /// When the next step is, after one that ended `now`.
+    fn next(&mut self, round_ended: bool, now: Instant) -> Instant {
+        let next = now + self.pause;
+        if !round_ended {
+            return next;
+        }
+        self.began = next.max(self.began + self.every);
+        self.began
+    }
+}
+
 /// Reads the store again, a little at a time and at the least priority, for as long as the node runs.
 pub(super) fn scrub(
     store: Arc<Store>,
     done: mpsc::Sender<Vec<Input>>,
-    rate: Rate,
+    config: &StoreConfig,
 ) -> anyhow::Result<impl Future<Output = ()> + use<>> {
-    let pause = Duration::from_secs_f64(SCRUB_BYTES as f64 / rate.0 as f64);
+    let mut pace = ScrubPace::new(config, Instant::now());
     let mut first = [0; 32];
     getrandom::fill(&mut first).map_err(|error| anyhow::anyhow!("the system gives no randomness: {error}"))?;
     let mut scrub = Scrub::starting_at(PayloadId(first));
     Ok(async move {
+        let mut at = pace.next(false, Instant::now());
         loop {
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep_until(at).await;
             let store = store.clone();
             let step = background::run(move || {
                 let report = scrub.step(&store, SCRUB_BYTES);
@@ -146,6 +173,7 @@ pub(super) fn scrub(
             });
             let Ok((next, report, mut inputs)) = step.await else { return };
             scrub = next;
+            at = pace.next(report.as_ref().is_ok_and(|report| report.round_ended), Instant::now());
             match report {
                 Ok(report) => {
                     inputs.push(Input::Scrubbed { bytes: report.bytes, round_ended: report.round_ended });
@@ -172,5 +200,30 @@ pub(super) fn store_error(error: upswarm_cache::StoreError) -> StoreError {
     match error {
         upswarm_cache::StoreError::NoSpace { .. } => StoreError::NoSpace(error.to_string()),
         other => StoreError::Failed(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Rate, StoreConfig};
+
+    /// A store of one step is read once a day, not whenever the rate would allow it; a large one without a break.
+    #[test]
+    fn a_small_store_is_read_again_once_a_day() {
+        let start = Instant::now();
+        let config = StoreConfig { scrub: Rate(SCRUB_BYTES), ..StoreConfig::default() };
+        let steps_of = |steps_of_a_round: u64| {
+            let mut pace = ScrubPace::new(&config, start);
+            let (mut at, mut steps) = (pace.next(false, start), 0);
+            while at < start + Duration::from_secs(3 * 86_400) {
+                steps += 1;
+                at = pace.next(steps % steps_of_a_round == 0, at);
+            }
+            steps
+        };
+        assert_eq!(steps_of(1), 3);
+        assert_eq!(steps_of(100), 300);
+        assert_eq!(steps_of(100_000), 3 * 86_400 - 1, "a round takes longer than a day");
     }
 }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
-use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::api::status::{DeviceStatus, Status, StatusQuery};
@@ -14,9 +15,11 @@ use crate::cli::Common;
 use crate::cli::output::word;
 use crate::config::{Config, NodeDir, RunInfo};
 use crate::coordinator::client::Client;
+use crate::coordinator::directory::Directory;
 use crate::error::CliError;
-use crate::sys;
+use crate::{sys, units};
 
+use super::more;
 use super::processes::{Process, Program};
 
 /// How often the coordinator is asked how things stand.
@@ -35,6 +38,8 @@ pub(crate) struct Plan {
     pub(crate) wan: u64,
     pub(crate) kill: u16,
     pub(crate) keep: bool,
+    /// Where the console listens, if it is wanted.
+    pub(crate) console: Option<SocketAddr>,
 }
 
 /// How it went.
@@ -92,7 +97,7 @@ impl Outcome {
             "MACHINE", "ROLE", "STATE", "ORIGIN", "CACHE", "LAN", "REUSE"
         );
         for row in &self.rows {
-            let [origin, cache, lan, reuse] = row.sources.map(|bytes| HumanBytes(bytes).to_string());
+            let [origin, cache, lan, reuse] = row.sources.map(units::size_words);
             text += &format!(
                 "{:<10} {:<6} {:<22} {origin:>11} {cache:>11} {lan:>11} {reuse:>11}\n",
                 row.label, row.role, row.state
@@ -108,8 +113,8 @@ impl Outcome {
              Time{of}: {:.1} s; the WAN alone needs {:.1} s for one copy ({ratio:.2} x).\n",
             self.installed,
             self.nodes,
-            HumanBytes(self.payload_bytes),
-            HumanBytes(self.wan_payload_bytes),
+            units::size_words(self.payload_bytes),
+            units::size_words(self.wan_payload_bytes),
             self.amplification(),
             self.nodes,
             self.makespan.as_secs_f64(),
@@ -180,22 +185,18 @@ impl Stage<'_> {
         self.say("demo: every key lies in one directory; never do that in earnest");
         self.program.verb(&["coordinator", "init", "--data-dir", &data, "--demo-keys"]).await?;
         let rate = format!("{}bit", self.plan.wan * 8);
-        let _coordinator = self.program.start(
-            "coordinator",
-            &[
-                "coordinator",
-                "run",
-                "--data-dir",
-                &data,
-                "--listen",
-                "/ip4/127.0.0.1/tcp/0",
-                "--http",
-                "127.0.0.1:0",
-                "--origin-rate",
-                &rate,
-            ],
-        )?;
+        let mut run = vec!["coordinator", "run", "--data-dir", &data, "--origin-rate", &rate];
+        run.extend(["--listen", "/ip4/127.0.0.1/tcp/0", "--http", "127.0.0.1:0"]);
+        let console = self.plan.console.map(|address| address.to_string());
+        if let Some(console) = &console {
+            run.extend(["--console", console]);
+        }
+        let _coordinator = self.program.start("coordinator", &run)?;
         let client = self.client(&data_dir).await?;
+        if console.is_some() {
+            let link = self.link(&data_dir).await?;
+            eprintln!("demo: open this once, in one browser: {link}");
+        }
         let cache = self.machine("cache", "caches", true, None, &data).await?;
         let entry = self.ready(&cache).await?.listen.into_iter().next().context("the cache listens nowhere")?;
         self.program.verb(&["group", "add", "office", "--data-dir", &data]).await?;
@@ -215,10 +216,30 @@ impl Stage<'_> {
         let release = published["release"].as_str().context("publish printed no release id")?.to_owned();
         let lens = published["payloads"].as_array().into_iter().flatten().filter_map(|p| p["len"].as_u64());
         let payload_bytes: u64 = lens.sum();
-        self.say(&format!("published {} ({})", &release[..8], HumanBytes(payload_bytes)));
+        self.say(&format!("published {} ({})", &release[..8], units::size_words(payload_bytes)));
         let begin = Instant::now();
         self.program.verb(&["approve", "--data-dir", &data, &release, "--group", "office"]).await?;
-        self.watch(&client, &mut machines, &release, payload_bytes, begin).await
+        let outcome = self.watch(&client, &mut machines, &release, payload_bytes, begin).await?;
+        if console.is_some() {
+            more::to_look_at(&self.program, self.home, &data).await?;
+            self.common.print(&outcome.json(), &outcome.text());
+            self.say("demo: the console stays until you interrupt this");
+            std::future::pending::<()>().await;
+        }
+        Ok(outcome)
+    }
+
+    /// The console's link, when it is there.
+    async fn link(&self, data_dir: &Path) -> anyhow::Result<String> {
+        let path = Directory::new(data_dir).console_link();
+        let deadline = Instant::now() + READY_WITHIN;
+        loop {
+            match std::fs::read_to_string(&path) {
+                Ok(link) => return Ok(link.trim().to_owned()),
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(LOOK_EVERY / 5).await,
+                Err(_) => bail!("the console does not start; see {}/logs/coordinator.log", self.home.display()),
+            }
+        }
     }
 
     async fn client(&self, data_dir: &Path) -> Result<Client, CliError> {
@@ -365,7 +386,7 @@ impl Stage<'_> {
                     bars.note(&format!(
                         "{} killed (kill -9) at {} of the WAN's bytes",
                         machine.label,
-                        HumanBytes(served)
+                        units::size_words(served)
                     ));
                     killed.push(machine.label.clone());
                     away.push((at, Instant::now()));

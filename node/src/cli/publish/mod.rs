@@ -23,8 +23,7 @@ use self::vendor::Vendor;
 use super::admin::AdminArgs;
 use super::approve::without_asking;
 use super::rule::word;
-use super::sign::verb::{exported, write};
-use super::sign::{Carried, check};
+use super::sign::{exported, write};
 use super::{CliError, Common, progress};
 use crate::api::approvals::{ApprovalDraft, HexBytes, Intent};
 use crate::api::catalog::{Catalog, CatalogRelease, content_of};
@@ -36,6 +35,8 @@ use crate::coordinator::directory::Directory;
 use crate::coordinator::keys::KeyUse;
 use crate::release_file::package::{self, Facts, Overrides};
 use crate::release_file::{Context, EXAMPLE as FILE, ReleaseFile, Source};
+use crate::signing::signed_rules;
+use crate::signing::{Carried, check};
 use crate::units;
 
 const PIECE: usize = 256 << 10;
@@ -227,12 +228,24 @@ fn apply_rules(
         }
     };
     let (product, classification, severity) = (release.product.as_str(), release.classification, release.severity);
-    let matching: Vec<_> =
-        rules.rules.into_iter().filter(|known| known.rule.matches(product, classification, severity)).collect();
-    if matching.is_empty() {
+    let matches = |known: &Rule| known.rule.matches(product, classification, severity);
+    // Whether there is anything to apply, the coordinator may say; what is applied, approvers have signed.
+    if !rules.rules.iter().any(matches) {
         return applied;
     }
     let place = args.admin.key_place(KeyUse::Approver);
+    let signed = place.as_ref().map_err(ToString::to_string).and_then(|place| {
+        let roots = runtime.block_on(client.roots()).map_err(|error| error.to_string())?.roots;
+        signed_rules(&roots, rules.document.as_ref(), place, wall()).map_err(|error| error.to_string())
+    });
+    let matching: Vec<Rule> = match signed {
+        Ok(set) => set.rules.into_iter().filter(matches).collect(),
+        Err(reason) => {
+            eprintln!("upswarm: no auto-approval rule was applied: {reason}");
+            applied.not_approved.push(json!({ "reason": reason }));
+            return applied;
+        }
+    };
     let mut groups = BTreeSet::new();
     for Rule { id: number, rule } in matching {
         // Of two rules for one group the older one decides.

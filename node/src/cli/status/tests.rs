@@ -129,7 +129,7 @@ fn devices_are_listed_with_ids_reasons_and_silence() {
         "efefefef  Editor (2.1)",
         "Failed code 3",
         "50 %",
-        "1.00 KiB",
+        "1.0 KiB",
         "disk on fire\\u{202e}",
         "Superseded",
         "Editor (2.1) takes its place",

@@ -18,7 +18,9 @@ EXAMPLE:
       --components main --arch amd64 --keyring /usr/share/keyrings/debian-archive-keyring.gpg
   upswarm sync add apt debian --from-sources /etc/apt/sources.list.d/debian.sources
   upswarm sync run debian-security
-  upswarm sync list";
+  upswarm sync list
+  upswarm sync show debian-security
+  upswarm sync remove debian-security";
 
 /// How often it is asked how far a sync is.
 const LOOK: Duration = Duration::from_millis(200);
@@ -84,10 +86,11 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
         Verb::Show(args) => show(args, common),
         Verb::Feed(args) => feed::run(args, common),
         Verb::Remove(args) => {
-            let client = args.admin.client()?;
-            let list =
-                super::runtime()?.block_on(client.remove_upstream(&RemoveUpstream { name: args.name.clone() }))?;
-            common.print(&list, &format!("forgotten: {}", args.name));
+            let (client, runtime) = (args.admin.client()?, super::runtime()?);
+            let before = runtime.block_on(client.upstreams())?;
+            let pinned = before.upstreams.iter().any(|row| row.name == args.name && row.pinned);
+            let list = runtime.block_on(client.remove_upstream(&RemoveUpstream { name: args.name.clone() }))?;
+            common.print(&list, &removed(&args.name, pinned));
             Ok(())
         }
     }
@@ -135,6 +138,14 @@ fn show(args: NameArgs, common: Common) -> Result<(), CliError> {
     })?;
     common.print(row, &details(row));
     Ok(())
+}
+
+/// What is left to do: as long as the root pins a repository, machines take what is approved of it.
+fn removed(name: &str, pinned: bool) -> String {
+    let next = format!(
+        "\nthe root still pins it, so machines take what is approved of it; to end that: upswarm root unpin-upstream {name}"
+    );
+    format!("forgotten: {name}{}", if pinned { next } else { String::new() })
 }
 
 fn table(list: &UpstreamList) -> Table {

@@ -10,6 +10,9 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Paragraph, Row, Table, Tabs};
 use serde_json::Value;
 
+use super::super::output;
+use crate::units::narrow;
+
 /// A table of the view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Tab {
@@ -62,7 +65,7 @@ impl Rates {
 
     fn of(&self, name: &str) -> String {
         match self.rates.get(name) {
-            Some(rate) if *rate >= 1.0 => format!("{}/s", bytes(*rate as u64)),
+            Some(rate) if *rate >= 1.0 => format!("{}/s", narrow(*rate as u64)),
             _ => "-".to_owned(),
         }
     }
@@ -183,11 +186,11 @@ impl Screen {
             let rate = self.rates.of(source);
             let rate = if rate == "-" { String::new() } else { format!(" {rate}") };
             spans.push(Span::styled(format!(" {title} "), Style::new().add_modifier(Modifier::DIM)));
-            spans.push(Span::raw(format!("{}{rate} ", bytes(count(&self.status["bytes"][source])))));
+            spans.push(Span::raw(format!("{}{rate} ", narrow(count(&self.status["bytes"][source])))));
         }
         let wasted = count(&self.status["wasted"]);
         if wasted > 0 {
-            spans.push(Span::styled(format!(" in vain {}", bytes(wasted)), Style::new().fg(Color::Yellow)));
+            spans.push(Span::styled(format!(" in vain {}", narrow(wasted)), Style::new().fg(Color::Yellow)));
         }
         Line::from(spans)
     }
@@ -238,7 +241,7 @@ impl Screen {
                 vec![
                     text(&payload["name"]).to_owned(),
                     bar(done, total),
-                    bytes(total),
+                    narrow(total),
                     self.rates.of(&format!("payload {}", text(&payload["payload"]))),
                     payload["sources"].to_string(),
                     format!("{}/{}", payload["own_leases"], payload["other_leases"]),
@@ -282,9 +285,9 @@ impl Screen {
             vec![
                 self.who(device),
                 text(&peer["kind"]).to_owned(),
-                bytes(count(&peer["given"])),
+                narrow(count(&peer["given"])),
                 self.rates.of(&format!("in {device}")),
-                bytes(count(&peer["taken"])),
+                narrow(count(&peer["taken"])),
                 self.rates.of(&format!("out {device}")),
                 peer["outstanding"].to_string(),
                 format!("{} {busy}", peer["holdings"]).trim_end().to_owned(),
@@ -426,20 +429,6 @@ pub(crate) fn count(value: &Value) -> u64 {
     value.as_u64().unwrap_or_default()
 }
 
-/// Three digits and a binary unit, for narrow columns: `948K`, `1.6M`.
-pub(crate) fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "K", "M", "G", "T"];
-    let (mut scaled, mut unit) = (bytes as f64, 0);
-    while scaled >= 999.5 && unit + 1 < UNITS.len() {
-        (scaled, unit) = (scaled / 1024.0, unit + 1);
-    }
-    if unit > 0 && scaled < 9.95 {
-        format!("{scaled:.1}{}", UNITS[unit])
-    } else {
-        format!("{scaled:.0}{}", UNITS[unit])
-    }
-}
-
 /// Whole percent, rounded down, or `-` of nothing.
 pub(crate) fn percent(done: u64, total: u64) -> String {
     (u128::from(done) * 100).checked_div(u128::from(total)).map_or("-".to_owned(), |percent| format!("{percent} %"))
@@ -451,12 +440,7 @@ fn bar(done: u64, total: u64) -> String {
 }
 
 fn age(seconds: u64) -> String {
-    match seconds {
-        s @ 0..120 => format!("{s} s"),
-        s @ 120..7200 => format!("{} min", s / 60),
-        s @ 7200..172_800 => format!("{} h", s / 3600),
-        s => format!("{} d", s / 86_400),
-    }
+    output::age(Some(seconds), "")
 }
 
 #[cfg(test)]
@@ -558,11 +542,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn numbers_stay_short() {
-        let shown = [0, 999, 1000, 1024, 10_188, 10_240, 1 << 20, 1023 << 20, u64::MAX].map(bytes);
-        assert_eq!(shown, ["0B", "999B", "1.0K", "1.0K", "9.9K", "10K", "1.0M", "1.0G", "16777216T"]);
     }
 }

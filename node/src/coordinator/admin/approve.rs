@@ -5,13 +5,13 @@ use upswarm_protocol::catalog::{Action, Approval, Recipe, Release};
 use upswarm_protocol::codec::{self, Text};
 use upswarm_protocol::coordinator::{Command, Refusal};
 use upswarm_protocol::envelope::{Envelope, Kind, Role};
-use upswarm_protocol::ids::{DocHash, PayloadId};
+use upswarm_protocol::ids::{DocHash, GroupId, PayloadId};
 use upswarm_protocol::schedule::zone;
 
 use super::{Decision, View, preview};
 use crate::api::actor::Actor;
 use crate::api::approvals::{Accepted, ApprovalDraft, HexBytes, Intent, Preview, SignedDocument, SigningRequest};
-use crate::api::catalog::{CatalogApproval, CatalogRelease};
+use crate::api::catalog::{CatalogApproval, CatalogGroup, CatalogRelease, MembersAre};
 use crate::api::schedule::{LIFE, check};
 use crate::upstream::proof;
 
@@ -51,6 +51,7 @@ pub(crate) fn draft(
         metadata,
         // What a rule made, any approver's word replaces.
         replaces: before.filter(|known| known.version > 0).map(|known| read(&known.document)).transpose()?,
+        group: described(view, &approval.group).map(|known| read(&known.document)).transpose()?,
         preview,
     })
 }
@@ -73,11 +74,16 @@ pub(crate) fn submit(actor: &Actor, document: SignedDocument) -> Decision<Accept
     Decision::new(Command::Approve(document.0), |done| Accepted { index_version: done.index_version })
 }
 
+/// What approvers have signed about a group.
+fn described<'a>(view: &'a View<'_>, group: &GroupId) -> Option<&'a CatalogGroup> {
+    view.catalog.described.get(group)
+}
+
 fn named<'a>(
     view: &'a View<'_>,
     draft: &ApprovalDraft,
 ) -> Result<(&'a CatalogRelease, Option<&'a CatalogApproval>), Refusal> {
-    let release = view.catalog.release_named(&draft.release).map_err(Refusal::Request)?;
+    let release = view.catalog.release_exactly(&draft.release).map_err(Refusal::Request)?;
     let group = view.catalog.group_named(&draft.group).map_err(Refusal::Request)?;
     Ok((release, view.catalog.approval(&group, &release.release)))
 }
@@ -90,7 +96,17 @@ fn resolve(view: &View<'_>, draft: &ApprovalDraft) -> Result<(Preview, Approval)
     })?;
     let (release, before) = named(view, draft)?;
     let group = view.catalog.group_named(&draft.group).map_err(Refusal::Request)?;
-    let approval = approval(view, draft, release, group, before)?;
+    let mut approval = approval(view, draft, release, group, before)?;
+    let described = described(view, &group);
+    approval.group_version = described.map_or(0, |known| known.version);
+    let only_listed = described.is_none_or(|known| known.members == MembersAre::Coordinator);
+    if approval.action == Action::Uninstall && only_listed {
+        return Err(Refusal::Request(format!(
+            "nothing is removed or taken back in the group {name:?}, whose members only the coordinator names: have an approver sign \
+             who they are with upswarm group sign {name} --list, or take a group with a rule",
+            name = draft.group
+        )));
+    }
     let preview = preview::of(view, &approval, (&draft.group, release), before, (&draft.zone, &fallback));
     Ok((preview, approval))
 }
@@ -99,7 +115,7 @@ fn approval(
     view: &View<'_>,
     draft: &ApprovalDraft,
     release: &CatalogRelease,
-    group: upswarm_protocol::ids::GroupId,
+    group: GroupId,
     before: Option<&CatalogApproval>,
 ) -> Result<Approval, Refusal> {
     let version = before.map_or(0, |known| known.version) + 1;
@@ -110,6 +126,7 @@ fn approval(
         let note = Text::new(note).map_err(|error| Refusal::Request(format!("--note: {error}")))?;
         Ok(Approval {
             group,
+            group_version: 0,
             release: release.release,
             version,
             action,

@@ -2,15 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use upswarm_protocol::codec::Bounded;
+use upswarm_protocol::catalog::{GroupDocument, MAX_LISTED, Members};
+use upswarm_protocol::codec::{self, Bounded, Text};
 use upswarm_protocol::coordinator::{Command, DeviceRecord, Refusal};
+use upswarm_protocol::envelope::{Envelope, Kind, Role};
 use upswarm_protocol::ids::{DeviceId, GroupId};
 use upswarm_protocol::inventory::{Conditions, FACT_RESTART_PENDING};
+use upswarm_protocol::trust::validate_group;
 
 use super::{Decision, Desk, View};
 use crate::api::actor::Actor;
+use crate::api::approvals::{Accepted, HexBytes};
 use crate::api::devices::DeviceName;
-use crate::api::groups::{GroupMade, GroupRow, Groups, MemberRequest, Membership, NewGroup};
+use crate::api::groups::{
+    Belong, GroupDraft, GroupMade, GroupRow, Groups, ListDraft, MemberRequest, Membership, NewGroup, SignedGroup,
+};
+use crate::coordinator::keys;
 use crate::inventory as machine;
 
 /// Facts that a refusal names.
@@ -20,10 +27,8 @@ const NAMED: usize = 12;
 pub(crate) enum Made {
     /// It is only shown.
     Shown(GroupMade),
-    /// Its name was added: it is made when the names are on disk.
+    /// It has a name: it is made when the names are on disk.
     Named(GroupMade),
-    /// The core has to agree, after the names are on disk.
-    Conditions(Decision<GroupMade>),
 }
 
 /// Every group with its members.
@@ -44,12 +49,13 @@ pub(crate) fn list(view: &View<'_>) -> Groups {
             id: view.catalog.groups.get(group).copied(),
             devices,
             conditions: view.catalog.conditions.get(group).cloned(),
+            signed: view.catalog.groups.get(group).and_then(|group| view.catalog.described.get(group)).cloned(),
         }
     };
     Groups { groups: members.into_iter().map(row).collect() }
 }
 
-/// Makes a group, or gives a dynamic one other conditions.
+/// Makes a group by its name; where it is said who belongs to it, drafts what approvers are to sign about it.
 pub(crate) fn add(actor: &Actor, desk: &mut Desk<'_>, request: &NewGroup) -> Result<Made, Refusal> {
     let known = desk.names.group(&request.group);
     let mut made = GroupMade {
@@ -61,26 +67,32 @@ pub(crate) fn add(actor: &Actor, desk: &mut Desk<'_>, request: &NewGroup) -> Res
         join: Vec::new(),
         leave: Vec::new(),
         dry_run: request.dry_run,
+        draft: None,
     };
-    if request.conditions.is_empty() {
+    if request.conditions.is_empty() && request.members.is_none() {
         made.id = Some(new_name(desk, &request.group)?);
         tracing::info!(%actor, group = request.group, "a group is made");
         return Ok(Made::Named(made));
     }
-    let conditions = conditions(desk, &request.conditions)?;
     let before: BTreeSet<DeviceId> = known.map_or_else(BTreeSet::new, |group| {
         let members = desk.state.devices().filter(|record| record.groups.contains(&group));
         members.map(|record| record.device).collect()
     });
-    if known.is_some_and(|group| !desk.state.dynamic_groups().contains_key(&group)) && !before.is_empty() {
-        return Err(Refusal::Request(format!(
-            "{} machines were put into the group {:?} by hand; take another name for the conditions",
-            before.len(),
-            request.group
-        )));
+    let members = if request.conditions.is_empty() {
+        request.members.map_or(Belonging::Coordinator, |members| match members {
+            Belong::List => Belonging::List,
+            Belong::Coordinator => Belonging::Coordinator,
+        })
+    } else {
+        Belonging::Rule(rule(desk, known, request, &before)?)
+    };
+    let after = match &members {
+        Belonging::Rule(conditions) => desk.state.fulfilling(conditions).into_iter().collect(),
+        _ => before.clone(),
+    };
+    if let Belonging::Rule(conditions) = &members {
+        made.conditions = conditions.iter().map(ToString::to_string).collect();
     }
-    let after: BTreeSet<DeviceId> = desk.state.fulfilling(&conditions).into_iter().collect();
-    made.conditions = conditions.iter().map(ToString::to_string).collect();
     for record in desk.state.devices() {
         let (was, will) = (before.contains(&record.device), after.contains(&record.device));
         let mut tell = |list: fn(&mut GroupMade) -> &mut Vec<DeviceName>| list(&mut made).push(desk.view.named(record));
@@ -98,8 +110,90 @@ pub(crate) fn add(actor: &Actor, desk: &mut Desk<'_>, request: &NewGroup) -> Res
     }
     let group = new_name(desk, &request.group)?;
     made.id = Some(group);
-    tracing::info!(%actor, group = request.group, members = made.members.len(), "a group follows conditions");
-    Ok(Made::Conditions(Decision::new(Command::Condition { group, conditions }, |_| made)))
+    made.draft = Some(draft(desk, (group, &request.group), &members, &made.members)?);
+    tracing::info!(%actor, group = request.group, members = made.members.len(), "what a group is, is drafted");
+    Ok(Made::Named(made))
+}
+
+/// Who belongs to a group.
+enum Belonging {
+    Rule(Conditions),
+    List,
+    Coordinator,
+}
+
+fn rule(
+    desk: &Desk<'_>,
+    known: Option<GroupId>,
+    request: &NewGroup,
+    before: &BTreeSet<DeviceId>,
+) -> Result<Conditions, Refusal> {
+    let conditions = conditions(desk, &request.conditions)?;
+    let follows = known.is_some_and(|group| desk.state.follows(&group));
+    if known.is_some() && !follows && !before.is_empty() {
+        return Err(Refusal::Request(format!(
+            "{} machines were put into the group {:?} by hand; take another name for the conditions",
+            before.len(),
+            request.group
+        )));
+    }
+    Ok(conditions)
+}
+
+/// The bytes that approvers are to sign.
+fn draft(
+    desk: &Desk<'_>,
+    (group, name): (GroupId, &str),
+    members: &Belonging,
+    devices: &[DeviceName],
+) -> Result<GroupDraft, Refusal> {
+    let wrong = |error: &dyn std::fmt::Display| Refusal::Content(error.to_string());
+    let list = match members {
+        Belonging::List if devices.is_empty() => {
+            return Err(Refusal::Request(format!(
+                "no machine is in the group {name:?} yet; upswarm group assign puts one in"
+            )));
+        }
+        Belonging::List => {
+            let secret = keys::random::<32>().map_err(|error| wrong(&error))?;
+            Some(ListDraft { secret: HexBytes(secret.to_vec()), devices: devices.to_vec() })
+        }
+        _ => None,
+    };
+    let members = match (members, &list) {
+        (Belonging::Rule(conditions), _) => {
+            Members::Rule(Bounded::truncated(conditions.iter().map(|condition| condition.to_text()).collect()))
+        }
+        (_, Some(list)) => {
+            let list =
+                list.list().ok_or_else(|| wrong(&format!("at most {MAX_LISTED} machines have room in a list")))?;
+            Members::List(list.tree().root())
+        }
+        _ => Members::Listed,
+    };
+    let version = desk.state.group_document(&group).map_or(0, |known| known.version) + 1;
+    let name = Text::new(name).map_err(|error| wrong(&error))?;
+    let document = GroupDocument { group, version, name, issued: desk.view.now, members };
+    validate_group(&document).map_err(|error| wrong(&error))?;
+    let body = codec::encode(&document, Kind::Group.cap()).map_err(|error| wrong(&error))?;
+    Ok(GroupDraft { body: HexBytes(body), list })
+}
+
+/// Takes what approvers have signed about a group; the core verifies it.
+pub(crate) fn describe(actor: &Actor, desk: &Desk<'_>, signed: SignedGroup) -> Result<Decision<Accepted>, Refusal> {
+    let document = signed.document.0;
+    let wrong = |error: &dyn std::fmt::Display| Refusal::Content(error.to_string());
+    // Only to hold it against the names here: whether it is believed is the core's to say.
+    let body =
+        Envelope::parse(&document, Kind::Group, Role::Approver).map_err(|error| wrong(&error))?.unverified_body();
+    let said: GroupDocument = codec::decode(body, Kind::Group.cap()).map_err(|error| wrong(&error))?;
+    if desk.names.group(&said.name) != Some(said.group) {
+        return Err(Refusal::Request(format!("the group {} is not called {:?} here", said.group, said.name)));
+    }
+    let list = signed.list.map(|list| list.list().ok_or_else(|| wrong(&"the list is longer than a list may be")));
+    let list = list.transpose()?;
+    tracing::info!(%actor, group = said.name.as_str(), version = said.version, "what a group is, is submitted");
+    Ok(Decision::new(Command::Group { document, list }, |done| Accepted { index_version: done.index_version }))
 }
 
 /// Puts a device into a group or takes it out.
@@ -130,12 +224,10 @@ fn membership(
     member: bool,
 ) -> Result<(Bounded<GroupId, 64>, bool), Refusal> {
     let group = desk.group_named(name)?;
-    if let Some(conditions) = desk.state.dynamic_groups().get(&group) {
-        let texts: Vec<String> = conditions.iter().map(ToString::to_string).collect();
+    if desk.state.follows(&group) {
         return Err(Refusal::Request(format!(
-            "the members of the group {name:?} follow from their inventories ({}); change its conditions with: upswarm group \
-             add {name} --where ..., or take another group",
-            texts.join(" and ")
+            "the members of the group {name:?} follow from a rule or a list that an approver signed; change that with: upswarm group \
+             add {name} --where ... or upswarm group sign {name}, or take another group"
         )));
     }
     let mut groups = record.groups.to_vec();

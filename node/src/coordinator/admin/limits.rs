@@ -53,6 +53,6 @@ pub(crate) fn limit(actor: &Actor, desk: &Desk<'_>, request: &LimitRequest) -> R
 
 fn shown(site: &str, rates: &[WanRate]) -> SiteLimits {
     let rate =
-        |rate: &WanRate| RateView { window: rate.window.as_ref().map(units::window_words), wan: rate.bytes_per_s };
+        |rate: &WanRate| RateView { window: rate.window.as_ref().map(ToString::to_string), wan: rate.bytes_per_s };
     SiteLimits { site: site.to_owned(), rates: rates.iter().map(rate).collect() }
 }

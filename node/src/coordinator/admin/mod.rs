@@ -6,6 +6,7 @@
 
 pub(crate) mod alarms;
 pub(crate) mod approve;
+pub(crate) mod audit;
 pub(crate) mod devices;
 pub(crate) mod feeds;
 pub(crate) mod groups;
@@ -13,7 +14,10 @@ pub(crate) mod hold;
 pub(crate) mod inventory;
 pub(crate) mod invite;
 pub(crate) mod limits;
+pub(crate) mod machines;
+pub(crate) mod metrics;
 pub(crate) mod missing;
+pub(crate) mod overview;
 pub(crate) mod preview;
 pub(crate) mod proposals;
 pub(crate) mod publish;
@@ -22,6 +26,8 @@ pub(crate) mod repositories;
 pub(crate) mod retry;
 pub(crate) mod root;
 pub(crate) mod rules;
+pub(crate) mod sites;
+mod standing;
 pub(crate) mod status;
 pub(crate) mod updates;
 

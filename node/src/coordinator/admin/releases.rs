@@ -12,7 +12,7 @@ pub(crate) fn withdraw(
     desk: &Desk<'_>,
     request: &WithdrawRequest,
 ) -> Result<Decision<Withdrawn>, Refusal> {
-    let known = desk.view.catalog.release_named(&request.release).map_err(Refusal::Request)?.clone();
+    let known = desk.view.catalog.release_exactly(&request.release).map_err(Refusal::Request)?.clone();
     tracing::info!(%actor, release = %known.release.short(), product = known.product, version = known.version, "a release is withdrawn");
     Ok(Decision::new(Command::Withdraw(known.release), move |done| Withdrawn {
         release: known.release,

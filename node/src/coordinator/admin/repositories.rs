@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use upswarm_protocol::catalog::{APT_PREFIX, Keys, PublisherRule, Root, UpstreamRule};
+use upswarm_protocol::catalog::{APT_PREFIX, HeldKey, Keys, PublisherRule, Root, UpstreamRule};
 use upswarm_protocol::codec::{Bounded, Text};
 use upswarm_protocol::coordinator::Refusal;
 use upswarm_protocol::ids::{DocHash, PublicKey};
@@ -13,6 +13,7 @@ use crate::api::repositories::{
     CertificateRow, NewUpstream, RemoveUpstream, SnapshotRow, SyncRequest, UpstreamAdded, UpstreamList, UpstreamRow,
 };
 use crate::clock;
+use crate::coordinator::keys::COORDINATOR;
 use crate::coordinator::repositories::settings::{EVERY_S, Settings, Upstream};
 use crate::coordinator::repositories::{MAX_UPSTREAMS, Repositories, RepositoryError, snapshot};
 use crate::upstream::UpstreamDescription;
@@ -32,7 +33,7 @@ pub(crate) fn pin(root: &mut Root, name: &str, description: DocHash, sync_key: P
     root.upstreams = Bounded::new(upstreams).map_err(|_| full)?;
     let mut publishers = root.publishers.clone().into_vec();
     match publishers.iter_mut().find(|rule| rule.names() == APT_PREFIX) {
-        Some(rule) if rule.keys.keys.contains(&sync_key) => {}
+        Some(rule) if rule.keys.contains(&sync_key) => {}
         // One that the coordinator holds no more signs nothing.
         Some(rule) => rule.keys = one_key(sync_key),
         None => publishers.push(PublisherRule { product_prefix: Text::lossy(APT_PREFIX), keys: one_key(sync_key) }),
@@ -43,7 +44,7 @@ pub(crate) fn pin(root: &mut Root, name: &str, description: DocHash, sync_key: P
 }
 
 fn one_key(key: PublicKey) -> Keys {
-    Keys { keys: Bounded::truncated(vec![key]), threshold: 1 }
+    Keys::single(HeldKey { key, holder: Text::lossy(COORDINATOR) })
 }
 
 /// Adds an upstream, or changes what is known of one. Blocks for a moment.
@@ -204,11 +205,11 @@ mod tests {
         let pinned: Vec<(&str, u8)> =
             root.upstreams.iter().map(|rule| (rule.name.as_str(), rule.description.0[0])).collect();
         assert_eq!(pinned, [("chrome", 2), ("debian-security", 3)]);
-        assert_eq!(root.publisher_of("apt.chrome").unwrap().keys[..], [key(6)]);
-        assert_eq!(root.publisher_of("org.example").unwrap().keys[..], [key(2)]);
+        assert_eq!(root.publisher_of("apt.chrome").unwrap(), &one_key(key(6)));
+        assert_eq!(root.publisher_of("org.example").unwrap(), &one_key(key(2)));
         // Another sync key takes the place of the one before.
         pin(&mut root, "chrome", DocHash([2; 32]), key(7)).unwrap();
-        assert_eq!(root.publisher_of("apt.chrome").unwrap().keys[..], [key(7)]);
+        assert_eq!(root.publisher_of("apt.chrome").unwrap(), &one_key(key(7)));
         let many = (0..MAX_UPSTREAMS).map(|at| pin(&mut root, &format!("u{at}"), DocHash([0; 32]), key(7)));
         assert!(many.last().unwrap().unwrap_err().contains("at most 64 upstreams"));
     }

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use upswarm_protocol::catalog::{Keys, PublisherRule, Root};
+use upswarm_protocol::catalog::{HeldKey, Keys, PublisherRule, Root};
 use upswarm_protocol::codec::{Bounded, Text};
 use upswarm_protocol::coordinator::Command;
 use upswarm_protocol::ids::{DocHash, PublicKey};
+use upswarm_protocol::keyring::Holder;
 use upswarm_protocol::time::Wall;
 use upswarm_protocol::trust::validate_root;
 
@@ -35,16 +36,18 @@ pub(crate) enum RootChange {
     /// Nothing: it counts for this long from now.
     Renew(Duration),
     /// These keys take the place of all keys of a role.
-    Rotate(RoleName, Prefix, Vec<PublicKey>),
+    Rotate(RoleName, Prefix, Vec<HeldKey>),
     /// One more key.
-    Add(RoleName, Prefix, PublicKey),
-    /// One key less, named by its first digits; another may take its place.
-    Revoke(String, Option<PublicKey>),
+    Add(RoleName, Prefix, HeldKey),
+    /// One key less, named by its first digits; another may take its place, in the same hand where no other holder is named.
+    Revoke(String, Option<PublicKey>, Option<Holder>),
+    /// A key, named by its first digits, is in this hand.
+    Hold(String, Holder),
     /// These repositories are pinned by their descriptions, and this key publishes their snapshots.
     Pin(Vec<(String, DocHash)>, PublicKey),
     /// The repository of this name may be installed from no more.
     Unpin(String),
-    /// So many signatures are needed.
+    /// So many holders must sign.
     Threshold(RoleName, Prefix, u8),
 }
 
@@ -75,21 +78,31 @@ pub(crate) fn next(today: &Root, change: &RootChange, now: Wall) -> Result<Root,
             }
         }
         RootChange::Rotate(role, prefix, keys) => {
-            let keys = Bounded::new(keys.clone()).map_err(|error| error.to_string())?;
+            let new = Keys { keys: Bounded::new(keys.clone()).map_err(|error| error.to_string())?, threshold: 0 };
             with_keys(&mut root, *role, prefix, |of| {
-                if keys.len() < usize::from(of.threshold) {
-                    let (needed, given) = (of.threshold, keys.len());
+                let (needed, given) = (of.threshold, new.holders());
+                if given < usize::from(needed) {
                     return Err(format!(
-                        "{needed} of them must sign, and {given} are given: name more with --key, or lower the \
-                                        threshold first: upswarm root threshold"
+                        "{needed} holders must sign, and keys of {given} are given: name more with --key and --holder, or lower \
+                         the threshold first: upswarm root threshold"
                     ));
                 }
-                of.keys = keys;
+                of.keys = new.keys;
                 Ok(())
             })?;
         }
-        RootChange::Add(role, prefix, key) => add(&mut root, *role, prefix, *key)?,
-        RootChange::Revoke(key, instead) => revoke(&mut root, key, *instead)?,
+        RootChange::Add(role, prefix, held) => add(&mut root, *role, prefix, held.clone())?,
+        RootChange::Revoke(key, instead, holder) => within_one(&mut root, key, |of, held| {
+            let instead =
+                instead.map(|key| HeldKey { key, holder: holder.clone().unwrap_or_else(|| held.holder.clone()) });
+            revoke(of, held.key, instead)
+        })?,
+        RootChange::Hold(key, holder) => within_one(&mut root, key, |of, held| {
+            let mut keys = of.keys.clone().into_vec();
+            keys.iter_mut().filter(|other| other.key == held.key).for_each(|other| other.holder = holder.clone());
+            of.keys = Bounded::truncated(keys);
+            Ok(())
+        })?,
         RootChange::Pin(upstreams, sync_key) => {
             for (name, description) in upstreams {
                 pin(&mut root, name, *description, *sync_key)?;
@@ -149,13 +162,13 @@ fn with_keys(
     }
 }
 
-fn add(root: &mut Root, role: RoleName, prefix: &Prefix, key: PublicKey) -> Result<(), String> {
+fn add(root: &mut Root, role: RoleName, prefix: &Prefix, held: HeldKey) -> Result<(), String> {
     let full = |error: upswarm_protocol::codec::TooMany| format!("the role is full: {error}");
     if let (RoleName::Publisher, Some(prefix)) = (role, prefix) {
         let names = prefix.strip_suffix('.').unwrap_or(prefix);
         if root.publishers.iter().all(|rule| rule.names() != names) {
             let product_prefix = Text::new(prefix.as_str()).map_err(|error| format!("--prefix: {error}"))?;
-            let keys = Keys { keys: Bounded::truncated(vec![key]), threshold: 1 };
+            let keys = Keys::single(held);
             let mut rules = root.publishers.clone().into_vec();
             rules.push(PublisherRule { product_prefix, keys });
             root.publishers = Bounded::new(rules).map_err(full)?;
@@ -163,52 +176,38 @@ fn add(root: &mut Root, role: RoleName, prefix: &Prefix, key: PublicKey) -> Resu
         }
     }
     with_keys(root, role, prefix, |of| {
-        if of.keys.contains(&key) {
-            return Err(format!("{key} has that role already"));
+        if of.contains(&held.key) {
+            return Err(format!("{} has that role already", held.key));
         }
         let mut keys = of.keys.clone().into_vec();
-        keys.push(key);
+        keys.push(held);
         of.keys = Bounded::new(keys).map_err(full)?;
         Ok(())
     })
 }
 
-fn revoke(root: &mut Root, text: &str, instead: Option<PublicKey>) -> Result<(), String> {
+/// Changes the one key that begins with `text`, in each role that has it.
+fn within_one(
+    root: &mut Root,
+    text: &str,
+    change: impl Fn(&mut Keys, HeldKey) -> Result<(), String>,
+) -> Result<(), String> {
     let text = text.to_ascii_lowercase();
     if text.len() < MIN_PREFIX {
         return Err(format!("write at least {MIN_PREFIX} digits of the key; upswarm root show lists them"));
     }
     let mut found = false;
     let mut within = |of: &mut Keys| -> Result<(), String> {
-        let matching: Vec<PublicKey> =
-            of.keys.iter().filter(|key| key.to_string().starts_with(&text)).copied().collect();
-        let [key] = matching[..] else {
-            return if matching.is_empty() {
-                Ok(())
-            } else {
-                Err(format!("{text:?} names several keys; write more of it"))
-            };
-        };
-        found = true;
-        let mut keys: Vec<PublicKey> = of.keys.iter().filter(|other| **other != key).copied().collect();
-        keys.extend(instead.filter(|instead| !keys.contains(instead)));
-        if keys.is_empty() {
-            return Err(format!(
-                "{} is the only key of its role, and a role without keys would end everything: name the one that takes its place \
-                 with --replace-with KEY, or add one first: upswarm root add-key",
-                key.short()
-            ));
+        let matching: Vec<&HeldKey> = of.keys.iter().filter(|held| held.key.to_string().starts_with(&text)).collect();
+        match matching[..] {
+            [] => Ok(()),
+            [held] => {
+                found = true;
+                let held = held.clone();
+                change(of, held)
+            }
+            _ => Err(format!("{text:?} names several keys; write more of it")),
         }
-        if keys.len() < usize::from(of.threshold) {
-            return Err(format!(
-                "{} signatures are needed of its role, and {} keys would be left: name the one that takes its place with \
-                 --replace-with KEY, or lower the threshold first: upswarm root threshold",
-                of.threshold,
-                keys.len()
-            ));
-        }
-        of.keys = Bounded::truncated(keys);
-        Ok(())
     };
     within(&mut root.root)?;
     within(&mut root.approvers)?;
@@ -223,6 +222,29 @@ fn revoke(root: &mut Root, text: &str, instead: Option<PublicKey>) -> Result<(),
     } else {
         Err(format!("the root names no key that begins with {text}; upswarm root show lists them"))
     }
+}
+
+fn revoke(of: &mut Keys, key: PublicKey, instead: Option<HeldKey>) -> Result<(), String> {
+    let mut keys: Vec<HeldKey> = of.keys.iter().filter(|other| other.key != key).cloned().collect();
+    keys.extend(instead.filter(|instead| keys.iter().all(|held| held.key != instead.key)));
+    if keys.is_empty() {
+        return Err(format!(
+            "{} is the only key of its role, and a role without keys would end everything: name the one that takes its place with \
+             --replace-with KEY, or add one first: upswarm root add-key",
+            key.short()
+        ));
+    }
+    let left = Keys { keys: Bounded::truncated(keys), threshold: of.threshold };
+    if left.holders() < usize::from(of.threshold) {
+        return Err(format!(
+            "{} holders must sign for its role, and keys of {} would be left: name the one that takes its place with \
+             --replace-with KEY, or lower the threshold first: upswarm root threshold",
+            of.threshold,
+            left.holders()
+        ));
+    }
+    *of = left;
+    Ok(())
 }
 
 /// What differs between two roots, a line each: what a person reads before signing. `today` is believed, `next` is not.
@@ -278,11 +300,19 @@ pub(crate) fn differences(today: &Root, next: &Root) -> Vec<String> {
 }
 
 fn roles(lines: &mut Vec<String>, what: &str, today: &Keys, next: &Keys) {
-    lines.extend(next.keys.iter().filter(|key| !today.keys.contains(key)).map(|key| format!("{what}: + {key}")));
-    lines.extend(today.keys.iter().filter(|key| !next.keys.contains(key)).map(|key| format!("{what}: - {key}")));
-    let count = |of: &Keys| format!("{} of {}", of.threshold, of.keys.len());
+    let named = |held: &HeldKey| format!("{} ({})", held.key, held.holder);
+    let new = next.keys.iter().filter(|held| !today.contains(&held.key));
+    lines.extend(new.map(|held| format!("{what}: + {}", named(held))));
+    let gone = today.keys.iter().filter(|held| !next.contains(&held.key));
+    lines.extend(gone.map(|held| format!("{what}: - {}", named(held))));
+    for held in &next.keys {
+        if let Some(before) = today.holder_of(&held.key).filter(|before| *before != held.holder.as_str()) {
+            lines.push(format!("{what}: {} is held by {}, before by {before}", held.key, held.holder));
+        }
+    }
+    let count = |of: &Keys| format!("{} of {}", of.threshold, of.holders());
     if count(today) != count(next) {
-        lines.push(format!("{what}: {} must sign, before it was {}", count(next), count(today)));
+        lines.push(format!("{what}: {} holders must sign, before it was {}", count(next), count(today)));
     }
 }
 
@@ -297,8 +327,20 @@ mod tests {
         crate::coordinator::keys::public(&ed25519_dalek::SigningKey::from_bytes(&[seed; 32]))
     }
 
+    fn held(seed: u8) -> HeldKey {
+        HeldKey { key: key(seed), holder: holder(&format!("person {seed}")) }
+    }
+
+    fn holder(name: &str) -> Holder {
+        Text::lossy(name)
+    }
+
     fn keys(seeds: &[u8], threshold: u8) -> Keys {
-        Keys { keys: Bounded::new(seeds.iter().map(|seed| key(*seed)).collect()).unwrap(), threshold }
+        Keys { keys: Bounded::new(seeds.iter().map(|seed| held(*seed)).collect()).unwrap(), threshold }
+    }
+
+    fn first_digits(seed: u8) -> String {
+        key(seed).to_string()[..8].to_owned()
     }
 
     fn root() -> Root {
@@ -320,15 +362,20 @@ mod tests {
     #[test]
     fn each_change_makes_the_next_root_and_says_so() {
         use RoleName::{Approver, Online, Publisher};
-        let cases: [(RootChange, &str); 8] = [
+        let cases: [(RootChange, &str); 10] = [
             (RootChange::Pin(vec![("debian".into(), DocHash([7; 32]))], key(40)), "repository: + debian (0707"),
             (RootChange::Renew(730 * DAY), "it counts until"),
-            (RootChange::Rotate(Online, None, vec![key(31)]), "online keys: - "),
-            (RootChange::Add(Approver, None, key(21)), "approvers: 1 of 2 must sign, before it was 1 of 1"),
-            (RootChange::Add(Publisher, Some("com.vendor".into()), key(12)), "publishers of com.vendor: + "),
-            (RootChange::Add(Publisher, Some("org.example.".into()), key(12)), "publishers of org.example: + "),
-            (RootChange::Revoke(key(20).to_string()[..8].to_owned(), Some(key(22))), "approvers: - "),
-            (RootChange::Threshold(RoleName::Root, None, 3), "root keys: 3 of 3 must sign, before it was 2 of 3"),
+            (RootChange::Rotate(Online, None, vec![held(31)]), "online keys: - "),
+            (RootChange::Add(Approver, None, held(21)), "approvers: 1 of 2 holders must sign, before it was 1 of 1"),
+            (RootChange::Add(Publisher, Some("com.vendor".into()), held(12)), "publishers of com.vendor: + "),
+            (RootChange::Add(Publisher, Some("org.example.".into()), held(12)), "publishers of org.example: + "),
+            (RootChange::Revoke(first_digits(20), Some(key(22)), None), "(person 20)"),
+            (RootChange::Revoke(first_digits(20), Some(key(22)), Some(holder("Ben"))), "(Ben)"),
+            (RootChange::Hold(first_digits(20), holder("Anna")), "is held by Anna, before by person 20"),
+            (
+                RootChange::Threshold(RoleName::Root, None, 3),
+                "root keys: 3 of 3 holders must sign, before it was 2 of 3",
+            ),
         ];
         for (change, said) in cases {
             let next = next(&root(), &change, NOW).unwrap();
@@ -343,16 +390,17 @@ mod tests {
     #[test]
     fn what_would_end_the_deployment_is_refused_with_what_to_do() {
         use RoleName::{Approver, Online, Publisher};
-        let cases: [(RootChange, &str); 10] = [
+        let cases: [(RootChange, &str); 11] = [
+            (RootChange::Hold(first_digits(20), holder("Anna ")), "holder's name"),
             (RootChange::Unpin("debian".into()), "root show"),
             (RootChange::Renew(10 * DAY), "--for"),
-            (RootChange::Revoke(key(20).to_string(), None), "--replace-with"),
-            (RootChange::Revoke("abcd".into(), None), "at least 8 digits"),
-            (RootChange::Revoke("00000000".into(), None), "root show"),
-            (RootChange::Add(Approver, None, key(20)), "has that role already"),
-            (RootChange::Add(Approver, None, key(30)), "keys of its own"),
-            (RootChange::Add(Publisher, None, key(12)), "--prefix"),
-            (RootChange::Rotate(Online, Some("org".into()), vec![key(31)]), "for publishers"),
+            (RootChange::Revoke(key(20).to_string(), None, None), "--replace-with"),
+            (RootChange::Revoke("abcd".into(), None, None), "at least 8 digits"),
+            (RootChange::Revoke("00000000".into(), None, None), "root show"),
+            (RootChange::Add(Approver, None, held(20)), "has that role already"),
+            (RootChange::Add(Approver, None, held(30)), "keys of its own"),
+            (RootChange::Add(Publisher, None, held(12)), "--prefix"),
+            (RootChange::Rotate(Online, Some("org".into()), vec![held(31)]), "for publishers"),
             (RootChange::Threshold(Approver, None, 2), "threshold"),
         ];
         for (change, cause) in cases {
@@ -360,11 +408,15 @@ mod tests {
             assert!(reason.contains(cause), "{change:?}: {reason}");
         }
         let over = Root { expires: NOW - DAY, ..root() };
-        assert!(next(&over, &RootChange::Add(Approver, None, key(21)), NOW).unwrap_err().contains("root renew"));
+        assert!(next(&over, &RootChange::Add(Approver, None, held(21)), NOW).unwrap_err().contains("root renew"));
         next(&over, &RootChange::Renew(365 * DAY), NOW).unwrap();
         let mut three = root();
         three.approvers = keys(&[20, 21], 2);
-        let reason = next(&three, &RootChange::Revoke(key(21).to_string(), None), NOW).unwrap_err();
-        assert!(reason.contains("2 signatures are needed"), "{reason}");
+        let reason = next(&three, &RootChange::Revoke(key(21).to_string(), None, None), NOW).unwrap_err();
+        assert!(reason.contains("2 holders must sign"), "{reason}");
+        // Another key in the same hand is no second voice.
+        let same = RootChange::Revoke(key(21).to_string(), Some(key(22)), Some(held(20).holder));
+        let reason = next(&three, &same, NOW).unwrap_err();
+        assert!(reason.contains("keys of 1 would be left"), "{reason}");
     }
 }

@@ -17,7 +17,7 @@ use crate::coordinator::store::alarms::without_numbers;
 use crate::inventory as machine;
 
 /// A device that was heard of within this many seconds counts as seen lately.
-const LATELY_S: u64 = 86400;
+pub(super) const LATELY_S: u64 = 86400;
 /// Reasons that are kept of a release: the rest is rarer.
 const MAX_REASONS: usize = 64;
 /// Alarms that the status shows.
@@ -42,7 +42,8 @@ pub(crate) fn status(view: &View<'_>, query: &StatusQuery) -> Result<Status, Ref
         if !view.is_revoked(&record.device) && !view.is_retired(&record.device) {
             summary.add(view, record, &deployments);
         }
-        if query.devices && (!filtered || !deployments.is_empty()) {
+        let shown = query.gone || only_device.is_some() || !view.is_retired(&record.device);
+        if query.devices && shown && (!filtered || !deployments.is_empty()) {
             devices.push(device(view, record, &deployments));
         }
     }
@@ -125,7 +126,7 @@ fn share(hundredths: u16) -> f64 {
 }
 
 /// A state by its name in any case.
-fn state_named(text: &str) -> Result<DeploymentState, Refusal> {
+pub(super) fn state_named(text: &str) -> Result<DeploymentState, Refusal> {
     use DeploymentState as S;
     const ALL: [DeploymentState; 15] = [
         S::Pending,
@@ -152,9 +153,14 @@ fn state_named(text: &str) -> Result<DeploymentState, Refusal> {
 }
 
 /// Whether nothing more will happen by itself.
-fn is_end(state: DeploymentState) -> bool {
+pub(super) fn is_end(state: DeploymentState) -> bool {
     use DeploymentState as S;
     matches!(state, S::Installed | S::Uninstalled | S::Canceled | S::Superseded | S::NotApplicable)
+}
+
+/// A device with all its deployments.
+pub(super) fn of_device(view: &View<'_>, record: &DeviceRecord) -> DeviceStatus {
+    device(view, record, &view.deployments(&record.device).iter().collect::<Vec<_>>())
 }
 
 fn device(view: &View<'_>, record: &DeviceRecord, deployments: &[&DeploymentReport]) -> DeviceStatus {

@@ -22,16 +22,23 @@ use crate::upstream::packages::Package;
 /// What is installed somewhere, and on which of the devices, by their place in a list.
 type Installs = BTreeMap<Installed, Vec<usize>>;
 
+/// The newest snapshot of a repository, with the devices that it is for.
+struct Offered {
+    upstream: String,
+    offer: Offer,
+    fitting: BTreeSet<usize>,
+}
+
 /// A source package that is older somewhere.
 #[derive(Default)]
-struct Missing {
-    to: String,
+struct Missing<'a> {
+    to: &'a str,
     /// The source package's own version there.
-    source_version: String,
-    from: BTreeSet<String>,
+    source_version: &'a str,
+    from: BTreeSet<&'a str>,
     /// The source package's own versions that are installed, as far as they are known.
     source_from: BTreeSet<String>,
-    packages: BTreeSet<String>,
+    packages: BTreeSet<&'a str>,
     devices: BTreeSet<usize>,
 }
 
@@ -70,6 +77,52 @@ impl<'a> Told<'a> {
     }
 }
 
+/// Source packages that are older somewhere, with the repository (its place among those offered) that has the newest for those
+/// machines: where several have it, one counts, the first of the newest, as apt has it too.
+fn missing<'a>(
+    installs: &'a Installs,
+    offered: &[&'a Offered],
+    only: Option<&str>,
+) -> BTreeMap<(&'a str, usize), Missing<'a>> {
+    let newer = |installed: &'a Installed| {
+        offered.iter().enumerate().filter_map(move |(from, offered)| {
+            let newer = offered.offer.newer(installed)?;
+            only.is_none_or(|only| only == newer.source).then_some((from, *offered, newer))
+        })
+    };
+    // Of each source package, by device: where the newest is.
+    let mut newest: BTreeMap<&str, BTreeMap<usize, (usize, &Package)>> = BTreeMap::new();
+    for (installed, on) in installs {
+        for (from, offered, newer) in newer(installed) {
+            let of_source = newest.entry(&newer.source).or_default();
+            for at in on.iter().filter(|at| offered.fitting.contains(at)) {
+                let known = of_source.entry(*at).or_insert((from, newer));
+                if version::compare(PackageKind::Deb, &known.1.version, &newer.version).is_lt() {
+                    *known = (from, newer);
+                }
+            }
+        }
+    }
+    let mut rows: BTreeMap<(&str, usize), Missing<'_>> = BTreeMap::new();
+    for (installed, on) in installs {
+        for (_, offered, newer) in newer(installed) {
+            let Some(of_source) = newest.get(newer.source.as_str()) else { continue };
+            for at in on.iter().filter(|at| offered.fitting.contains(at)) {
+                let Some((from, to)) = of_source.get(at) else { continue };
+                let row = rows.entry((&newer.source, *from)).or_default();
+                if version::compare(PackageKind::Deb, row.to, &to.version).is_lt() {
+                    (row.to, row.source_version) = (&to.version, &to.source_version);
+                }
+                row.source_from.extend(source_version(&offered.offer, installed, newer));
+                row.from.insert(&installed.version);
+                row.packages.insert(&installed.name);
+                row.devices.insert(*at);
+            }
+        }
+    }
+    rows
+}
+
 /// Every source package of which a machine has an earlier version. Reads the indexes: for a whole distribution, some seconds.
 pub(crate) fn updates(view: &View<'_>, repositories: &Repositories, query: &UpdatesQuery) -> Result<Updates, Refusal> {
     let told = Told::of(view, query.group.as_deref())?;
@@ -77,15 +130,16 @@ pub(crate) fn updates(view: &View<'_>, repositories: &Repositories, query: &Upda
         Some(name) => vec![name.clone()],
         None => repositories.names(),
     };
-    let (mut updates, mut verdicts) = (Vec::new(), Verdicts::new());
+    let mut reads = Vec::new();
     for name in upstreams {
         let upstream = repositories.upstream(&name)?;
         let Some(newest) = snapshot::all(&upstream.dir).pop() else { continue };
-        let read = Read::new(view, &told, repositories, &upstream.description, &newest)?;
-        updates.extend(read.rows(view, query.source.as_deref()));
-        if let Some(cve) = &query.cve {
-            read.verdicts(cve, &mut verdicts);
-        }
+        reads.push(Read::new(view, &told, repositories, &upstream.description, newest)?);
+    }
+    let mut updates = rows(view, &told, &reads, query.source.as_deref());
+    let mut verdicts = Verdicts::new();
+    if let Some(cve) = &query.cve {
+        reads.iter().for_each(|read| read.verdicts(cve, &told, &mut verdicts));
     }
     if let Some(cve) = &query.cve {
         updates.retain(|row| row.cves.contains(cve));
@@ -114,7 +168,8 @@ pub(crate) fn offered(
     snapshot: &Snapshot,
 ) -> Result<Vec<UpdateRow>, Refusal> {
     let told = Told::of(view, Some(group))?;
-    let mut rows = Read::new(view, &told, repositories, description, snapshot)?.rows(view, None);
+    let read = Read::new(view, &told, repositories, description, snapshot.clone())?;
+    let mut rows = rows(view, &told, &[read], None);
     rows.sort_by_key(|row| (Reverse(row.severity), row.source.clone()));
     Ok(rows)
 }
@@ -125,86 +180,41 @@ pub(super) fn is_unknown(row: &UpdateRow) -> bool {
 }
 
 /// A snapshot beside what machines have, and what feeds say of that.
-struct Read<'a> {
-    told: &'a Told<'a>,
-    upstream: &'a str,
-    snapshot: &'a Snapshot,
-    offer: Offer,
+struct Read {
+    offered: Offered,
+    snapshot: Snapshot,
     advisories: Advisories,
-    fitting: BTreeSet<usize>,
 }
 
-impl<'a> Read<'a> {
+impl Read {
     fn new(
         view: &View<'_>,
-        told: &'a Told<'a>,
+        told: &Told<'_>,
         repositories: &Repositories,
-        description: &'a UpstreamDescription,
-        snapshot: &'a Snapshot,
+        description: &UpstreamDescription,
+        snapshot: Snapshot,
     ) -> Result<Self, Refusal> {
         let refused = |error: anyhow::Error| Refusal::Request(format!("{error:#}"));
         let names = told.names();
-        let offer = Offer::read(snapshot, description, Some(&names)).map_err(refused)?;
+        let offer = Offer::read(&snapshot, description, Some(&names)).map_err(refused)?;
         let sources = names.iter().flat_map(|name| offer.named(name)).map(|package| package.source.clone()).collect();
         let advisories = repositories.feeds().read(&sources).map_err(refused)?;
-        let fitting = told.fitting(view, snapshot);
-        Ok(Self { told, upstream: &description.name, snapshot, offer, advisories, fitting })
-    }
-
-    /// Of every source package, or of one.
-    fn rows(&self, view: &View<'_>, source: Option<&str>) -> Vec<UpdateRow> {
-        let mut by_source: BTreeMap<String, Missing> = BTreeMap::new();
-        for (installed, on) in &self.told.installs {
-            let Some(newer) = self.offer.newer(installed) else { continue };
-            let mut on = on.iter().filter(|at| self.fitting.contains(at)).peekable();
-            if on.peek().is_none() || source.is_some_and(|source| *source != newer.source) {
-                continue;
-            }
-            let missing = by_source.entry(newer.source.clone()).or_default();
-            if version::compare(PackageKind::Deb, &missing.to, &newer.version).is_lt() {
-                missing.to.clone_from(&newer.version);
-                missing.source_version.clone_from(&newer.source_version);
-            }
-            missing.source_from.extend(source_version(&self.offer, installed, newer));
-            missing.from.insert(installed.version.clone());
-            missing.packages.insert(installed.name.clone());
-            missing.devices.extend(on);
-        }
-        let (release, ages, now) = (self.snapshot.distribution(), self.snapshot.sources(), clock::wall());
-        let rows = by_source.into_iter().map(|(name, missing)| {
-            let mut from: Vec<String> = missing.from.into_iter().collect();
-            from.sort_by(|a, b| version::compare(PackageKind::Deb, a, b));
-            let named =
-                missing.devices.iter().filter_map(|at| self.told.devices.get(*at)).map(|record| view.named(record));
-            let versions = missing.source_from.iter().map(String::as_str);
-            let mended = self.advisories.mended(&name, &release, versions, &missing.source_version);
-            UpdateRow {
-                upstream: self.upstream.to_owned(),
-                snapshot: self.snapshot.version(),
-                from,
-                to: missing.to,
-                packages: missing.packages.into_iter().collect(),
-                machines: missing.devices.len(),
-                severity: mended.severity,
-                cves: mended.cves.into_iter().collect(),
-                age_s: ages.get(&name).map(|known| now.since(known.since).as_secs()),
-                devices: if source.is_some() { named.collect() } else { Vec::new() },
-                source: name,
-            }
-        });
-        rows.collect()
+        let fitting = told.fitting(view, &snapshot);
+        let offered = Offered { upstream: description.name.clone(), offer, fitting };
+        Ok(Self { offered, snapshot, advisories })
     }
 
     /// What feeds say of a CVE for everything that is installed, older or not.
-    fn verdicts(&self, cve: &str, found: &mut Verdicts) {
+    fn verdicts(&self, cve: &str, told: &Told<'_>, found: &mut Verdicts) {
         let release = self.snapshot.distribution();
-        for (installed, on) in &self.told.installs {
-            let Some(package) = self.offer.fitting(installed) else { continue };
-            let on: Vec<usize> = on.iter().copied().filter(|at| self.fitting.contains(at)).collect();
+        let Offered { offer, fitting, .. } = &self.offered;
+        for (installed, on) in &told.installs {
+            let Some(package) = offer.fitting(installed) else { continue };
+            let on: Vec<usize> = on.iter().copied().filter(|at| fitting.contains(at)).collect();
             if on.is_empty() {
                 continue;
             }
-            let version = source_version(&self.offer, installed, package);
+            let version = source_version(offer, installed, package);
             let judged = match &version {
                 Some(version) => self.advisories.about(&package.source, &release, version).remove(cve),
                 // Something is said of the package; which version it is, nobody knows.
@@ -220,6 +230,34 @@ impl<'a> Read<'a> {
             found.entry(key).or_insert_with(|| (judged, BTreeSet::new())).1.extend(on);
         }
     }
+}
+
+/// Every source package that is older somewhere, or one, with what feeds say of the update.
+fn rows(view: &View<'_>, told: &Told<'_>, reads: &[Read], source: Option<&str>) -> Vec<UpdateRow> {
+    let offered: Vec<&Offered> = reads.iter().map(|read| &read.offered).collect();
+    let of: Vec<_> = reads.iter().map(|read| (read.snapshot.distribution(), read.snapshot.sources())).collect();
+    let (now, named) = (clock::wall(), |at: &usize| told.devices.get(*at).map(|record| view.named(record)));
+    let row = |((name, from), missing): ((&str, usize), Missing<'_>)| {
+        let (read, (release, ages)) = (reads.get(from)?, of.get(from)?);
+        let mut from: Vec<String> = missing.from.into_iter().map(str::to_owned).collect();
+        from.sort_by(|a, b| version::compare(PackageKind::Deb, a, b));
+        let versions = missing.source_from.iter().map(String::as_str);
+        let mended = read.advisories.mended(name, release, versions, missing.source_version);
+        Some(UpdateRow {
+            upstream: read.offered.upstream.clone(),
+            snapshot: read.snapshot.version(),
+            source: name.to_owned(),
+            from,
+            to: missing.to.to_owned(),
+            packages: missing.packages.into_iter().map(str::to_owned).collect(),
+            machines: missing.devices.len(),
+            severity: mended.severity,
+            cves: mended.cves.into_iter().collect(),
+            age_s: ages.get(name).map(|known| now.since(known.since).as_secs()),
+            devices: source.iter().flat_map(|_| missing.devices.iter().filter_map(named)).collect(),
+        })
+    };
+    missing(&told.installs, &offered, source).into_iter().filter_map(row).collect()
 }
 
 /// What is said of a CVE, by source package, release and version, and the devices that have that.
@@ -287,6 +325,53 @@ pub(super) fn told<'a>(view: &View<'a>, group: Option<&str>) -> Result<Vec<&'a D
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn offered(upstream: &str, packages: &[(&str, &str, &str)], fitting: &[usize]) -> Offered {
+        let package = |(name, source, version): &(&str, &str, &str)| Package {
+            name: (*name).to_owned(),
+            source: (*source).to_owned(),
+            version: (*version).to_owned(),
+            source_version: format!("source of {version}"),
+            arch: "amd64".to_owned(),
+            ..Package::default()
+        };
+        Offered {
+            upstream: upstream.to_owned(),
+            offer: Offer::of(packages.iter().map(package)),
+            fitting: fitting.iter().copied().collect(),
+        }
+    }
+
+    /// Debian and its security repository both have a newer openssl; a machine of another release takes another one.
+    #[test]
+    fn a_source_that_several_repositories_have_is_one_row() {
+        let installed = |name: &str, version: &str| Installed {
+            name: name.to_owned(),
+            arch: "amd64".to_owned(),
+            version: version.to_owned(),
+        };
+        let installs = Installs::from([
+            (installed("libssl3", "3.0.9"), vec![0, 1, 2]),
+            (installed("openssl", "3.0.8"), vec![0]),
+            (installed("openssl-doc", "3.0.9"), vec![1]),
+        ]);
+        let offered = [
+            offered("debian", &["libssl3", "openssl", "openssl-doc"].map(|name| (name, "openssl", "3.0.11")), &[0, 1]),
+            offered("debian-security", &["libssl3", "openssl"].map(|name| (name, "openssl", "3.0.15")), &[0, 1]),
+            offered("trixie", &[("libssl3", "openssl", "3.5")], &[2]),
+        ];
+        let offered: Vec<&Offered> = offered.iter().collect();
+        let rows = missing(&installs, &offered, None);
+        let shown: Vec<_> = rows
+            .iter()
+            .map(|((source, from), row)| (*source, *from, row.to, row.packages.len(), row.devices.len()))
+            .collect();
+        assert_eq!(shown, [("openssl", 1, "3.0.15", 3, 2), ("openssl", 2, "3.5", 1, 1)]);
+        let versions: Vec<_> = rows.values().map(|row| row.source_version).collect();
+        assert_eq!(versions, ["source of 3.0.15", "source of 3.5"]);
+        assert!(missing(&installs, &offered, Some("curl")).is_empty());
+        assert_eq!(missing(&installs, &offered[..1], Some("openssl")).len(), 1);
+    }
 
     #[test]
     fn a_rebuild_is_of_the_same_source_package() {

@@ -25,7 +25,7 @@ use crate::api::actor::{self, Actor};
 use crate::api::alarms::{AcknowledgeRequest, Acknowledged, AlarmQuery};
 use crate::api::approvals::{Accepted, ApprovalDraft, HexBytes, SignedDocument};
 use crate::api::devices::{ReadmitRequest, Readmitted, RetireRequest, Retired, RevokeRequest, Revoked};
-use crate::api::groups::{GroupMade, MemberRequest, Membership, NewGroup};
+use crate::api::groups::{GroupMade, MemberRequest, Membership, NewGroup, SignedGroup};
 use crate::api::holds::{Held, HoldRequest};
 use crate::api::inventory::{DeviceQuery, PackageQuery};
 use crate::api::invites::{DisinviteRequest, InviteList, InviteRequest, InviteView, Invited};
@@ -34,7 +34,7 @@ use crate::api::missing::MissingQuery;
 use crate::api::releases::{WithdrawRequest, Withdrawn};
 use crate::api::retries::{Retried, RetryRequest};
 use crate::api::roots::RootChain;
-use crate::api::rules::{NewRepositoryRule, NewRule, RemoveRule, Removed, RepositoryRule, Rule, RuleList};
+use crate::api::rules::{NewRepositoryRule, RemoveRule, RepositoryRule, RuleList};
 use crate::api::status::StatusQuery;
 use crate::coordinator::admin;
 use crate::coordinator::directory::Change;
@@ -177,7 +177,7 @@ pub(super) async fn get_roots(State(shared): State<Arc<Shared>>) -> Answer<RootC
     let read = move || -> anyhow::Result<RootChain> {
         let (root, _) = directory.newest_root()?;
         let held = directory.online_keys()?;
-        let standby = held.iter().map(keys::public).filter(|key| !root.online.keys.contains(key)).collect();
+        let standby = held.iter().map(keys::public).filter(|key| !root.online.contains(key)).collect();
         Ok(RootChain { roots: directory.chain(root.version)?.into_iter().map(HexBytes).collect(), standby })
     };
     let chain = tokio::task::spawn_blocking(read).await.map_err(failed)?;
@@ -288,6 +288,15 @@ pub(super) async fn post_group(
     decide(&shared, |reply| Request::AddGroup(asker.0, request, reply)).await
 }
 
+pub(super) async fn post_group_document(
+    State(shared): State<Arc<Shared>>,
+    asker: Asker,
+    request: Ask<SignedGroup>,
+) -> Answer<Accepted> {
+    let Json(request) = request?;
+    decide(&shared, |reply| Request::DescribeGroup(asker.0, request, reply)).await
+}
+
 pub(super) async fn post_retire(
     State(shared): State<Arc<Shared>>,
     asker: Asker,
@@ -315,23 +324,19 @@ pub(super) async fn post_member(
     decide(&shared, |reply| Request::Member(asker.0, request, reply)).await
 }
 
-pub(super) async fn post_rule(State(shared): State<Arc<Shared>>, asker: Asker, request: Ask<NewRule>) -> Answer<Rule> {
-    let Json(rule) = request?;
-    decide(&shared, |reply| Request::AddRule(asker.0, Box::new(rule), reply)).await
-}
-
-pub(super) async fn remove_rule(
-    State(shared): State<Arc<Shared>>,
-    asker: Asker,
-    request: Ask<RemoveRule>,
-) -> Answer<Removed> {
-    let Json(RemoveRule { id }) = request?;
-    decide(&shared, |reply| Request::RemoveRule(asker.0, id, reply)).await
+pub(super) async fn post_rules(State(shared): State<Arc<Shared>>, asker: Asker, body: Bytes) -> Answer<Accepted> {
+    let document = SignedDocument(body.to_vec());
+    decide(&shared, |reply| Request::Rules(asker.0, document, reply)).await
 }
 
 pub(super) async fn get_rules(State(shared): State<Arc<Shared>>) -> Result<Response, Refused> {
-    look(&shared, |view| Ok(RuleList { rules: view.rules.all().to_vec(), repositories: view.rules.signed().to_vec() }))
-        .await
+    look(&shared, |view| {
+        let document = Some(view.rules.document()).filter(|document| !document.is_empty());
+        let document = document.map(|document| HexBytes(document.to_vec()));
+        let repositories = view.rules.repositories().all().to_vec();
+        Ok(RuleList { rules: view.rules.all().to_vec(), document, repositories })
+    })
+    .await
 }
 
 pub(super) async fn draft_rule(
@@ -339,20 +344,26 @@ pub(super) async fn draft_rule(
     asker: Asker,
     request: Ask<NewRepositoryRule>,
 ) -> Result<Response, Refused> {
-    let (Json(asked), known) = (request?, shared.repositories.clone());
-    look(&shared, move |view| admin::rules::draft(&asker.0, view, &known, asked)).await
+    let (Json(asked), known, directory) = (request?, shared.repositories.clone(), shared.directory.clone());
+    let document = move |hash: &DocHash| std::fs::read(directory.doc(hash));
+    look(&shared, move |view| admin::rules::draft(&asker.0, view, &known, asked, document)).await
 }
 
-pub(super) async fn post_signed_rule(
-    State(shared): State<Arc<Shared>>,
-    asker: Asker,
-    body: Bytes,
-) -> Answer<RepositoryRule> {
+pub(super) async fn post_rule(State(shared): State<Arc<Shared>>, asker: Asker, body: Bytes) -> Answer<Accepted> {
     let document = SignedDocument(body.to_vec());
-    let added = decide(&shared, |reply| Request::AddSignedRule(asker.0, document, reply)).await?;
+    let accepted = decide(&shared, |reply| Request::AddRule(asker.0, document, reply)).await?;
     // What it covers may lie there already.
     shared.repositories.news();
-    Ok(added)
+    Ok(accepted)
+}
+
+pub(super) async fn remove_rule(
+    State(shared): State<Arc<Shared>>,
+    asker: Asker,
+    request: Ask<RemoveRule>,
+) -> Answer<RepositoryRule> {
+    let Json(RemoveRule { id }) = request?;
+    decide(&shared, |reply| Request::RemoveRule(asker.0, id, reply)).await
 }
 
 pub(super) async fn get_groups(State(shared): State<Arc<Shared>>) -> Result<Response, Refused> {
@@ -464,7 +475,7 @@ fn unprocessable(error: impl std::fmt::Display) -> Refused {
     Refused(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
 }
 
-fn failed(error: impl std::fmt::Display) -> Refused {
+pub(super) fn failed(error: impl std::fmt::Display) -> Refused {
     Refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
 }
 

@@ -19,12 +19,14 @@ use upswarm_protocol::envelope::Kind;
 
 use super::refused::Refused;
 use super::shared::Shared;
-use super::{api, frame_posts, origin, repositories};
+use super::{answers, api, frame_posts, origin, reading, repositories};
 
 /// The longest body that somebody without a token may send, and the time for it.
 const MAX_OPEN_BODY: usize = frame_posts::MAX_POST;
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 const MAX_JSON: usize = 64 << 10;
+/// A group's document with the names of all machines of its list.
+const MAX_GROUP: usize = 12 << 20;
 
 /// What everyone may have: payloads, documents, the head, and a place for devices that come by HTTP alone.
 pub(crate) fn origin(shared: Arc<Shared>) -> Router {
@@ -61,13 +63,21 @@ pub(crate) fn admin(shared: Arc<Shared>) -> Router {
         .route("/v1/device/retire", post(api::post_retire))
         .route("/v1/release/withdraw", post(api::post_withdraw))
         .route("/v1/group", post(api::post_group))
+        .route("/v1/group/document", post(api::post_group_document).layer(DefaultBodyLimit::max(MAX_GROUP)))
         .route("/v1/group/member", post(api::post_member))
         .route("/v1/groups", get(api::get_groups))
-        .route("/v1/rules", get(api::get_rules).post(api::post_rule))
-        .route("/v1/rules/draft", post(api::draft_rule))
-        .route("/v1/rules/signed", post(api::post_signed_rule).layer(DefaultBodyLimit::max(Kind::Rule.cap())))
-        .route("/v1/rules/remove", post(api::remove_rule))
+        .route("/v1/rules", get(api::get_rules).post(api::post_rules).layer(DefaultBodyLimit::max(Kind::Rules.cap())))
+        .route("/v1/rules/repository", post(api::post_rule).layer(DefaultBodyLimit::max(Kind::RepositoryRule.cap())))
+        .route("/v1/rules/repository/draft", post(api::draft_rule))
+        .route("/v1/rules/repository/remove", post(api::remove_rule))
         .route("/v1/status", get(api::get_status))
+        .route("/v1/overview", get(reading::overview))
+        .route("/v1/machines", get(reading::machines))
+        .route("/v1/machine", get(reading::machine))
+        .route("/v1/sites", get(reading::sites))
+        .route("/v1/site", get(reading::site))
+        .route("/v1/audit", get(reading::audit))
+        .route("/v1/changes", get(reading::changes))
         .route("/v1/alarms", get(api::get_alarms))
         .route("/v1/alarms/acknowledge", post(api::post_acknowledge))
         .route("/v1/inventory", get(api::get_inventories))
@@ -90,8 +100,18 @@ pub(crate) fn admin(shared: Arc<Shared>) -> Router {
         .route("/v1/metrics", get(api::get_metrics))
         .fallback(any(nothing_here))
         .layer(DefaultBodyLimit::max(MAX_JSON))
+        .layer(middleware::from_fn(answers::tagged))
         .layer(middleware::from_fn_with_state(shared.clone(), check_token));
-    Router::new().nest("/admin", admin).fallback(any(nothing_here)).with_state(shared)
+    let metrics = get(reading::metrics).layer(middleware::from_fn_with_state(shared.clone(), check_token));
+    Router::new()
+        .nest("/admin", admin.clone())
+        // The same for programs: refusals are as RFC 9457 has them.
+        .nest("/api", admin.layer(middleware::from_fn(answers::problems)))
+        .route("/metrics", metrics)
+        .route("/health", get(reading::health))
+        .route("/ready", get(reading::ready))
+        .fallback(any(nothing_here))
+        .with_state(shared)
 }
 
 /// Binds a TCP door's socket. `option` is what names another address.

@@ -99,6 +99,14 @@ impl Offer {
         self.0.get(name).map(Vec::as_slice).unwrap_or_default()
     }
 
+    /// Of packages, for tests that have no snapshot.
+    #[cfg(test)]
+    pub(crate) fn of(packages: impl IntoIterator<Item = Package>) -> Self {
+        let mut found: BTreeMap<String, Vec<Package>> = BTreeMap::new();
+        packages.into_iter().for_each(|package| found.entry(package.name.clone()).or_default().push(package));
+        Self(found)
+    }
+
     /// Exactly this package.
     pub(crate) fn exactly(&self, name: &str, version: &str, arch: &str) -> Option<&Package> {
         self.named(name).iter().find(|package| package.version == version && package.arch == arch)

@@ -17,10 +17,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use upswarm_protocol::codec::{self, Text};
 use upswarm_protocol::coordinator::{DeviceInventory, DeviceRecord, DeviceScan};
 use upswarm_protocol::ids::DeviceId;
@@ -70,13 +70,28 @@ pub(crate) struct Writer {
 }
 
 /// The readers' end of the store.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct FleetStore(Arc<Mutex<Arc<Fleet>>>);
+#[derive(Debug, Clone)]
+pub(crate) struct FleetStore {
+    current: Arc<Mutex<Arc<Fleet>>>,
+    generation: Arc<watch::Sender<u64>>,
+}
 
 impl FleetStore {
+    /// Generations begin at a number that no earlier run of the coordinator has reached: a batch takes longer than a microsecond.
+    fn new(fleet: Fleet) -> Self {
+        let start = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
+        let (generation, _) = watch::channel(u64::try_from(start).unwrap_or_default());
+        Self { current: Arc::new(Mutex::new(Arc::new(fleet))), generation: Arc::new(generation) }
+    }
+
     /// The fleet after the last batch. Takes no time, whoever reads or writes.
     pub(crate) fn snapshot(&self) -> Arc<Fleet> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A number that grows with every batch: with all that devices told and that admins changed.
+    pub(crate) fn generations(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
     }
 
     /// Lets readers see changes; what a reader holds is copied, not changed.
@@ -85,7 +100,7 @@ impl FleetStore {
             return;
         }
         let changed: Vec<_> = changed.into_iter().map(|(device, known)| (device, Arc::new(known))).collect();
-        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::make_mut(&mut current).extend(changed);
     }
 }
@@ -97,7 +112,7 @@ pub(crate) fn start(
     fleet: Fleet,
     written: mpsc::Sender<Written>,
 ) -> anyhow::Result<(FleetStore, Writer)> {
-    let store = FleetStore(Arc::new(Mutex::new(Arc::new(fleet))));
+    let store = FleetStore::new(fleet);
     // One batch at a time is under way: the driver gathers what comes meanwhile.
     let (batches, incoming) = sync_channel(1);
     let desk = Desk { directory, log, store: store.clone() };
@@ -160,6 +175,7 @@ impl Desk {
             let news = match result {
                 Ok(changed) => {
                     self.store.publish(changed);
+                    self.store.generation.send_modify(|generation| *generation += 1);
                     waiting.clear();
                     Written::Done
                 }

@@ -1,47 +1,89 @@
-//! The rules for what is approved as soon as it is published. Owns their file's content and numbers; never applies one.
+//! The rules for what is approved as soon as it is published, as approvers signed them. Owns their files; never applies one.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+use upswarm_protocol::envelope::{Envelope, Kind, Role};
 
-use crate::api::rules::{NewRule, RepositoryRule, Rule};
+use crate::api::rules::{RepositoryRule, Rule, RuleSet};
 use crate::coordinator::files::read_json_or_default;
 
-const MAX_RULES: usize = 256;
-const MAX_SIGNED: usize = 64;
-const MAX_PREFIX: usize = 128;
+const MAX_FOR_REPOSITORIES: usize = 64;
 
-/// Every rule.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The newest rules.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Rules {
+    document: Vec<u8>,
+    set: RuleSet,
+    repositories: RepositoryRules,
+}
+
+/// Rules about repositories, each a document of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RepositoryRules {
     last: u32,
-    rules: Vec<Rule>,
-    /// Those about repositories.
-    #[serde(default)]
-    signed: Vec<RepositoryRule>,
+    rules: Vec<RepositoryRule>,
 }
 
 impl Rules {
-    /// The rules in a file; none when there is no file yet.
-    pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
-        read_json_or_default(path)
+    /// The rules in two files: those about products, and those about repositories; none when there is no file yet. They were verified
+    /// when they came, and are again by whoever applies them.
+    pub(crate) fn load(path: &Path, of_repositories: &Path) -> anyhow::Result<Self> {
+        let repositories = read_json_or_default(of_repositories)?;
+        let document = match std::fs::read(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self { repositories, ..Self::default() }),
+            read => read.with_context(|| format!("reading {}", path.display()))?,
+        };
+        let damaged = || format!("{} is damaged; restore it from a copy", path.display());
+        let envelope = Envelope::parse(&document, Kind::Rules, Role::Approver).with_context(damaged)?;
+        let set = RuleSet::parse(envelope.unverified_body()).map_err(anyhow::Error::msg).with_context(damaged)?;
+        Ok(Self { document, set, repositories })
     }
 
-    /// The bytes that [`Rules::load`] reads.
+    /// These, with others about products.
+    pub(crate) fn with(&self, document: Vec<u8>, set: RuleSet) -> Self {
+        Self { document, set, repositories: self.repositories.clone() }
+    }
+
+    /// The envelope of those about products; empty before the first rule.
+    pub(crate) fn document(&self) -> &[u8] {
+        &self.document
+    }
+
+    /// How often those about products were signed.
+    pub(crate) fn version(&self) -> u64 {
+        self.set.version
+    }
+
+    /// Every rule about products, oldest first.
+    pub(crate) fn all(&self) -> &[Rule] {
+        &self.set.rules
+    }
+
+    /// Those about repositories.
+    pub(crate) fn repositories(&self) -> &RepositoryRules {
+        &self.repositories
+    }
+
+    /// The same, for a change.
+    pub(crate) fn repositories_mut(&mut self) -> &mut RepositoryRules {
+        &mut self.repositories
+    }
+}
+
+impl RepositoryRules {
+    /// The bytes of their file.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         // Plain data with text keys always becomes JSON.
         serde_json::to_vec_pretty(self).unwrap_or_default()
     }
 
     /// Every rule, oldest first.
-    pub(crate) fn all(&self) -> &[Rule] {
+    pub(crate) fn all(&self) -> &[RepositoryRule] {
         &self.rules
-    }
-
-    /// Every rule about a repository, oldest first.
-    pub(crate) fn signed(&self) -> &[RepositoryRule] {
-        &self.signed
     }
 
     /// The number of the next rule.
@@ -50,90 +92,71 @@ impl Rules {
     }
 
     /// Adds a signed rule, which has its number; says why not, otherwise.
-    pub(crate) fn add_signed(&mut self, rule: RepositoryRule) -> Result<RepositoryRule, String> {
-        if self.signed.iter().any(|known| known.document == rule.document) {
-            return Err(format!("it is rule {} already", rule.id));
+    pub(crate) fn add(&mut self, rule: RepositoryRule) -> Result<(), String> {
+        if self.rules.iter().any(|known| known.document == rule.document) {
+            return Err(format!("it is rule r{} already", rule.id));
         }
         if rule.id <= self.last {
-            return Err(format!("another rule has been numbered {} meanwhile; draft this one again", rule.id));
+            return Err(format!("another rule has been numbered r{} meanwhile; draft this one again", rule.id));
         }
-        if self.signed.len() >= MAX_SIGNED {
+        if self.rules.len() >= MAX_FOR_REPOSITORIES {
             return Err(format!(
-                "{MAX_SIGNED} rules about repositories are in force, no more are taken; remove one first"
+                "{MAX_FOR_REPOSITORIES} rules about repositories are in force, no more are taken; remove one first"
             ));
         }
         self.last = rule.id;
-        self.signed.push(rule.clone());
-        Ok(rule)
+        self.rules.push(rule);
+        Ok(())
     }
 
-    /// Removes a rule about a repository, if it has this number.
-    pub(crate) fn remove_signed(&mut self, id: u32) -> Option<RepositoryRule> {
-        let at = self.signed.iter().position(|known| known.id == id)?;
-        Some(self.signed.remove(at))
-    }
-
-    /// Adds a rule; says why not, otherwise.
-    pub(crate) fn add(&mut self, rule: NewRule) -> Result<Rule, String> {
-        if self.rules.len() >= MAX_RULES {
-            return Err(format!("{MAX_RULES} rules are in force, no more are taken; remove one first"));
-        }
-        if rule.product.len() > MAX_PREFIX || rule.product.chars().any(char::is_control) {
-            return Err(format!("a product's name has at most {MAX_PREFIX} bytes without control characters"));
-        }
-        if let Some(same) = self.rules.iter().find(|known| known.rule == rule) {
-            return Err(format!("rule {} says the same already", same.id));
-        }
-        self.last = self.last.saturating_add(1);
-        let rule = Rule { id: self.last, rule };
-        self.rules.push(rule.clone());
-        Ok(rule)
-    }
-
-    /// Removes a rule; says why not, otherwise.
-    pub(crate) fn remove(&mut self, id: u32) -> Result<Rule, String> {
+    /// Removes the rule with this number; says why not, otherwise.
+    pub(crate) fn remove(&mut self, id: u32) -> Result<RepositoryRule, String> {
         match self.rules.iter().position(|known| known.id == id) {
             Some(at) => Ok(self.rules.remove(at)),
-            None => Err(format!("there is no rule {id}; see: upswarm rule list")),
+            None => Err(format!("there is no rule r{id}; see: upswarm rule list")),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::api::schedule::ScheduleArgs;
+    use upswarm_protocol::catalog::Severity;
 
-    fn rule(product: &str) -> NewRule {
-        NewRule {
+    use super::*;
+    use crate::api::approvals::HexBytes;
+
+    fn rule(id: u32) -> RepositoryRule {
+        RepositoryRule {
+            id,
             group: "office".to_owned(),
-            classification: Vec::new(),
-            min_severity: None,
-            product: product.to_owned(),
-            schedule: ScheduleArgs::default(),
+            upstream: "debian".to_owned(),
+            sources: Vec::new(),
+            min_severity: Severity::Important,
+            expires: "2027-01-01T00:00:00Z".to_owned(),
+            document: HexBytes(id.to_be_bytes().to_vec()),
         }
     }
 
     #[test]
-    fn rules_survive_a_restart_and_numbers_are_not_used_again() {
+    fn rules_about_repositories_survive_a_restart_and_numbers_are_not_used_again() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("rules.json");
-        let mut rules = Rules::load(&path).unwrap();
-        assert_eq!(rules.add(rule("a")).unwrap().id, 1);
-        assert!(rules.add(rule("a")).unwrap_err().contains("rule 1"));
-        assert_eq!(rules.add(rule("b")).unwrap().id, 2);
-        rules.remove(2).unwrap();
-        assert!(rules.remove(2).unwrap_err().contains("rule list"));
-        std::fs::write(&path, rules.to_bytes()).unwrap();
-        let mut again = Rules::load(&path).unwrap();
-        assert_eq!(again.all(), rules.all());
-        assert_eq!(again.add(rule("b")).unwrap().id, 3);
-        assert!(again.add(rule(&"x".repeat(129))).is_err());
-        for number in 0..MAX_RULES {
-            let _ = again.add(rule(&format!("p{number}")));
-        }
-        assert_eq!(again.all().len(), MAX_RULES);
+        let (products, path) = (dir.path().join("rules"), dir.path().join("repository-rules.json"));
+        let mut rules = Rules::load(&products, &path).unwrap();
+        let known = rules.repositories_mut();
+        known.add(rule(1)).unwrap();
+        assert!(known.add(rule(1)).unwrap_err().contains("rule r1 already"));
+        known.add(rule(2)).unwrap();
+        assert_eq!(known.remove(2).unwrap(), rule(2));
+        assert!(known.remove(2).unwrap_err().contains("rule list"));
+        std::fs::write(&path, known.to_bytes()).unwrap();
+        let again = Rules::load(&products, &path).unwrap();
+        assert_eq!(again.repositories(), rules.repositories());
+        let mut again = again.with(vec![1], RuleSet::default());
+        let known = again.repositories_mut();
+        assert!(known.add(rule(2)).unwrap_err().contains("meanwhile"));
+        while known.add(rule(known.next())).is_ok() {}
+        assert_eq!(known.all().len(), MAX_FOR_REPOSITORIES);
         std::fs::write(&path, "{").unwrap();
-        assert!(Rules::load(&path).is_err());
+        assert!(Rules::load(&products, &path).is_err());
     }
 }

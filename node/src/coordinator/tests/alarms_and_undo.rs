@@ -97,6 +97,10 @@ async fn a_release_is_withdrawn_and_declined_wherever_it_was_approved() {
     bench.stop().await;
 }
 
+fn gone_too() -> StatusQuery {
+    StatusQuery { devices: true, gone: true, ..StatusQuery::default() }
+}
+
 /// Cases 38 and 44.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_machine_that_is_gone_is_retired_and_its_history_stays() {
@@ -122,6 +126,10 @@ async fn a_machine_that_is_gone_is_retired_and_its_history_stays() {
         }
         let status = bench.status().await;
         assert_eq!((status.fleet, status.doubles.len()), (1, 0), "{restarted}");
+        assert!(status.devices.iter().all(|row| row.device != old.device()), "it is out of the lists");
+        let by_name = StatusQuery { devices: true, device: Some(old.device().short()), ..StatusQuery::default() };
+        assert_eq!(bench.client().status(&by_name).await.unwrap().devices.len(), 1, "who asks for it sees it");
+        let status = bench.client().status(&gone_too()).await.unwrap();
         let row = status.devices.iter().find(|row| row.device == old.device()).unwrap();
         assert!(row.retired && row.last_seen_s.is_some() && row.bytes.origin == 7, "its history stays: {row:?}");
     }
@@ -173,7 +181,7 @@ async fn leaving_and_joining_anew_keep_the_payloads() {
 
     let leave = || node(["node", "leave", "--data-dir", &pc_text].iter().map(|arg| (*arg).to_owned()).collect());
     leave().await.unwrap();
-    let status = bench.status().await;
+    let status = bench.client().status(&gone_too()).await.unwrap();
     assert_eq!((status.fleet, status.devices.iter().filter(|row| row.retired).count()), (1, 1));
     assert!(!pc.join("node.toml").exists() && !pc.join("device.key").exists() && !pc.join("journal").exists());
     assert_eq!(std::fs::read(pc.join("store/kept")).unwrap(), b"payload");

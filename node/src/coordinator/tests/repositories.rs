@@ -268,7 +268,7 @@ async fn what_a_rule_covers_is_approved_by_itself_and_what_would_remove_is_an_al
     })
     .await;
     let (approval, release) = (&catalog.approvals[0], &catalog.releases[0]);
-    assert_eq!((catalog.approvals.len(), approval.version, approval.note.as_str()), (1, 0, "by rule 1"));
+    assert_eq!((catalog.approvals.len(), approval.version, approval.note.as_str()), (1, 0, "by rule r1"));
     assert!(approval.schedule.deadline.is_some() && approval.rings.rings.len() == 2);
     assert_eq!((release.severity, release.title.as_str()), (Severity::Important, "test: editor"));
     assert_eq!(bench.client().alarms(&Default::default()).await.unwrap().open, 0);
@@ -293,7 +293,7 @@ async fn what_a_rule_covers_is_approved_by_itself_and_what_would_remove_is_an_al
         alarms.alarms.into_iter().find(|alarm| !alarm.over)
     })
     .await;
-    assert!(alarm.text.contains("rule 1") && alarm.text.contains("apt would remove player"), "{}", alarm.text);
+    assert!(alarm.text.contains("rule r1") && alarm.text.contains("apt would remove player"), "{}", alarm.text);
     assert_eq!(bench.client().catalog().await.unwrap().approvals.len(), 1);
     repository.remove("editor");
     repository.add(&Deb::new("editor", "4.0-1"));
@@ -306,7 +306,7 @@ async fn what_a_rule_covers_is_approved_by_itself_and_what_would_remove_is_an_al
         alarms.alarms.iter().all(|alarm| alarm.over).then_some(())
     })
     .await;
-    bench.verb(&["rule", "remove", "1"]).await.unwrap();
+    bench.verb(&["rule", "remove", "r1"]).await.unwrap();
     assert_eq!(bench.client().rules().await.unwrap().repositories, []);
     bench.stop().await;
 }

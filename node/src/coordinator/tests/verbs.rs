@@ -4,6 +4,8 @@ use upswarm_protocol::catalog::Action;
 use upswarm_protocol::report::{DeploymentState, SubState};
 
 use super::*;
+use crate::api::approvals::SignedDocument;
+use crate::api::rules::RuleSet;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pause_and_resume_reach_a_machine_with_the_next_head() {
@@ -138,6 +140,30 @@ async fn rules_approve_what_is_published_if_the_approver_is_there() {
     let catalog = bench.client().catalog().await.unwrap();
     assert_eq!(catalog.approvals.len(), 3);
 
+    // A rule that the coordinator has planted, or an old one that it brings back, is not applied.
+    let planted = bench.data().join("rules");
+    let good = std::fs::read(&planted).unwrap();
+    let mut set =
+        RuleSet::parse(envelope::Envelope::parse(&good, Kind::Rules, Role::Approver).unwrap().unverified_body())
+            .unwrap();
+    set.version += 1;
+    set.rules[0].rule.product = String::new();
+    let stranger = crate::coordinator::keys::generate().unwrap();
+    let forged = envelope::sign_body(Kind::Rules, Role::Approver, &set.to_body(), &[&stranger]).unwrap();
+    let client = bench.client();
+    let refusal = client.put_rules(SignedDocument(forged.clone())).await.unwrap_err().to_string();
+    assert!(refusal.contains("0 valid signatures"), "{refusal}");
+    bench.stop().await;
+    std::fs::write(&planted, &forged).unwrap();
+    bench.run().await;
+    let other = severe.replace("version = \"2\"", "version = \"2.1\"");
+    let file = bench.write("planted.toml", other.as_bytes());
+    bench.verb(&["publish", &file]).await.unwrap();
+    assert_eq!(bench.client().catalog().await.unwrap().approvals.len(), 3);
+    bench.stop().await;
+    std::fs::write(&planted, &good).unwrap();
+    bench.run().await;
+
     // Without the approver's key the release is published, and nothing is approved.
     for entry in std::fs::read_dir(bench.data().join("keys")).unwrap() {
         let path = entry.unwrap().path();
@@ -148,7 +174,7 @@ async fn rules_approve_what_is_published_if_the_approver_is_there() {
     let third = bench.write("third.toml", severe.replace("version = \"2\"", "version = \"3\"").as_bytes());
     bench.verb(&["publish", &third]).await.unwrap();
     let catalog = bench.client().catalog().await.unwrap();
-    assert_eq!((catalog.releases.len(), catalog.approvals.len()), (3, 3));
+    assert_eq!((catalog.releases.len(), catalog.approvals.len()), (4, 3));
     refused(bench.verb(&["rule", "remove", "1"]).await);
     bench.verb(&["rule", "list"]).await.unwrap();
     bench.stop().await;

@@ -31,7 +31,11 @@ fn node(bench: &Bench, edition: &Edition) -> (NodeState, ReleaseId) {
         trust: trust.snapshot(),
         certificate: world.certificate_doc(),
         assignment: edition.assignment.clone(),
-        documents: [edition.pages.clone(), vec![edition.release.clone(), edition.approval.clone()]].concat(),
+        documents: [
+            edition.pages.clone(),
+            vec![edition.release.clone(), edition.approval.clone(), edition.group.clone()],
+        ]
+        .concat(),
         ..Restored::default()
     };
     fs::create_dir_all(docs(bench)).unwrap();

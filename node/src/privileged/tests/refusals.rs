@@ -5,9 +5,9 @@ use std::time::Duration;
 use upswarm_protocol::catalog::*;
 use upswarm_protocol::codec::Bounded;
 use upswarm_protocol::envelope::{Kind, Role};
-use upswarm_protocol::ids::{DeviceId, GroupId, PublicKey};
+use upswarm_protocol::ids::{DeviceId, GroupId};
 
-use super::world::{Bench, Edition, GROUP, HOUR, OTHERS, World, key, list};
+use super::world::{Bench, Edition, GROUP, HOUR, OTHERS, World, held, key, list};
 use crate::privileged::wire::{Answer, Task};
 
 /// Names, and what must be refused; each rests on a later index than the one before, so that none is refused as an old one.
@@ -314,7 +314,7 @@ fn what_a_removed_online_key_said_is_no_bound_here_either() {
     assert!(matches!(bench.install(&first), Answer::Refused(_)), "an earlier assignment");
     let mut rescued = bench.world.clone();
     rescued.root.version = 2;
-    rescued.root.online.keys = list([PublicKey(key(31).verifying_key().to_bytes())]);
+    rescued.root.online.keys = list([held(31)]);
     rescued.online = 31;
     let fresh = of(&rescued, 2, Duration::ZERO);
     let answer = bench.install(&fresh);

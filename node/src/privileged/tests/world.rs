@@ -42,8 +42,12 @@ fn public(key: &SigningKey) -> PublicKey {
     PublicKey(key.verifying_key().to_bytes())
 }
 
+pub(crate) fn held(seed: u8) -> HeldKey {
+    HeldKey { key: public(&key(seed)), holder: Text::lossy(&format!("holder {seed}")) }
+}
+
 fn keys(seed: u8) -> Keys {
-    Keys { keys: list([public(&key(seed))]), threshold: 1 }
+    Keys::single(held(seed))
 }
 
 /// Keys by seed: 1 root, 10 publisher, 20 approver, 30 online, 40 the device; 66 is nobody's. The same bytes in every process that
@@ -56,6 +60,8 @@ pub(super) struct World {
     pub(super) root: Root,
     /// Seed of the online key.
     pub(super) online: u8,
+    /// What approvers say about the group, if not that it is this device alone.
+    pub(super) said: Option<(u64, Members)>,
 }
 
 /// Everything that one job rests on.
@@ -68,6 +74,7 @@ pub(super) struct Edition {
     pub(super) assignment: Vec<u8>,
     pub(super) release: Vec<u8>,
     pub(super) approval: Vec<u8>,
+    pub(super) group: Vec<u8>,
 }
 
 impl Edition {
@@ -80,6 +87,7 @@ impl Edition {
             assignment: list(self.assignment.clone()),
             release: list(self.release.clone()),
             approval: list(self.approval.clone()),
+            groups: list([list(self.group.clone())]),
             back: None,
             task,
         }
@@ -109,7 +117,7 @@ impl World {
             online: keys(30),
             report_key: [5; 32],
         };
-        Self { now, marks: marks.to_owned(), root, online: 30 }
+        Self { now, marks: marks.to_owned(), root, online: 30, said: None }
     }
 
     pub(super) fn sign<T: serde::Serialize>(&self, kind: Kind, role: Role, value: &T, seed: u8) -> Vec<u8> {
@@ -188,6 +196,7 @@ impl World {
         let body = Envelope::parse(release, Kind::Release, Role::Publisher).unwrap().unverified_body();
         Approval {
             group: GROUP,
+            group_version: 0,
             release: ReleaseId::of(body),
             version,
             action: Action::Install,
@@ -226,9 +235,25 @@ impl World {
         Assignment {
             device: self.pin().device,
             groups: list([GROUP]),
+            ways: list(self.members().way(GROUP, &self.pin().device)),
             issued: self.now - HOUR,
             expires: self.now + 100 * HOUR,
         }
+    }
+
+    /// This device alone.
+    pub(super) fn members(&self) -> ListTree {
+        DeviceList::new([7; 32], [self.pin().device]).unwrap().tree()
+    }
+
+    /// What the group is: the device alone, so that things may be removed from it.
+    pub(super) fn group(&self) -> GroupDocument {
+        let (version, members) = self.said.clone().unwrap_or((1, Members::List(self.members().root())));
+        GroupDocument { group: GROUP, version, name: text("office"), issued: self.now - HOUR, members }
+    }
+
+    pub(super) fn describe(&self, group: &GroupDocument) -> Vec<u8> {
+        self.sign(Kind::Group, Role::Approver, group, 20)
     }
 
     /// An index of this version that names these (kind, version, envelope) for both groups, and its head, each changed before it is
@@ -245,7 +270,9 @@ impl World {
             len: bytes.len() as u32,
             version,
         };
-        let mut entries: Vec<_> = documents.iter().map(entry).collect();
+        let group = self.describe(&self.group());
+        let mut entries: Vec<_> =
+            documents.iter().chain(&[(Kind::Group, self.group().version, &*group)]).map(entry).collect();
         entries.sort_by_key(|entry| entry.hash);
         let mut pages = Vec::new();
         let documents = page::grow_page(&entries, 128, &mut pages).unwrap();
@@ -283,7 +310,8 @@ impl World {
         let documents: [(_, _, &[u8]); 2] = [(Kind::Release, 1, &release), (Kind::Approval, version, &approval)];
         let (head, index, pages) = self.catalog(version, &documents, |_, _| ());
         let assignment = self.sign(Kind::Assignment, Role::Online, &self.assignment(), self.online);
-        Edition { roots: vec![self.root_doc()], head, index, pages, assignment, release, approval }
+        let group = self.describe(&self.group());
+        Edition { roots: vec![self.root_doc()], head, index, pages, assignment, release, approval, group }
     }
 
     /// A release that is approved for this action.
@@ -400,6 +428,11 @@ impl Bench {
     }
 
     /// Every mark that was left.
+    /// Where things are installed instead of `/`.
+    pub(super) fn below(&self) -> &Path {
+        self.root.as_deref().unwrap()
+    }
+
     pub(super) fn marks(&self) -> Vec<String> {
         let names = fs::read_dir(&self.world.marks).unwrap().map(|entry| entry.unwrap().file_name());
         let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();

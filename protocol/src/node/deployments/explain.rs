@@ -5,9 +5,10 @@ use super::gates::{Candidate, GATES, back_words};
 use super::{Deployment, MAX_ATTEMPTS, NodeState, Phase, Superseded};
 use crate::catalog::Action;
 use crate::ids::ReleaseId;
-use crate::node::explain::{Sentence, span};
+use crate::node::explain::Sentence;
 use crate::node::{Detection, Reason};
 use crate::time::Now;
+use crate::units::span;
 
 impl NodeState {
     /// `None` when there is no deployment of this release.

@@ -7,14 +7,13 @@ use core::time::Duration;
 
 use super::calendar::calendar_words;
 use super::*;
-use crate::node::explain::{Sentence, span};
-use crate::schedule::{self, Decision};
+use crate::node::explain::Sentence;
+use crate::schedule::{self, Decision, Fetching};
 use crate::trust::Blocked;
+use crate::units::span;
 
 /// Payload bytes that do not move for this long are called stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(20);
-/// Bytes come this long before a ring begins, not earlier: a rollout that is stopped must not have cost everyone the download.
-const RING_AHEAD: Duration = Duration::from_secs(3600);
 
 /// A deployment that is to be installed or removed.
 pub(super) struct Candidate<'a> {
@@ -49,13 +48,14 @@ pub(super) struct Gate {
 }
 
 /// Every gate, in the order in which they count.
-pub(super) static GATES: [Gate; 14] = [
+pub(super) static GATES: [Gate; 15] = [
     Gate { shut: failed, words: failed_words },
     Gate { shut: assigned, words: assigned_words },
     Gate { shut: permitted, words: permitted_words },
+    Gate { shut: conflict, words: conflict_words },
     Gate { shut: dependency, words: dependency_words },
     Gate { shut: way_back, words: way_back_words },
-    Gate { shut: ring, words: calendar_says },
+    Gate { shut: ahead, words: ahead_words },
     Gate { shut: payload, words: payload_words },
     Gate { shut: calendar, words: calendar_says },
     Gate { shut: power, words: power_words },
@@ -96,6 +96,16 @@ impl<'a> Candidate<'a> {
     /// When the schedule says something else.
     pub(super) fn changes_at(&self) -> Option<Wall> {
         self.decision.changes_at(&self.deployment.approval)
+    }
+
+    /// Whether bytes may come already.
+    fn fetching(&self) -> Fetching {
+        let (approval, facts) = (&self.deployment.approval, self.ask.facts(&self.deployment.journal));
+        if self.ask.is_cache() {
+            schedule::fetching_for_others(approval, facts.zone, self.ask.wall())
+        } else {
+            schedule::fetching(approval, &facts, self.ask.wall())
+        }
     }
 
     /// The release whose payloads are needed.
@@ -169,15 +179,24 @@ fn failed_words(_: &NodeState, candidate: &Candidate<'_>) -> Vec<Sentence> {
     vec![Sentence::new(text, because)]
 }
 
-/// The word that this device is in the approval's group must still count.
+/// The word that this device is in the approval's group must still count, and what an approver has said of the group must admit it.
 fn assigned(candidate: &Candidate<'_>) -> Option<Shut> {
     let (view, wall) = (candidate.ask.view, candidate.ask.now.wall);
-    let expired = view.trust.check_expiry(view.assigned.held()?, wall).err()?;
-    Some(Shut::new(DeploymentState::OnHold, SubState::Expired, expired.to_string()))
+    if let Err(expired) = view.trust.check_expiry(view.assigned.held()?, wall) {
+        return Some(Shut::new(DeploymentState::OnHold, SubState::Expired, expired.to_string()));
+    }
+    let stranger = view.belongs(&candidate.deployment.group).err()?;
+    Some(Shut::new(DeploymentState::OnHold, SubState::None, stranger.to_string()))
 }
 
 fn assigned_words(node: &NodeState, candidate: &Candidate<'_>) -> Vec<Sentence> {
     let Some(held) = node.assigned.held() else { return Vec::new() };
+    if let Err(stranger) = candidate.ask.view.belongs(&candidate.deployment.group) {
+        let text = format!("{} waits: {stranger}.", candidate.name());
+        let because =
+            "what an approver signed about the group; the coordinator's word that this device is in it is not enough";
+        return vec![Sentence::new(text, because)];
+    }
     let ago = span(candidate.ask.wall().since(held.expires));
     let text = format!("{} waits: the word that this device is in its group expired {ago} ago.", candidate.name());
     let because =
@@ -199,6 +218,31 @@ fn permitted_words(node: &NodeState, candidate: &Candidate<'_>) -> Vec<Sentence>
     blocked.iter().map(|blocked| node.explain_blocked(blocked, now)).collect()
 }
 
+/// Another product stands for the same package, and wants the opposite.
+fn conflict(candidate: &Candidate<'_>) -> Option<Shut> {
+    let reason = conflict_text(candidate)?;
+    Some(Shut::new(DeploymentState::Stalled, SubState::Conflict, reason))
+}
+
+fn conflict_text(candidate: &Candidate<'_>) -> Option<String> {
+    let conflict = candidate.ask.conflict(&candidate.id)?;
+    let wish = if conflict.removes { "removed" } else { "installed" };
+    let (name, verb) = (candidate.name(), candidate.verb());
+    let other = format!("{} {}", conflict.other.product, conflict.other.version);
+    let package = conflict.package();
+    Some(format!(
+        "{name} is to be {verb} here and {other} is to be {wish}, and both stand for {package}: nothing is done until one of them is declined"
+    ))
+}
+
+fn conflict_words(_: &NodeState, candidate: &Candidate<'_>) -> Vec<Sentence> {
+    let because = || {
+        let approval = candidate.approval();
+        format!("the detection rules of both releases, and {approval}; upswarm decline RELEASE --group GROUP ends it")
+    };
+    conflict_text(candidate).map(|text| Sentence::new(format!("{text}."), because())).into_iter().collect()
+}
+
 fn dependency(candidate: &Candidate<'_>) -> Option<Shut> {
     let waiting = candidate.ask.missing_dependency(&candidate.release)?;
     Some(Shut::new(DeploymentState::Pending, SubState::AwaitingDependency, format!("waits for {waiting}")))
@@ -217,7 +261,10 @@ fn dependency_words(_: &NodeState, candidate: &Candidate<'_>) -> Vec<Sentence> {
 fn way_back_blocked(candidate: &Candidate<'_>) -> Option<Blocked> {
     let (older, _) = candidate.back.as_ref()?;
     let group = candidate.ask.all.map.get(older).map(|d| d.group).unwrap_or_default();
-    candidate.ask.view.trust.may_install(older, &group, candidate.ask.now.wall).err()
+    let view = candidate.ask.view;
+    // What is signed about the earlier one's group counts as much.
+    let stranger = view.belongs(&group).err().map(|_| Blocked::NotApproved);
+    view.trust.may_install(older, &group, candidate.ask.now.wall).err().or(stranger)
 }
 
 fn way_back(candidate: &Candidate<'_>) -> Option<Shut> {
@@ -256,14 +303,34 @@ fn calendar_shut(candidate: &Candidate<'_>) -> Option<Shut> {
     }
 }
 
-/// A ring that is far off, or may never come, needs no bytes yet. A branch cache fetches for those whose turn it is.
-fn ring(candidate: &Candidate<'_>) -> Option<Shut> {
-    let far = match candidate.decision {
-        Decision::NotInRings => true,
-        Decision::NotBefore { at, why: Why::Ring { .. } } => at.since(candidate.ask.wall()) > RING_AHEAD,
-        _ => false,
+/// A turn that is far off, or may never come, needs no bytes yet. A branch cache fetches for those whose turn it is.
+fn ahead(candidate: &Candidate<'_>) -> Option<Shut> {
+    let (shut, again) = match candidate.fetching() {
+        Fetching::Now => return None,
+        Fetching::NotBefore(at) => (calendar_shut(candidate), Some(at)),
+        Fetching::Never => (calendar_shut(candidate), None),
     };
-    (far && !candidate.ask.is_cache()).then(|| calendar_shut(candidate)).flatten()
+    let ask = &candidate.ask;
+    let shut = shut.unwrap_or_else(|| Shut::new(DeploymentState::Pending, SubState::Scheduled, "its bytes come later"));
+    Some(Shut { again: again.map(|at| ask.now.mono + at.since(ask.wall()).min(LOOK_AGAIN)), ..shut })
+}
+
+fn ahead_words(node: &NodeState, candidate: &Candidate<'_>) -> Vec<Sentence> {
+    let mut sentences = calendar_words(node, candidate.ask, candidate.deployment);
+    if let Fetching::NotBefore(at) = candidate.fetching() {
+        let ahead = &candidate.deployment.approval.schedule.fetch_ahead;
+        let hours: Vec<String> = ahead.windows.iter().map(ToString::to_string).collect();
+        let hours = if hours.is_empty() { String::new() } else { format!(", {}", hours.join(", ")) };
+        sentences.push(Sentence::new(
+            format!("Its bytes may come from {} on.", node.local(at)),
+            format!(
+                "bytes come at most {} before its turn{hours}, in {}",
+                span(Duration::from_secs(ahead.within_s.into())),
+                candidate.approval()
+            ),
+        ));
+    }
+    sentences
 }
 
 fn calendar_says(node: &NodeState, candidate: &Candidate<'_>) -> Vec<Sentence> {
@@ -272,7 +339,7 @@ fn calendar_says(node: &NodeState, candidate: &Candidate<'_>) -> Vec<Sentence> {
 
 fn calendar(candidate: &Candidate<'_>) -> Option<Shut> {
     // The gate before this one has said it.
-    if ring(candidate).is_some() { None } else { calendar_shut(candidate) }
+    if ahead(candidate).is_some() { None } else { calendar_shut(candidate) }
 }
 
 fn payload(candidate: &Candidate<'_>) -> Option<Shut> {

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::conflict::{Package, packages};
 use crate::catalog::{Action, Recipe, Release};
 use crate::codec::Text;
 use crate::ids::{PayloadId, ReleaseId};
@@ -17,6 +18,9 @@ pub(super) struct Index {
     snapshots: BTreeSet<ReleaseId>,
     product: BTreeMap<ReleaseId, Text<128>>,
     of_product: BTreeMap<Text<128>, BTreeSet<ReleaseId>>,
+    /// The packages that each stands for.
+    packages: BTreeMap<ReleaseId, BTreeSet<Package>>,
+    of_package: BTreeMap<Package, BTreeSet<ReleaseId>>,
     /// Who depends on it.
     dependents: BTreeMap<ReleaseId, BTreeSet<ReleaseId>>,
     /// Who says that it takes its place, whatever its product.
@@ -34,6 +38,10 @@ impl Index {
                 index.snapshots.insert(*id);
             }
             index.of_product.entry(release.product.clone()).or_default().insert(*id);
+            for package in packages(release) {
+                index.of_package.entry(package.clone()).or_default().insert(*id);
+                index.packages.entry(*id).or_default().insert(package);
+            }
             for payload in &release.payloads {
                 index.needing.entry(payload.id).or_default().insert(*id);
             }
@@ -78,6 +86,16 @@ impl Index {
         product.into_iter().flatten().copied()
     }
 
+    /// Other deployments that stand for a package of this one's.
+    pub(super) fn of_same_package(&self, id: &ReleaseId) -> impl Iterator<Item = (&Package, ReleaseId)> {
+        let own = self.packages.get(id).into_iter().flatten();
+        let all = own.flat_map(|package| {
+            let others = self.of_package.get(package).into_iter().flatten();
+            others.map(move |other| (package, *other))
+        });
+        all.filter(move |(_, other)| other != id)
+    }
+
     /// Deployments that may take the place of this one.
     pub(super) fn rivals(&self, id: &ReleaseId) -> BTreeSet<ReleaseId> {
         let named = self.superseding.get(id).into_iter().flatten().copied();
@@ -88,6 +106,7 @@ impl Index {
     pub(super) fn around(&self, id: &ReleaseId) -> impl Iterator<Item = ReleaseId> {
         let dependents = self.dependents.get(id).into_iter().flatten().copied();
         let earlier = self.superseded.get(id).into_iter().flatten().copied();
-        self.siblings(id).chain(dependents).chain(earlier)
+        let of_same_package = self.of_same_package(id).map(|(_, other)| other);
+        self.siblings(id).chain(dependents).chain(earlier).chain(of_same_package)
     }
 }

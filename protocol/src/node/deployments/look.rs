@@ -9,8 +9,6 @@ use super::*;
 
 /// Detection is repeated this often, to notice what others did to the machine.
 const DETECT_EVERY: Duration = Duration::from_secs(6 * 3600);
-/// Long waits are looked at again after this: the wall clock may be set.
-const LOOK_AGAIN: Duration = Duration::from_secs(900);
 /// Looks in one call of [`Deployments::work`], so that no event takes long however many releases are approved here.
 const MAX_LOOKS: usize = 256;
 /// What is left over is looked at after this.
@@ -187,7 +185,8 @@ impl Deployments {
             return;
         }
         // What was true when it was asked for may not be true now.
-        if view.trust.may_install(&id, &deployment.group, cx.now.wall).is_err() {
+        let may = view.trust.may_install(&id, &deployment.group, cx.now.wall).is_ok();
+        if !may || view.belongs(&deployment.group).is_err() {
             deployment.phase = Phase::Idle;
             deployment.journal.begun = deployment.unfinished;
             self.at_work = None;

@@ -10,7 +10,7 @@
 
 use core::time::Duration;
 
-use super::{Ask, Deployments, NodeState, Progress, View, progress, sub_state};
+use super::{Ask, Deployments, LOOK_AGAIN, NodeState, Progress, View, progress, sub_state};
 use crate::codec::Text;
 use crate::ids::ReleaseId;
 use crate::inventory::FACT_RESTART;
@@ -27,8 +27,6 @@ const ASK_AGAIN: Duration = Duration::from_secs(60);
 const SLACK: Duration = Duration::from_secs(60);
 /// A restart that was asked for has happened within this, or does not happen: then installs that need none go on.
 const RESTARTS_WITHIN: Duration = Duration::from_secs(600);
-/// Between two looks at a schedule: the wall clock may be set.
-const LOOK_AGAIN: Duration = Duration::from_secs(900);
 
 /// How far the restart is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::*;
+use crate::schedule::{self, Fetching};
 
 /// Withdrawn deployments that wait for the coordinator to hear of it; of more, the oldest are forgotten unheard.
 const MAX_WITHDRAWN: usize = 256;
@@ -21,6 +22,7 @@ impl Deployments {
         let mut targets = Targets::new();
         let mut prefetch: BTreeSet<PayloadId> = BTreeSet::new();
         let (mut going, mut held) = (BTreeSet::new(), BTreeSet::new());
+        let mut later = None;
         let catalog = view.trust.catalog();
         for ((group, release), entry) in catalog.approvals() {
             let Some(found) = catalog.releases().get(release) else { continue };
@@ -32,7 +34,11 @@ impl Deployments {
                     targets.insert(*release, (*group, entry.approval.clone()));
                 }
             } else if is_cache && entry.approval.action == Action::Install {
-                prefetch.extend(found.release.payloads.iter().map(|payload| payload.id));
+                match schedule::fetching_for_others(&entry.approval, &cx.config.zone, cx.now.wall) {
+                    Fetching::Now => prefetch.extend(found.release.payloads.iter().map(|payload| payload.id)),
+                    Fetching::NotBefore(at) => later = Some(later.map_or(at, |known: Wall| known.min(at))),
+                    Fetching::Never => {}
+                }
             }
         }
         for payload in catalog.releases().values().flat_map(|found| &found.release.payloads) {
@@ -58,8 +64,22 @@ impl Deployments {
             self.forget_journals(cx);
         }
         cx.timer(Reason::Restart, cx.now.mono);
+        self.prefetch_at = later;
+        self.look_again_for_prefetch(cx);
         self.touch_all();
         effects
+    }
+
+    /// Whether a branch cache may fetch more for its site than it could before: the catalog is to be looked at again.
+    pub(in crate::node) fn prefetch_is_due(&self, now: Now) -> bool {
+        self.prefetch_at.is_some_and(|at| at <= now.wall)
+    }
+
+    /// The wall clock may be set: long waits are looked at now and then.
+    pub(in crate::node) fn look_again_for_prefetch(&self, cx: &mut Cx) {
+        if let Some(at) = self.prefetch_at {
+            cx.timer(Reason::Deployments, cx.now.mono + at.since(cx.now.wall).min(LOOK_AGAIN));
+        }
     }
 
     /// Whether a deployment that has not come to its end needs a payload.

@@ -7,8 +7,9 @@ use crate::catalog;
 use crate::codec::Text;
 use crate::ids::{DeviceId, PayloadId};
 use crate::node::StoreError;
-use crate::node::explain::{Sentence, percent, size, span};
+use crate::node::explain::Sentence;
 use crate::time::{Mono, Now};
+use crate::units::{percent, size, span};
 
 /// Sources that are named; the others are counted.
 const NAMED: usize = 8;
@@ -61,11 +62,15 @@ impl Downloads {
         let Some(swarm) = download.swarm() else { return Vec::new() };
         let (have, chunks, len) = (swarm.have_bytes(), swarm.have().len(), download.payload.len);
         let still = span(now.mono.since(download.moved.max(download.since)));
+        let last = match swarm.have().count() {
+            0 => format!("none has come for {still}"),
+            _ => format!("the last came {still} ago"),
+        };
         let lan = self.fetches.values().filter(|f| f.payload == download.payload.id && f.peer.is_some()).count();
         let mut sentences = vec![Sentence::new(
             format!("{name} is being fetched: {} of {} ({} %) are here.", size(have), size(len), percent(have, len)),
             format!(
-                "{} of {chunks} chunks are verified and on disk; the last came {still} ago; {lan} requests to neighbours under way",
+                "{} of {chunks} chunks are verified and on disk; {last}; {lan} requests to neighbours under way",
                 swarm.have().count()
             ),
         )];

@@ -6,8 +6,9 @@ use super::{HELLO_WITHIN, MAX_BANS, NodeState, Peer, Stage, Standing};
 use crate::codec::Text;
 use crate::ids::{DeviceId, MemberKey};
 use crate::membership::NEIGHBOURS;
-use crate::node::explain::{Sentence, size, span};
+use crate::node::explain::Sentence;
 use crate::time::{Now, Wall};
+use crate::units::{size, span};
 
 /// What is remembered of peers that are not connected; in this run only, [`MAX_BANS`] of each at most.
 #[derive(Debug, Default)]

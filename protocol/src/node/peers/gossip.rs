@@ -87,7 +87,7 @@ impl NodeState {
         if device == self.cx.me || shut_out || self.membership.get(&device).is_none() {
             return Verdict::Ignore;
         }
-        let lease: Lease = match envelope.verify(&[signer], 1).and_then(|verified| verified.decode()) {
+        let lease: Lease = match envelope.verify_one(&[signer]).and_then(|verified| verified.decode()) {
             Ok(lease) => lease,
             Err(_) => return Verdict::Reject,
         };

@@ -229,5 +229,5 @@ fn open_presence(bytes: &[u8]) -> Result<(DeviceId, Presence), EnvelopeError> {
     let envelope = Envelope::parse(bytes, Kind::Presence, Role::Device)?;
     let signer: PublicKey =
         envelope.claimed_signers().next().ok_or(EnvelopeError::Threshold { valid: 0, threshold: 1 })?;
-    Ok((DeviceId(signer.0), envelope.verify(&[signer], 1)?.decode()?))
+    Ok((DeviceId(signer.0), envelope.verify_one(&[signer])?.decode()?))
 }

@@ -3,7 +3,7 @@ use std::collections::VecDeque;
 use ed25519_dalek::SigningKey;
 
 use super::*;
-use crate::catalog::{Certificate, Keys, NodeRole, PublisherRule, Root};
+use crate::catalog::{Certificate, HeldKey, Keys, NodeRole, PublisherRule, Root};
 use crate::ids::SiteId;
 use crate::node::MachineRules;
 use crate::trust::Trust;
@@ -21,7 +21,7 @@ fn device(seed: u8) -> DeviceId {
 }
 
 fn keys(seed: u8) -> Keys {
-    Keys { keys: Bounded::new(vec![PublicKey(device(seed).0)]).unwrap(), threshold: 1 }
+    Keys::single(HeldKey { key: PublicKey(device(seed).0), holder: Text::lossy("holder") })
 }
 
 fn trust() -> Trust {

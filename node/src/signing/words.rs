@@ -2,26 +2,55 @@
 //! said to be that.
 
 use upswarm_protocol::catalog::{
-    Applicability, Approval, ApprovalRule, AptRecipe, Detect, ExitRule, Recipe, Release, Severity, WhenAbsent,
+    Applicability, Approval, ApprovalRule, AptRecipe, Detect, ExitRule, FetchAhead, GroupDocument, Members, Recipe,
+    Release, Severity, WhenAbsent, Window,
 };
 use upswarm_protocol::ids::{GroupId, ReleaseId};
 
 use crate::api::approvals::Preview;
-use crate::cli::output::one_line;
+use crate::api::groups::ListDraft;
+use crate::api::rules::{NewRule, Rule, RuleChange, RuleSet};
+use crate::text::{one_line, word};
 use crate::upstream::proof::Signed;
+
+/// The group of an approval.
+pub(super) struct Group<'a> {
+    pub(super) name: &'a str,
+    /// Whether these keys sign for it for the first time.
+    pub(super) first_time: bool,
+    /// What approvers have signed about it.
+    pub(super) described: Option<&'a GroupDocument>,
+}
+
+impl Group<'_> {
+    /// The group that has this number, with the name that the coordinator or a signed document has for it, and who is in it.
+    fn lines(&self, number: GroupId) -> Vec<String> {
+        let name = one_line(self.name);
+        let mut lines = vec![match self.first_time && self.described.is_none() {
+            true => format!(
+                "group       {number} -- the coordinator says that this is {name}; these keys sign for it for the first time"
+            ),
+            false if self.described.is_some() => format!("group       {name} ({number}), as approvers signed"),
+            false => format!("group       {name} ({number}), as before"),
+        }];
+        lines.extend(members(self.described));
+        lines
+    }
+}
 
 /// An approval and the release that it is about.
 pub(super) fn approval(
-    (approval, group, first_time): (&Approval, &str, bool),
+    approval: &Approval,
     of: &Release,
+    named: &Group<'_>,
     upstream: Option<&Signed>,
     claimed: &Preview,
 ) -> String {
-    let group = format!("group       {}", whose(approval.group, group, first_time));
-    let mut lines = vec![
-        format!("approval    {:?}, version {}, good until {}", approval.action, approval.version, approval.expires),
-        group,
-    ];
+    let mut lines = vec![format!(
+        "approval    {:?}, version {}, good until {}",
+        approval.action, approval.version, approval.expires
+    )];
+    lines.extend(named.lines(approval.group));
     lines.extend(schedule(approval));
     if !approval.note.is_empty() {
         lines.push(format!("remark      {}", approval.note));
@@ -44,18 +73,18 @@ pub(super) fn approval(
 }
 
 /// A standing rule about a repository.
-pub(super) fn rule(rule: &ApprovalRule, group: &str, first_time: bool) -> String {
+pub(super) fn repository_rule(rule: &ApprovalRule, named: &Group<'_>) -> String {
     let names = words(rule.sources.iter().map(|source| source.as_str()));
     let sources =
         if rule.sources.is_empty() { "every source package of it".to_owned() } else { format!("only {names}") };
     let mut lines = vec![
-        format!("rule        {}, good until {}", rule.number, rule.expires),
-        format!("group       {}", whose(rule.group, group, first_time)),
+        format!("rule        r{}, good until {}", rule.number, rule.expires),
         format!(
             "repository  {}: {sources}; nothing is removed, nothing is installed anew for its own sake",
             rule.upstream
         ),
     ];
+    lines.splice(1..1, named.lines(rule.group));
     lines.push(match rule.min_severity {
         Severity::Unspecified => "severity    any".to_owned(),
         least => format!("severity    {least:?} or worse -- as the coordinator's feeds say it: a coordinator in other hands may say so of anything above"),
@@ -69,14 +98,53 @@ pub(super) fn rule(rule: &ApprovalRule, group: &str, first_time: bool) -> String
     lines.join("\n")
 }
 
-/// A group by its number, with the name that the coordinator has for it.
-fn whose(number: GroupId, name: &str, first_time: bool) -> String {
-    let name = one_line(name);
-    match first_time {
-        true => {
-            format!("{number} -- the coordinator says that this is {name}; these keys sign for it for the first time")
+/// What a group is said to be, and for a list who is in it by the coordinator's names.
+pub(super) fn group(group: &GroupDocument, list: Option<&ListDraft>, first_time: bool) -> String {
+    let first = if first_time { "; these keys sign about it for the first time" } else { "" };
+    let mut lines =
+        vec![format!("group       {} ({}), version {}{first}", one_line(&group.name), group.group, group.version)];
+    lines.extend(members(Some(group)));
+    let devices = list.into_iter().flat_map(|list| &list.devices);
+    lines.extend(devices.map(|device| format!("            {} ({})", one_line(&device.name), device.device.short())));
+    lines.join("\n")
+}
+
+/// Every rule, and which of them is new.
+pub(super) fn rules(change: &RuleChange, next: &RuleSet) -> String {
+    let mut lines = vec![format!("rules       version {}: what is approved as soon as it is published", next.version)];
+    if let RuleChange::Remove(id) = change {
+        lines.push(format!("removed     rule {id}"));
+    }
+    let is_new = |id: u32| matches!(change, RuleChange::Add(_)) && id == next.last;
+    let line = |rule: &Rule| {
+        let what = if is_new(rule.id) { "new" } else { "as before" };
+        format!("{what:<11} rule {}: {}", rule.id, rule_words(&rule.rule))
+    };
+    lines.extend(next.rules.iter().map(line));
+    lines.join("\n")
+}
+
+/// A rule as a sentence.
+pub(crate) fn rule_words(rule: &NewRule) -> String {
+    let NewRule { group, classification, min_severity, product, schedule } = rule;
+    let kinds: Vec<String> = classification.iter().map(word).collect();
+    let kinds = if kinds.is_empty() { "every release".to_owned() } else { format!("{} releases", kinds.join(" and ")) };
+    let of = if product.is_empty() { String::new() } else { format!(" of {}", one_line(product)) };
+    let least = min_severity.map_or(String::new(), |least| format!(", {} or worse", word(&least)));
+    let when =
+        Some(schedule.words()).filter(|words| !words.is_empty()).map_or(String::new(), |when| format!(" ({when})"));
+    format!("{kinds}{of}{least}, for group {}{when}", one_line(group))
+}
+
+fn members(described: Option<&GroupDocument>) -> Vec<String> {
+    match described.map(|known| &known.members) {
+        None | Some(Members::Listed) => {
+            vec!["members     whichever machines the coordinator puts into it".to_owned()]
         }
-        false => format!("{name} ({number}), as before"),
+        Some(Members::Rule(texts)) => {
+            texts.iter().map(|text| format!("members     machines where {}", one_line(text))).collect()
+        }
+        Some(Members::List(list)) => vec![format!("members     the {} machines of a signed list", list.devices)],
     }
 }
 
@@ -97,10 +165,10 @@ fn schedule(approval: &Approval) -> Vec<String> {
         say("grace", format!("{} s for a machine that slept through the deadline", schedule.grace_s));
     }
     for window in &schedule.windows {
-        say("window", format!("days {:07b}, minutes {} to {} of the day", window.days.0, window.start, window.end));
+        say("window", window.to_string());
     }
     if let Some(hours) = schedule.active_hours {
-        say("not in", format!("days {:07b}, minutes {} to {} of the day", hours.days.0, hours.start, hours.end));
+        say("not in", Window { days: hours.days, start: hours.start, end: hours.end }.to_string());
     }
     if schedule.deferral.max_times > 0 {
         let (times, total) = (schedule.deferral.max_times, schedule.deferral.max_total_s);
@@ -108,6 +176,11 @@ fn schedule(approval: &Approval) -> Vec<String> {
     }
     if schedule.jitter_s > 0 {
         say("spread", format!("over {} s", schedule.jitter_s));
+    }
+    let ahead = &schedule.fetch_ahead;
+    if *ahead != FetchAhead::default() {
+        let hours: String = ahead.windows.iter().map(|window| format!(", {window}")).collect();
+        say("fetches", format!("at most {} s before its turn{hours}", ahead.within_s));
     }
     for ring in &approval.rings.rings {
         say("ring", format!("{} % after {} s", f64::from(ring.up_to) / 100.0, ring.delay_s));

@@ -1,15 +1,17 @@
 //! A coordinator that drafts something else than what was asked for gets no signature, and no key is unlocked for it.
 
 use ed25519_dalek::SigningKey;
-use upswarm_protocol::catalog::{Detect, Keys, PublisherRule, Recipe, Ring, RingPlan, Schedule};
+use upswarm_protocol::catalog::{Detect, HeldKey, Keys, PublisherRule, Recipe, Ring, RingPlan, Schedule};
 use upswarm_protocol::codec::Bounded;
-use upswarm_protocol::ids::{DocHash, ReleaseId};
+use upswarm_protocol::ids::{DeviceId, DocHash, ReleaseId};
+use upswarm_protocol::keyring::Holder;
 
 use super::*;
 use crate::api::approvals::Preview;
+use crate::api::devices::DeviceName;
+use crate::api::groups::{GroupDraft, NewGroup};
 use crate::api::roots::AskedApproval;
 use crate::api::schedule::ScheduleArgs;
-use crate::cli::admin::KeyArgs;
 use crate::coordinator::admin::root::{RoleName, RootChange, next};
 use crate::coordinator::keys;
 
@@ -29,7 +31,12 @@ struct Bench {
 }
 
 fn key_set(keys: &[&SigningKey], threshold: u8) -> Keys {
-    Keys { keys: Bounded::new(keys.iter().map(|key| keys::public(key)).collect()).unwrap(), threshold }
+    let held = |key: &&SigningKey| HeldKey { key: keys::public(key), holder: holder_of(key) };
+    Keys { keys: Bounded::new(keys.iter().map(held).collect()).unwrap(), threshold }
+}
+
+fn holder_of(key: &SigningKey) -> Holder {
+    Text::lossy(&format!("holder of {}", keys::public(key).short()))
 }
 
 /// Keys in a directory of their own, as a signer has them: no data directory, no coordinator.
@@ -142,16 +149,14 @@ impl Bench {
             body: HexBytes(codec::encode(approval, Kind::Approval.cap()).unwrap()),
             release: HexBytes(self.release.clone()),
             replaces: None,
+            group: None,
             metadata: Vec::new(),
             preview: preview(self.id),
         }
     }
 
     fn place(&self, r#use: KeyUse) -> KeyPlace {
-        let args = format!("x --keys-dir {}", self.dir.path().display());
-        let command = <KeyArgs as clap::Args>::augment_args(clap::Command::new("x"));
-        let matches = command.get_matches_from(args.split(' '));
-        <KeyArgs as clap::FromArgMatches>::from_arg_matches(&matches).unwrap().place(r#use).unwrap()
+        KeyPlace::given(self.dir.path().to_owned(), r#use, None, None)
     }
 
     fn file(&self, asked: Asked) -> RequestFile {
@@ -192,7 +197,7 @@ fn what_was_asked_for_is_shown_and_signed_byte_for_byte() {
     }
     let SignedDocument(bytes) = bench.sign(&request, install()).unwrap();
     let envelope = Envelope::parse(&bytes, Kind::Approval, Role::Approver).unwrap();
-    assert_eq!(envelope.verify(&[keys::public(&bench.approver)], 1).unwrap().body(), request.body.0);
+    assert_eq!(envelope.verify_one(&[keys::public(&bench.approver)]).unwrap().body(), request.body.0);
     assert!(bench.check_approval(&request, install()).unwrap().words.contains("as before"), "the group is known now");
 }
 
@@ -308,7 +313,7 @@ fn the_roots_are_walked_from_the_one_that_the_keys_know() {
     // A coordinator's own root, signed by nobody, or a deployment of its own.
     bench.grow(&RootChange::Renew(800 * DAY), &[&by[0]]);
     let error = bench.check(bench.file(asked())).err().unwrap();
-    assert!(error.contains("1 valid signatures by trusted keys, 2 are needed"), "{error}");
+    assert!(error.contains("1 valid signatures by distinct holders of trusted keys, 2 are needed"), "{error}");
     let stranger = self::bench();
     let mut file = bench.file(asked());
     file.roots = stranger.roots.iter().cloned().map(HexBytes).collect();
@@ -326,8 +331,9 @@ fn the_roots_are_walked_from_the_one_that_the_keys_know() {
 #[test]
 fn a_root_is_shown_by_what_changes_and_signed_by_one_place_after_the_other() {
     let bench = bench();
-    let newcomer = keys::public(&keys::generate().unwrap());
-    let next_root = next(&bench.root, &RootChange::Add(RoleName::Approver, None, newcomer), NOW).unwrap();
+    let newcomer = keys::generate().unwrap();
+    let held = HeldKey { key: keys::public(&newcomer), holder: holder_of(&newcomer) };
+    let next_root = next(&bench.root, &RootChange::Add(RoleName::Approver, None, held.clone()), NOW).unwrap();
     let body = codec::encode(&next_root, Kind::Root.cap()).unwrap();
     // Here is the first of the root keys, elsewhere the second.
     let elsewhere = tempfile::tempdir().unwrap();
@@ -336,7 +342,7 @@ fn a_root_is_shown_by_what_changes_and_signed_by_one_place_after_the_other() {
     }
     std::fs::copy(elsewhere.path().join("anchor.json"), bench.dir.path().join("anchor.json")).unwrap();
     let checked = bench.check(bench.file(Asked::Root(HexBytes(body.clone())))).unwrap();
-    assert!(checked.words.contains(&format!("approvers: + {newcomer}")), "{}", checked.words);
+    assert!(checked.words.contains(&format!("approvers: + {} ({})", held.key, held.holder)), "{}", checked.words);
     let signed = checked.sign(&bench.place(KeyUse::Root)).unwrap();
     assert_eq!(signed.lacks, 1);
     assert!(signed.complete().err().unwrap().to_string().contains("1 more must sign"));
@@ -345,9 +351,8 @@ fn a_root_is_shown_by_what_changes_and_signed_by_one_place_after_the_other() {
     let file: RequestFile = serde_json::from_slice(&serde_json::to_vec(&signed.file).unwrap()).unwrap();
     let both = check(file, &place, Carried::InAFile, NOW).unwrap().sign(&place).unwrap();
     let SignedDocument(bytes) = both.complete().unwrap();
-    let publics: Vec<_> = bench.root_keys.iter().map(keys::public).collect();
     let envelope = Envelope::parse(&bytes, Kind::Root, Role::Root).unwrap();
-    assert_eq!(envelope.verify(&publics, 2).unwrap().body(), body);
+    assert_eq!(envelope.verify(&next_root.root).unwrap().body(), body);
 
     // Signatures around other bytes are not added to.
     let mut swapped = signed.file.clone();
@@ -382,4 +387,97 @@ fn a_release_is_signed_by_the_publisher_of_its_product_alone() {
     let path = keys::file(bench.dir.path(), KeyUse::Publisher, 2);
     keys::write(&path, KeyUse::Publisher, keys::public(&stranger), &stranger.to_bytes(), None).unwrap();
     assert!(bench.check(file("org.example.editor")).err().unwrap().contains("may sign this"));
+}
+
+fn described(bench: &Bench, version: u64, name: &str, members: Members) -> Vec<u8> {
+    let group = GroupDocument { group: GROUP, version, name: Text::lossy(name), issued: NOW - DAY, members };
+    envelope::sign(Kind::Group, Role::Approver, &group, &[&bench.approver]).unwrap()
+}
+
+#[test]
+fn the_group_that_a_person_reads_is_the_one_that_approvers_described() {
+    let bench = bench();
+    let rule = Members::Rule(Bounded::new(vec![Text::lossy("os.id=debian")]).unwrap());
+    let of = |group: Vec<u8>, group_version: u64| {
+        let approval = Approval { group_version, ..bench.approval() };
+        SigningRequest { group: Some(HexBytes(group)), ..bench.request(&approval) }
+    };
+    let good = of(described(&bench, 2, "office", rule.clone()), 2);
+    let words = bench.check_approval(&good, install()).unwrap().words;
+    assert!(words.contains("machines where os.id=debian") && words.contains("as approvers signed"), "{words}");
+    // Without a document it is the coordinator's word, and is said to be that.
+    let without = bench.request(&bench.approval());
+    let words = bench.check_approval(&without, install()).unwrap().words;
+    assert!(words.contains("whichever machines the coordinator puts into it"), "{words}");
+    bench.sign(&good, install()).unwrap();
+    // Keys that have seen one are not shown the group without it, or with an older one.
+    for hidden in [without, of(described(&bench, 1, "office", Members::Listed), 1)] {
+        let reason = bench.sign(&hidden, install()).unwrap_err();
+        assert!(reason.contains("these keys know version 2"), "{reason}");
+    }
+
+    let stranger = keys::generate().unwrap();
+    let document =
+        GroupDocument { group: GROUP, version: 2, name: Text::lossy("office"), issued: NOW, members: rule.clone() };
+    let forged = envelope::sign(Kind::Group, Role::Approver, &document, &[&stranger]).unwrap();
+    let other = GroupDocument { group: GroupId([8; 16]), ..document };
+    let other = envelope::sign(Kind::Group, Role::Approver, &other, &[&bench.approver]).unwrap();
+    for (group, version, cause) in [
+        (forged, 2, "the group's document"),
+        (other, 2, "it is for the group"),
+        (described(&bench, 2, "servers", rule.clone()), 2, "it is for the group \"servers\""),
+        (described(&bench, 2, "office", rule.clone()), 1, "asked for"),
+        (described(&bench, 2, "office", rule), 0, "asked for"),
+    ] {
+        let reason = bench.sign(&of(group, version), install()).unwrap_err();
+        assert!(reason.contains(cause), "{cause}: {reason}");
+    }
+}
+
+#[test]
+fn a_group_is_signed_as_it_was_asked_for() {
+    let bench = bench();
+    let named = |name: &str, seed: u8| DeviceName { device: DeviceId([seed; 32]), name: name.to_owned() };
+    let list = ListDraft { secret: HexBytes(vec![3; 32]), devices: vec![named("pc-1", 1), named("pc-2", 2)] };
+    let root = list.list().unwrap().tree().root();
+    let rule = |text: &str| Members::Rule(Bounded::new(vec![Text::lossy(text)]).unwrap());
+    let asked = |conditions: &[&str], members: Option<Belong>, said: Members, list: Option<ListDraft>| {
+        let document =
+            GroupDocument { group: GROUP, version: 1, name: Text::lossy("office"), issued: NOW, members: said };
+        let conditions = conditions.iter().map(|text| (*text).to_owned()).collect();
+        let wanted = NewGroup { group: "office".to_owned(), conditions, members, dry_run: false };
+        let body = HexBytes(codec::encode(&document, Kind::Group.cap()).unwrap());
+        bench.file(Asked::Group(Box::new(AskedGroup { wanted, draft: GroupDraft { body, list } })))
+    };
+    let signed = |file: RequestFile| {
+        let checked = bench.check(file)?;
+        let words = checked.words.clone();
+        let signed = checked.sign(&bench.place(KeyUse::Approver)).unwrap();
+        verify_group(&bench.root, &signed.complete().unwrap().0).unwrap();
+        Ok::<_, String>(words)
+    };
+    let words = signed(asked(&[], Some(Belong::List), Members::List(root), Some(list.clone()))).unwrap();
+    assert!(words.contains("2 machines of a signed list") && words.contains("pc-2 (02020202"), "{words}");
+    signed(asked(&["os.id=debian"], None, rule("os.id=debian"), None)).unwrap();
+    signed(asked(&[], Some(Belong::Coordinator), Members::Listed, None)).unwrap();
+    // Another rule, a machine more than is shown, no rule at all, another name.
+    let longer = ListDraft { devices: vec![named("pc-1", 1), named("pc-2", 2), named("pc-3", 3)], ..list.clone() };
+    for (file, cause) in [
+        (asked(&["os.id=debian"], None, rule("os.id=fedora"), None), "others than was said"),
+        (asked(&["os.id=debian"], None, Members::Listed, None), "others than was said"),
+        (
+            asked(&[], Some(Belong::List), Members::List(longer.list().unwrap().tree().root()), Some(list.clone())),
+            "others",
+        ),
+        (asked(&[], Some(Belong::List), Members::Listed, None), "its list is missing"),
+        (asked(&[], None, Members::Listed, None), "nobody said"),
+    ] {
+        let reason = signed(file).unwrap_err();
+        assert!(reason.contains(cause), "{cause}: {reason}");
+    }
+    let mut file = asked(&["os.id=debian"], None, rule("os.id=debian"), None);
+    if let Asked::Group(asked) = &mut file.asked {
+        asked.wanted.group = "servers".to_owned();
+    }
+    assert!(signed(file).unwrap_err().contains("\"servers\" was asked for"));
 }

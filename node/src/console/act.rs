@@ -1,0 +1,108 @@
+//! What changes something at once and needs no signature: holds, tries, acknowledgements, syncs. Owns the check that the page which was
+//! acted on still shows what is.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Redirect, Response};
+
+use super::Console;
+use super::guard::{Fields, Visitor};
+use super::pages::Trouble;
+use crate::api::alarms::{AcknowledgeRequest, AlarmQuery};
+use crate::api::holds::{HoldRequest, HoldView};
+use crate::api::repositories::SyncRequest;
+use crate::api::retries::RetryRequest;
+use crate::api::status::StatusQuery;
+
+/// Where a form wants to go on: a page of this console.
+fn back(fields: &Fields, fallback: &str) -> Response {
+    let wanted = fields.get("back").filter(|path| path.starts_with('/') && !path.starts_with("//"));
+    Redirect::to(wanted.unwrap_or(fallback)).into_response()
+}
+
+/// Pauses or resumes everything, a group, an update, or an update in a group.
+pub(super) async fn hold(
+    State(console): State<Arc<Console>>,
+    visitor: Visitor,
+    fields: Fields,
+) -> Result<Response, Trouble> {
+    fields.must_be_of(&visitor)?;
+    let on = fields.get("on") == Some("true");
+    let release = fields.get("release").map(str::to_owned);
+    let request = HoldRequest {
+        group: fields.get("group").map(str::to_owned),
+        release: release.clone(),
+        on,
+        all_due: fields.get("all_due") == Some("true"),
+    };
+    let status = console.client.status(&StatusQuery::default()).await?;
+    let catalog = console.client.catalog().await?;
+    let release = release.map(|text| catalog.release_named(&text).map(|known| known.release)).transpose();
+    let release = release.map_err(|reason| Trouble::conflict(format!("{reason}.")))?;
+    let meant = HoldView { group: request.group.clone(), release };
+    if status.holds.contains(&meant) == on {
+        let now = if on { "on hold already" } else { "not on hold any more" };
+        return Err(Trouble::conflict(format!(
+            "{} is {now}: somebody was faster, or a rollout has stopped by itself. Nothing was changed.",
+            match (&meant.group, &meant.release) {
+                (None, None) => "Everything".to_owned(),
+                _ => format!("What {} names", meant.words()),
+            }
+        )));
+    }
+    console.client.hold(&request).await?;
+    Ok(back(&fields, "/rollouts"))
+}
+
+/// Has machines try an update again.
+pub(super) async fn retry(
+    State(console): State<Arc<Console>>,
+    visitor: Visitor,
+    fields: Fields,
+) -> Result<Response, Trouble> {
+    fields.must_be_of(&visitor)?;
+    let request = RetryRequest {
+        release: fields.get("release").unwrap_or_default().to_owned(),
+        device: fields.get("device").map(str::to_owned),
+        group: fields.get("group").map(str::to_owned),
+    };
+    console.client.retry(&request).await?;
+    Ok(back(&fields, "/"))
+}
+
+/// Notes that somebody has looked at alarms.
+pub(super) async fn acknowledge(
+    State(console): State<Arc<Console>>,
+    visitor: Visitor,
+    fields: Fields,
+) -> Result<Response, Trouble> {
+    fields.must_be_of(&visitor)?;
+    let ids: Vec<u64> = fields.all("id").filter_map(|id| id.parse().ok()).collect();
+    if ids.is_empty() {
+        return Err(Trouble::new(
+            axum::http::StatusCode::UNPROCESSABLE_ENTITY,
+            "Not done",
+            "Choose the alarms that somebody has looked at.".to_owned(),
+        ));
+    }
+    let list = console.client.alarms(&AlarmQuery { all: true }).await?;
+    let open = |id: &u64| list.alarms.iter().any(|alarm| alarm.id == *id && alarm.acknowledged.is_none());
+    if !ids.iter().any(open) {
+        let text = "These alarms were acknowledged meanwhile. Nothing was changed.";
+        return Err(Trouble::conflict(text.to_owned()));
+    }
+    console.client.acknowledge(&AcknowledgeRequest { ids, all: false }).await?;
+    Ok(back(&fields, "/alarms"))
+}
+
+/// Asks the mirrors of a repository, or of all.
+pub(super) async fn sync(
+    State(console): State<Arc<Console>>,
+    visitor: Visitor,
+    fields: Fields,
+) -> Result<Response, Trouble> {
+    fields.must_be_of(&visitor)?;
+    console.client.sync(&SyncRequest { name: fields.get("name").map(str::to_owned) }).await?;
+    Ok(back(&fields, "/repositories"))
+}
