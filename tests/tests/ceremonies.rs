@@ -309,8 +309,8 @@ fn the_recovery_drill() {
     let request = lab.dir().join("planted.request");
     let planted = random_file(&lab.dir().join("planted"), PAYLOAD, 66);
     let release = lab.dir().join("release-2.0.toml");
-    let changed = fs::read_to_string(&release).expect("the release file").replace("2.0", "66.0");
-    let changed = changed.replace(text(&payload), text(&planted));
+    let changed = fs::read_to_string(&release).expect("the release file").replace(text(&payload), text(&planted));
+    let changed = changed.replace("version = \"2.0\"", "version = \"66.0\"");
     let planted_file = lab.dir().join("release-66.0.toml");
     fs::write(&planted_file, changed).expect("a release file");
     desk.types(&["publish", text(&planted_file), "--export", text(&request)]).done();
