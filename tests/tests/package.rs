@@ -188,7 +188,9 @@ fn the_units_are_as_closed_as_told() {
         eprintln!("SKIPPED: this machine has no systemd-analyze");
         return;
     }
-    for (unit, most) in [("upswarm-node.service", 1.5), ("upswarm-installer.service", 6.0)] {
+    let units =
+        [("upswarm-node.service", 1.5), ("upswarm-coordinator.service", 1.5), ("upswarm-installer.service", 6.0)];
+    for (unit, most) in units {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging").join(unit);
         let output = Command::new("systemd-analyze").args(["security", "--offline=yes"]).arg(path).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);

@@ -17,3 +17,4 @@ mod pages;
 mod properties;
 mod repositories;
 mod restart;
+mod workflow;
