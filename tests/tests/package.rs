@@ -102,6 +102,7 @@ inside dpkg --audit
 echo '## the end'
 "###;
 
+/// Case 35: what an admin finds on the machine once the package is there.
 #[test]
 fn the_debian_package_comes_runs_and_goes() {
     let tools = ["dpkg-deb", "apt-get", "unshare", "setpriv", "ip", "objdump", "strip", "adduser"];

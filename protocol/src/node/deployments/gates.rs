@@ -440,7 +440,7 @@ fn retry_words(_: &NodeState, candidate: &Candidate<'_>) -> Vec<Sentence> {
     // What an attempt said is told with the attempts.
     let Some(reason) = &candidate.deployment.not_now else { return Vec::new() };
     let next = span(candidate.deployment.retry.since(candidate.ask.now.mono));
-    let because = "the privileged installer, which goes by its own clock and notes";
+    let because = "whoever installs, which goes by its own clock and notes, and by what the system says of itself";
     vec![Sentence::new(format!("{reason}. It is asked again in {next}."), because)]
 }
 
