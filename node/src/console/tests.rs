@@ -249,7 +249,7 @@ async fn what_was_previewed_is_signed_with_the_passphrase_and_nothing_else() {
     }
 
     let decide = |intent: &'static str, seen: &'static str| {
-        let fields = vec![
+        let fields = [
             ("token", token.clone()),
             ("release", release.clone()),
             ("group", "office".to_owned()),
