@@ -248,10 +248,11 @@ fn every_page_is_fit_for_everyone(browser: &Browser, demo: &Demo, pictures: &Pat
     ];
     let mut wrong = Vec::new();
     for (name, path) in pages {
+        browser.look((1280, 860), false);
+        browser.open(&demo.page(path));
         let looks = [("light", (1280, 860), false), ("dark", (1280, 860), true), ("narrow", (360, 740), false)];
         for (look, size, dark) in looks {
             browser.look(size, dark);
-            browser.open(&demo.page(path));
             if std::env::var_os(PICTURES).is_some() {
                 browser.picture(&pictures.join(format!("{name}-{look}.png")));
             }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use upswarm_protocol::ids::DocHash;
 
 use super::profile::{self, Profile};
-use crate::console;
+use crate::console::Keys;
 use crate::coordinator::client::Client;
 use crate::coordinator::directory::Directory;
 use crate::coordinator::keys::{self, KeyUse, Passphrase};
@@ -106,13 +106,13 @@ impl AdminArgs {
     }
 
     /// Where an approver's keys are, if anywhere, and what the pages of a console call the coordinator.
-    pub(crate) fn console(&self) -> Result<(console::Keys, String), CliError> {
+    pub(crate) fn console(&self) -> Result<(Keys, String), CliError> {
         let place = match self.resolve()?.place.ok_or_else(no_place)? {
             Place::Directory(dir) => dir.display().to_string(),
             Place::Url { url, .. } => url,
         };
         let dir = self.key_place(KeyUse::Approver).ok().map(|place| place.dir).filter(|dir| dir.is_dir());
-        Ok((console::Keys { dir, anchor: self.anchor }, place))
+        Ok((Keys { dir, anchor: self.anchor }, place))
     }
 
     /// The coordinator's data directory, for what needs its files.
@@ -172,7 +172,14 @@ impl AdminArgs {
 /// Where the keys of a coordinator's directory are, if nobody says so: demo keys inside, others beside.
 pub(super) fn default_keys(data_dir: &Path, r#use: KeyUse) -> PathBuf {
     let online = Directory::new(data_dir).keys();
-    if keys::file(&online, r#use, 1).exists() { online } else { super::coordinator::offline_keys(data_dir) }
+    if keys::file(&online, r#use, 1).exists() { online } else { offline_keys(data_dir) }
+}
+
+/// Where offline keys are looked for by default.
+pub(super) fn offline_keys(data_dir: &Path) -> PathBuf {
+    let mut name = data_dir.file_name().unwrap_or_default().to_owned();
+    name.push("-offline-keys");
+    data_dir.with_file_name(name)
 }
 
 fn no_place() -> CliError {

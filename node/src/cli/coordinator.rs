@@ -1,5 +1,5 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use serde_json::json;
@@ -164,13 +164,6 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
     }
 }
 
-/// Where offline keys are looked for by default.
-pub(super) fn offline_keys(data_dir: &Path) -> PathBuf {
-    let mut name = data_dir.file_name().unwrap_or_default().to_owned();
-    name.push("-offline-keys");
-    data_dir.with_file_name(name)
-}
-
 fn init(args: InitArgs, common: Common) -> Result<(), CliError> {
     let refused = |error: anyhow::Error| CliError::Refused(format!("{error:#}"));
     if args.demo_keys {
@@ -185,7 +178,7 @@ fn init(args: InitArgs, common: Common) -> Result<(), CliError> {
         return Ok(());
     }
     let passphrase = Passphrase::obtain(args.passphrase_file.as_deref(), true).map_err(refused)?;
-    let offline = args.keys_dir.unwrap_or_else(|| offline_keys(&args.data_dir));
+    let offline = args.keys_dir.unwrap_or_else(|| super::admin::offline_keys(&args.data_dir));
     let made = setup::init(&args.data_dir, Some((&offline, &passphrase))).map_err(refused)?;
     let text = format!(
         "coordinator set up in {}\n\nThe offline keys (root: 2 of 3, publisher, approver) are in {}, encrypted.\nMove them off \

@@ -17,7 +17,7 @@ use axum::response::{Html, IntoResponse, Redirect, Response};
 use serde::Deserialize;
 
 use super::Console;
-use super::pages::Trouble;
+use super::trouble::Trouble;
 use crate::coordinator::keys;
 use crate::sys::{self, Access};
 
