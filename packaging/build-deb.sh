@@ -41,6 +41,7 @@ done
 doc=$tree/usr/share/doc/upswarm
 install -D -m 644 "$here/debian/copyright" "$doc/copyright"
 install -D -m 644 "$here/../README.md" "$doc/README.md"
+install -D -m 644 -t "$doc/monitoring" "$here/monitoring/alerts.yml" "$here/monitoring/dashboard.json"
 gzip -9n "$doc/README.md"
 printf 'upswarm (%s) unstable; urgency=medium\n\n  * This version.\n\n -- upswarm <%s>  %s\n' \
     "$version" "$mail" "$(LC_ALL=C date -R -u -d "@$stamp")" | gzip -9n > "$doc/changelog.gz"
