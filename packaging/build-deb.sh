@@ -23,7 +23,9 @@ umask 022
 
 install -D -m 755 "$binary" "$tree/usr/bin/upswarm"
 strip --strip-unneeded --remove-section=.comment "$tree/usr/bin/upswarm"
-install -D -m 644 -t "$tree/usr/lib/systemd/system" "$here/upswarm-node.service" "$here/upswarm-installer.service"
+for unit in node installer coordinator; do
+    install -D -m 644 -t "$tree/usr/lib/systemd/system" "$here/upswarm-$unit.service"
+done
 install -D -m 644 "$here/upswarm.sysusers" "$tree/usr/lib/sysusers.d/upswarm.conf"
 install -D -m 644 "$here/upswarm.tmpfiles" "$tree/usr/lib/tmpfiles.d/upswarm.conf"
 # A page for every verb, and completions, as --help says it; upswarm(7) is how a machine is set up.
@@ -39,6 +41,7 @@ done
 doc=$tree/usr/share/doc/upswarm
 install -D -m 644 "$here/debian/copyright" "$doc/copyright"
 install -D -m 644 "$here/../README.md" "$doc/README.md"
+install -D -m 644 -t "$doc/monitoring" "$here/monitoring/alerts.yml" "$here/monitoring/dashboard.json"
 gzip -9n "$doc/README.md"
 printf 'upswarm (%s) unstable; urgency=medium\n\n  * This version.\n\n -- upswarm <%s>  %s\n' \
     "$version" "$mail" "$(LC_ALL=C date -R -u -d "@$stamp")" | gzip -9n > "$doc/changelog.gz"

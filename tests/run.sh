@@ -92,6 +92,9 @@ if [ $lab = yes ]; then
         need faketime faketime
         need systemd-analyze systemd
         need tmux tmux
+        # The console in a real browser.
+        need chromedriver chromium-driver
+        need chromium chromium
     elif [ -n "${CI-}" ]; then
         echo "the end-to-end tests need root (or sudo without a password) for network namespaces" >&2
         exit 1
@@ -133,7 +136,7 @@ if [ $lab = yes ]; then
     # They share the cores and print figures: one at a time.
     step "end-to-end tests" env CI=1 cargo test --locked --release -p upswarm-node -p upswarm-tests --no-fail-fast \
         --test network --test first_day --test journey --test heads --test reuse --test survival --test tampering --test bad_input --test terminal --test package --test apart --test recipes --test obstacles --test machine --test inventory --test pause --test proxy --test disk --test clocks --test many_payloads --test warm_start \
-        --test repositories --test update_point --test ceremonies --test faults --test limits \
+        --test repositories --test update_point --test ceremonies --test faults --test cases --test limits --test idle --test console \
         -- --test-threads=1 --nocapture
 fi
 

@@ -314,3 +314,41 @@ fn a_device_holds_its_groups_against_what_approvers_signed() {
     let others = DeviceList::new([1; 32], [DeviceId([9; 32])]).unwrap().tree();
     held(state_with(Members::List(others.root()), vec![way()], None), "list of the group");
 }
+
+/// What a thief of the online key said about groups ends with the key, on a machine that runs too.
+#[test]
+fn an_assignment_by_a_removed_key_lets_nothing_begin() {
+    let (mut bench, release) = bench();
+    meet_coordinator(&mut bench);
+    assert_ne!(bench.standing(release).0, DeploymentState::OnHold);
+    let rescued = World::new().with_online(31);
+    let fresh = rescued.edition(1, edition().0.documents);
+    bench.frame(COORDINATOR, &Message::Head(list(fresh.head.clone())));
+    for _ in 0..20 {
+        bench.pass(Duration::from_secs(1));
+        let asked = bench.asked.extract_if(.., |output| matches!(output, Output::FetchDoc { .. }));
+        for output in asked.collect::<Vec<_>>() {
+            let Output::FetchDoc { fetch, what, .. } = output else { continue };
+            let bytes = match what {
+                BlockWhat::Root(2) => Some(rescued.root_doc()),
+                BlockWhat::Doc(hash) if hash == DocHash::of(&fresh.index) => Some(fresh.index.clone()),
+                BlockWhat::Doc(hash) => fresh.stored().get(&hash).cloned(),
+                _ => None,
+            };
+            if let Some(bytes) = bytes {
+                bench.input(Input::DocFetched { fetch, result: Ok(bytes) });
+            }
+        }
+    }
+    assert_eq!(bench.state.trust().root().version, 2);
+    let (state, _, reason) = bench.standing(release);
+    assert!(
+        state == DeploymentState::OnHold && reason.contains("keys that the root has removed"),
+        "{state:?} {reason}"
+    );
+    let again = Assignment { issued: NOW, ..assignment(&key(40)) };
+    bench.frame(COORDINATOR, &Message::Assignment(list(rescued.assignment_doc(&again))));
+    bench.pass(Duration::from_secs(1));
+    let (state, _, reason) = bench.standing(release);
+    assert_ne!(state, DeploymentState::OnHold, "{reason}");
+}

@@ -291,6 +291,30 @@ fn a_peer_of_another_site_and_one_that_does_not_answer() {
     contains(&told(&here.state.explain_peer(&here.device(), here.now)), &["this device"]);
 }
 
+/// Where one identity runs twice, greetings reach the wrong one of the two: nobody is refused for long because of that.
+#[test]
+fn a_peer_that_did_not_say_hello_is_dialled_again_soon() {
+    let (edition, _) = approved(|_| ());
+    for spoke in [false, true] {
+        let mut here = Bench::new(&edition, |config| config.peers = vec![text("/pc-9")]);
+        let peer = DeviceId(*key(42).verifying_key().as_bytes());
+        here.input(Input::PeerUp { peer, dialled: Some(text("/pc-9")) });
+        if spoke {
+            here.frame(peer, &upswarm_protocol::wire::Message::Catalog { index: DocHash([1; 32]) });
+        }
+        here.pass(Duration::from_secs(11));
+        contains(
+            &told(&here.state.explain_peer(&peer, here.now)),
+            &[if spoke { "it spoke before" } else { "say hello" }],
+        );
+        here.input(Input::PeerDown { peer });
+        here.asked.clear();
+        here.pass(Duration::from_secs(20));
+        let again = here.asked.iter().any(|output| matches!(output, Output::Dial { address } if **address == *"/pc-9"));
+        assert!(again, "spoke: {spoke}; {}", told(&here.state.explain_peer(&peer, here.now)));
+    }
+}
+
 #[test]
 fn words_name_releases_and_peers() {
     let world = World::new();
@@ -301,6 +325,8 @@ fn words_name_releases_and_peers() {
     both.sort();
     assert_eq!(bench.state.find("org.example.tool"), both);
     assert_eq!(bench.state.find("org.example.tool@2.0"), [Subject::Release(ids[1])]);
+    assert_eq!(bench.state.find("tool"), both, "the last part suffices");
+    assert_eq!(bench.state.find("tool@2.0"), [Subject::Release(ids[1])]);
     assert_eq!(bench.state.find(&ids[0].to_string().to_uppercase()[..8]), [Subject::Release(ids[0])]);
     assert_eq!(bench.state.find(&bench.device().short()), [Subject::Peer(bench.device())]);
     for nothing in ["", "or", "org.example", "zzzz", "org.example.tool@9"] {

@@ -138,6 +138,7 @@ fn a_restart_can_be_put_off_within_the_cap() {
     assert_eq!(bench.state.would_defer(&id, 60, bench.now), Err(NotPutOff::NothingToDo));
 }
 
+/// Case 43: a command that ends well and restarts nothing; ten minutes pass on this test's clock.
 #[test]
 fn other_installs_wait_and_go_on_if_the_machine_stays_up() {
     let world = World::new();

@@ -306,6 +306,18 @@ fn an_upgrade_that_fails_lets_the_version_before_it_come_back() {
     assert_eq!(machine.jobs, [(2, Action::Install), (1, Action::Install)]);
 }
 
+/// A publisher would otherwise keep every other's updates from being installed by naming them.
+#[test]
+fn what_one_publisher_calls_superseded_is_its_own() {
+    let id = World::new().publish(&tool(1)).release;
+    for (product, gives_way) in [("org.example.other", true), ("org.example.critical.door", false)] {
+        let mut machine = Machine { exact: true, ..Machine::default() };
+        let later = Release { product: text(product), supersedes: list(vec![id]), ..tool(2) };
+        let (bench, ids) = Bench::start(&mut machine, &[(tool(1), INSTALL), (later, INSTALL)]);
+        assert_eq!(bench.stand(ids[0]) == S::Superseded, gives_way, "{product}: {:?}", bench.stand(ids[0]));
+    }
+}
+
 /// Each version finds itself gone when the other is installed; without an order between them they would take turns for ever.
 #[test]
 fn of_two_approved_versions_the_later_one_is_installed_and_stays() {

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use upswarm_protocol::catalog::{
-    Action, Approval, Assignment, Certificate, Classification, Detect, FilePlacement, HeldKey, Keys, NodeRole, Payload,
-    Platform, PublisherRule, Recipe, Release, RestartPolicy, RingPlan, Root, Schedule, Severity,
+    Action, Approval, Assignment, Certificate, Classification, Detect, FilePlacement, GroupDocument, HeldKey, Keys,
+    Members, NodeRole, Payload, Platform, PublisherRule, Recipe, Release, RestartPolicy, RingPlan, Root, Schedule,
+    Severity,
 };
 use upswarm_protocol::chunk::{ChunkList, ChunkSizes};
 use upswarm_protocol::codec::{self, Bounded, Text};
@@ -214,6 +215,12 @@ impl Admin {
     /// An approval, signed by the approver.
     pub fn signed(&self, approval: &Approval) -> Vec<u8> {
         envelope::sign(Kind::Approval, Role::Approver, approval, &[&self.approver]).expect("a small approval")
+    }
+
+    /// What a group is, signed by the approver.
+    pub fn group(&self, group: GroupId, version: u64, members: Members, issued: Wall) -> Vec<u8> {
+        let document = GroupDocument { group, version, name: Text::lossy("everybody"), issued, members };
+        envelope::sign(Kind::Group, Role::Approver, &document, &[&self.approver]).expect("a small document")
     }
 
     /// An approval, signed by somebody who is no approver.

@@ -204,6 +204,7 @@ fn a_full_disk_is_a_state_and_no_crash() {
     coordinator.wait_for_installs(&nodes, &published.release, PATIENCE);
 }
 
+/// Cases 18, 26 and 28, among other decisions that make no sense.
 #[test]
 fn decisions_that_make_no_sense_are_refused_and_nothing_is_signed() {
     let Some(lab) = Lab::new(&[1], Rates::default()) else { return };

@@ -198,8 +198,9 @@ fn new_key(coordinator: &Coordinator<'_>, role: &str, number: usize) -> String {
 }
 
 /// What a thief of the online key publishes: everything is stopped, under a version that no honest index will ever reach.
-fn fast_forward(catalog: &Path, online: &SigningKey) {
-    let record = CatalogRecord::decode(&fs::read(catalog).expect("the catalog")).expect("a catalog");
+fn fast_forward(data: &Path, online: &SigningKey) {
+    let catalog = data.join("catalog");
+    let record = CatalogRecord::decode(&fs::read(&catalog).expect("the catalog")).expect("a catalog");
     let body = |bytes: &[u8], kind| {
         envelope::Envelope::parse(bytes, kind, Role::Online).expect("an envelope").unverified_body().to_vec()
     };
@@ -208,6 +209,7 @@ fn fast_forward(catalog: &Path, online: &SigningKey) {
     index.version = 1 << 60;
     index.holds = Bounded::new(vec![Hold::Everything]).expect("one");
     let index = envelope::sign(Kind::Index, Role::Online, &index, &[online]).expect("signed");
+    fs::write(data.join("doc").join(DocHash::of(&index).to_string()), &index).expect("a document");
     head.index_version = 1 << 60;
     (head.index_hash, head.index_len) = (DocHash::of(&index), index.len() as u32);
     let head = envelope::sign(Kind::Head, Role::Online, &head, &[online]).expect("signed");
@@ -264,7 +266,7 @@ fn the_recovery_drill() {
     let backup = lab.dir().join("backup");
     let copied = std::process::Command::new("cp").args(["-a", text(&coordinator.dir), text(&backup)]).status();
     assert!(copied.expect("cp").success());
-    fast_forward(&coordinator.dir.join("catalog"), &online);
+    fast_forward(&coordinator.dir, &online);
     coordinator.start();
     wait::until("the machines to believe the thief", PATIENCE, || {
         let believes = |node: &&Node<'_>| {
@@ -307,8 +309,8 @@ fn the_recovery_drill() {
     let request = lab.dir().join("planted.request");
     let planted = random_file(&lab.dir().join("planted"), PAYLOAD, 66);
     let release = lab.dir().join("release-2.0.toml");
-    let changed = fs::read_to_string(&release).expect("the release file").replace("2.0", "66.0");
-    let changed = changed.replace(text(&payload), text(&planted));
+    let changed = fs::read_to_string(&release).expect("the release file").replace(text(&payload), text(&planted));
+    let changed = changed.replace("version = \"2.0\"", "version = \"66.0\"");
     let planted_file = lab.dir().join("release-66.0.toml");
     fs::write(&planted_file, changed).expect("a release file");
     desk.types(&["publish", text(&planted_file), "--export", text(&request)]).done();

@@ -98,7 +98,7 @@ fn a_machine_joins_with_a_wrong_clock() {
     }
 }
 
-/// Cases 33, 36 and 37: five days ahead for a while, then right.
+/// Cases 12, 33, 36 and 37: five days ahead for a while, then right.
 #[test]
 fn a_coordinator_whose_clock_was_ahead_for_a_while_stops_nothing_for_good() {
     let Some(lab) = Lab::new(&[2], Rates::default()) else { return };

@@ -95,6 +95,7 @@ impl Drop for Small {
     }
 }
 
+/// Case 31.
 #[test]
 fn a_node_that_starts_on_a_full_disk_waits_for_room_and_has_lost_nothing() {
     let Some(lab) = Lab::new(&[1], Rates::default()) else { return };

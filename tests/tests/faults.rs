@@ -10,6 +10,8 @@ use upswarm_tests::office::{Family, Machine, Office};
 use upswarm_tests::{program, wait};
 
 const WITHIN: Duration = Duration::from_secs(60);
+/// Once a copied disk has an identity of its own, the original has its connections again within this.
+const AT_EASE_WITHIN: Duration = Duration::from_secs(40);
 /// Who is alone is looked for twice, half a minute apart.
 const ALONE_WITHIN: Duration = Duration::from_secs(120);
 
@@ -18,7 +20,8 @@ fn alarms<'list>(list: &'list Value, kind: &str) -> Vec<&'list Value> {
     list["alarms"].as_array().into_iter().flatten().filter(|alarm| alarm["kind"] == kind).collect()
 }
 
-/// Case 29: the threshold stops the rollout, and a machine whose turn has not come says so.
+/// Case 29: the threshold stops the rollout, and a machine whose turn has not come says so. Case 30: it has fetched nothing for a
+/// ring that may never come. Case 34: the summary says a reason once. Case 39: a general resume leaves this rollout stopped.
 #[test]
 fn a_rollout_that_stops_by_itself_is_said_as_such_on_the_machines() {
     let Some(lab) = Lab::new(&[4], Rates::default()) else { return };
@@ -46,6 +49,47 @@ fn a_rollout_that_stops_by_itself_is_said_as_such_on_the_machines() {
         let held = found.iter().any(|deployment| deployment.state == "OnHold" && by_itself(&deployment.reason));
         let failed = found.iter().any(|deployment| deployment.state == "Failed");
         if held && failed { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+    // Case 30: whoever is not in the first ring has not a byte of it, and a later release comes ahead where its approval says so.
+    let status = coordinator.status();
+    let held: Vec<_> = nodes.iter().filter_map(|node| status.deployment(&node.label, &release)).collect();
+    let held = held.into_iter().filter(|deployment| deployment.state == "OnHold");
+    assert!(held.clone().count() > 0 && held.clone().all(|deployment| deployment.done == 0), "{status:?}");
+    let ahead = coordinator.publish("2.0", &upswarm_tests::fleet::random_file(&lab.dir().join("ahead"), 1 << 20, 30));
+    let rings = ["--ring", "0.01%", "--ring", "100%+1d", "--yes"];
+    coordinator
+        .verb(&[&["approve", &ahead.release, "--group", GROUP, "--fetch-ahead", "0s"], &rings[..]].concat())
+        .done();
+    wait::until("every machine to know of its ring", WITHIN, || {
+        let status = coordinator.status();
+        let found: Vec<_> = nodes.iter().filter_map(|node| status.deployment(&node.label, &ahead.release)).collect();
+        let wait =
+            found.iter().filter(|deployment| deployment.sub_state == "Scheduled" && deployment.done == 0).count();
+        if wait == nodes.len() { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+    coordinator
+        .verb(&[&["approve", &ahead.release, "--group", GROUP, "--fetch-ahead", "2d"], &rings[..]].concat())
+        .done();
+    coordinator.wait_for_bytes(&nodes, &ahead.release, WITHIN);
+    assert!(nodes.iter().all(|node| !node.installed().exists()), "its turn has not come");
+    // Case 34.
+    let mut command = program::command(&["status", "--data-dir", text(&coordinator.dir)]);
+    let output = lab.wan.run(|| command.output()).expect("upswarm runs");
+    let summary = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(summary.matches("no licence for this machine").count(), 1, "{summary}");
+    // Case 39.
+    coordinator.verb(&["pause"]).done();
+    let resumed = coordinator.verb(&["resume"]).done();
+    let still = resumed["still_held"].to_string();
+    assert!(still.contains(&release[..8]), "{resumed}");
+    // Case 25: who hears of the coordinator through neighbours alone hears of its group too, and `status` says that it has.
+    coordinator.verb(&["group", "add", "pilots"]).done();
+    nodes.iter().for_each(|node| drop(coordinator.verb(&["group", "assign", &node.label, "--group", "pilots"]).done()));
+    wait::until("every machine to know that it is a pilot", WITHIN, || {
+        let status = coordinator.verb(&["status"]).done();
+        let devices = status["devices"].as_array().cloned().unwrap_or_default();
+        let pilot = |device: &&Value| device["groups"].to_string().contains("pilots") && device["groups_heard"] == true;
+        if devices.iter().filter(pilot).count() == nodes.len() { Ok(()) } else { Err(status["devices"].to_string()) }
     });
     // The admin's own hold is another thing, and letting go lifts both.
     coordinator.verb(&["pause", "--group", GROUP, "--release", &release]).done();
@@ -92,6 +136,28 @@ fn a_clone_is_an_alarm_and_nobody_honest_is_shut_out() {
     }
     let list = coordinator.verb(&["alarms", "list"]).done();
     assert!(alarms(&list, "peer").is_empty(), "{list}");
+    // The copy takes an identity of its own: nobody refuses the original for long, and everything comes to it.
+    clone.stop();
+    let token = coordinator.invite("site-1", 1);
+    let again = ["node", "join", &token, "--data-dir", text(&clone.dir), "--again", "--label", "pc-again"];
+    program::verb(&clone.host.namespace, &again).done();
+    clone.start();
+    let joined = std::time::Instant::now();
+    wait::until("the original to be connected with its neighbours", AT_EASE_WITHIN, || {
+        let original = &nodes[0];
+        let status =
+            program::verb(&original.host.namespace, &["node", "status", "--data-dir", text(&original.dir)]).done();
+        let members = status["peers"].as_array().into_iter().flatten().filter(|peer| peer["kind"] == "member").count();
+        if members >= 2 { Ok(()) } else { Err(status["peers"].to_string()) }
+    });
+    println!(
+        "the original has its neighbours again {:.1} s after the clone joined anew",
+        joined.elapsed().as_secs_f64()
+    );
+    let payload = upswarm_tests::fleet::random_file(&lab.dir().join("second"), 1 << 20, 43);
+    let published = coordinator.publish("2.0", &payload);
+    coordinator.approve(&published.release);
+    coordinator.wait_for_installs(&nodes, &published.release, WITHIN);
 }
 
 /// Case 32: one machine has IPv4 alone, one IPv6 alone, and the coordinator both. What they cannot share they do not share; but the

@@ -75,6 +75,7 @@ fn of(admin: &Machine, family: Family) -> Vec<String> {
     }
 }
 
+/// Case 23: the addresses are complete before the coordinator says that it is ready.
 #[test]
 fn a_coordinator_knows_all_its_addresses_before_it_says_that_it_is_ready() {
     let starts = std::env::var(STARTS).ok().and_then(|number| number.parse().ok()).unwrap_or(3);
@@ -129,6 +130,7 @@ fn the_addresses_of_a_coordinator_follow_its_interfaces() {
     assert!(invited["warnings"][0].as_str().unwrap().contains("on this machine only"), "{invited}");
 }
 
+/// Case 23: an address is checked where it is written.
 #[test]
 fn an_address_for_tokens_is_taken_as_people_write_it_and_checked_there() {
     let Some(office) = office(&["admin", "pc1"], Family::Both) else { return };
@@ -165,6 +167,7 @@ fn demo_package(machine: &Machine, version: u32) -> String {
     path
 }
 
+/// Case 1.
 #[test]
 fn relative_paths_are_good_wherever_a_program_reads_them_later() {
     let Some(office) = office(&["admin", "pc1"], Family::V4) else { return };
@@ -194,6 +197,7 @@ fn relative_paths_are_good_wherever_a_program_reads_them_later() {
     assert!(pc1.done("dpkg-query -W demo").contains("1.0-1"));
 }
 
+/// Case 2.
 #[test]
 fn a_release_at_its_vendor_is_read_once_and_what_is_wrong_there_is_said() {
     let Some(office) = office(&["admin"], Family::V4) else { return };
@@ -228,6 +232,7 @@ fn a_release_at_its_vendor_is_read_once_and_what_is_wrong_there_is_said() {
     }
 }
 
+/// Cases 13, 26, 27 and 38: what the file says need not be written, and what contradicts it is not signed.
 #[test]
 fn a_package_file_is_a_release_and_what_disagrees_is_said_before_signing() {
     let Some(office) = office(&["admin"], Family::V4) else { return };
@@ -282,8 +287,10 @@ fn a_package_file_is_a_release_and_what_disagrees_is_said_before_signing() {
 fn the_admins_day_leads_from_nothing_to_a_package_on_two_machines() {
     assert!(DAY.iter().all(|(_, line)| line.matches(" --").count() <= 2), "no line has more than two options");
     let days = std::env::var(STARTS).ok().and_then(|number| number.parse().ok()).unwrap_or(1);
-    for family in [Family::V4, Family::V6, Family::Both, Family::LinkLocal] {
-        for _ in 0..days {
+    // A long run comes to every family early: UPSWARM_STARTS=20 is 20 days of each.
+    let families = [Family::V4, Family::V6, Family::Both, Family::LinkLocal];
+    for day in 1..=days {
+        for family in families {
             let Some(office) = office(&["admin", "pc1", "pc2"], family) else { return };
             let admin = office.machine("admin");
             demo_package(admin, 1);
@@ -318,7 +325,7 @@ fn the_admins_day_leads_from_nothing_to_a_package_on_two_machines() {
                 });
             }
             println!(
-                "{family:?}: installed on both machines {:.1} s after the last line",
+                "day {day} of {days}, {family:?}: installed on both machines {:.1} s after the last line",
                 began.elapsed().as_secs_f64()
             );
         }
@@ -387,6 +394,7 @@ fn machines_with_nothing_but_link_local_addresses_find_each_other_and_share() {
     }
 }
 
+/// Case 21.
 #[test]
 fn a_machine_whose_address_changes_is_back_within_five_seconds() {
     let Some(office) = office(&["admin", "pc1", "pc2"], Family::V4) else { return };
@@ -418,6 +426,7 @@ fn a_machine_whose_address_changes_is_back_within_five_seconds() {
     println!("back after {:.1} s", moved.elapsed().as_secs_f64());
 }
 
+/// Case 41.
 #[test]
 fn joining_for_the_service_says_so_and_nobody_else_runs_it() {
     let Some(office) = office(&["admin", "pc1"], Family::V4) else { return };
@@ -437,6 +446,7 @@ fn joining_for_the_service_says_so_and_nobody_else_runs_it() {
     );
 }
 
+/// Case 35: manual pages; the rest of it is the package's own test.
 #[test]
 fn manual_pages_and_completions_come_from_the_same_source_as_the_help() {
     let Some(office) = office(&["admin"], Family::V4) else { return };

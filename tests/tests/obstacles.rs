@@ -102,6 +102,7 @@ fn set_selection(command: &mut Command, dir: &Path, line: &str) {
     assert!(command.arg("--set-selections").stdin(fs::File::open(&list).unwrap()).status().unwrap().success());
 }
 
+/// Cases 4 and 24.
 #[test]
 fn packages_that_need_each_other_come_in_any_order() {
     let Some(lab) = lab(2) else { return };
@@ -126,6 +127,7 @@ fn packages_that_need_each_other_come_in_any_order() {
     }
 }
 
+/// Cases 3, 5 and 11.
 #[test]
 fn a_hold_a_lock_and_the_machine_s_own_trouble_are_no_failures() {
     let Some(lab) = lab(1) else { return };
@@ -203,6 +205,7 @@ fn a_failure_says_why_first_and_is_tried_again_when_asked() {
     world.wait_for(0, &bad, AT_ONCE, &["Installed"]);
 }
 
+/// Case 40.
 #[test]
 fn a_package_is_removed_by_its_own_name_where_nobody_says_how() {
     let Some(lab) = lab(1) else { return };

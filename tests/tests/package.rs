@@ -102,6 +102,7 @@ inside dpkg --audit
 echo '## the end'
 "###;
 
+/// Case 35: what an admin finds on the machine once the package is there.
 #[test]
 fn the_debian_package_comes_runs_and_goes() {
     let tools = ["dpkg-deb", "apt-get", "unshare", "setpriv", "ip", "objdump", "strip", "adduser"];
@@ -188,7 +189,9 @@ fn the_units_are_as_closed_as_told() {
         eprintln!("SKIPPED: this machine has no systemd-analyze");
         return;
     }
-    for (unit, most) in [("upswarm-node.service", 1.5), ("upswarm-installer.service", 6.0)] {
+    let units =
+        [("upswarm-node.service", 1.5), ("upswarm-coordinator.service", 1.5), ("upswarm-installer.service", 6.0)];
+    for (unit, most) in units {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging").join(unit);
         let output = Command::new("systemd-analyze").args(["security", "--offline=yes"]).arg(path).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);

@@ -71,6 +71,7 @@ fn all_are(admin: &Machine, state: &str, count: usize) {
     });
 }
 
+/// Case 9.
 #[test]
 fn a_site_behind_a_proxy_with_a_password_installs_reports_and_pauses() {
     let Some(mut office) = Office::new(&["admin", "gate", "pc1", "pc2"], Family::V4) else { return };

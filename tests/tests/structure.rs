@@ -464,3 +464,33 @@ fn what_is_no_circle_is_none() {
         assert_eq!(found_in(sources), expected, "{a} {b}");
     }
 }
+
+/// Small inputs that once did not work are numbered; each has a test that names its number.
+const CASES: std::ops::RangeInclusive<u32> = 1..=44;
+
+/// The numbers behind every `Case` of a text: `Cases 4 and 24`, `Cases 3, 5 and 11`.
+fn cases(text: &str) -> BTreeSet<u32> {
+    let mut found = BTreeSet::new();
+    let words: Vec<&str> = text.split([' ', '\n', '(', ')']).filter(|word| !word.is_empty()).collect();
+    for (at, _) in words.iter().enumerate().filter(|(_, word)| matches!(**word, "Case" | "Cases")) {
+        let following = words[at + 1..].iter().filter(|word| **word != "and");
+        let numbers = following.map_while(|word| word.trim_end_matches([',', '.', ':', ';']).parse::<u32>().ok());
+        found.extend(numbers);
+    }
+    found
+}
+
+#[test]
+fn every_case_has_a_test_that_is_found_by_its_number() {
+    assert_eq!(cases("/// Cases 3, 5 and 11: a hold. Case 7.\n// Case closed"), BTreeSet::from([3, 5, 7, 11]));
+    let mut named = BTreeSet::new();
+    for dir in ["tests/tests", "protocol/tests"] {
+        for entry in fs::read_dir(root().join(dir)).expect("the tests").flatten() {
+            if entry.path().extension().is_some_and(|extension| extension == "rs") {
+                named.extend(cases(&fs::read_to_string(entry.path()).expect("a test")));
+            }
+        }
+    }
+    let missing: Vec<u32> = CASES.filter(|case| !named.contains(case)).collect();
+    assert!(missing.is_empty(), "no test names these cases: {missing:?}");
+}

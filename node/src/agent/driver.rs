@@ -42,7 +42,7 @@ use crate::clock::{BUILD_TIME, Clock};
 use crate::config::{Config, Coordinator, NodeDir, RunInfo, WanWeight, time_zone};
 use crate::inventory::watch::InventoryWatch;
 use crate::limiter::Limiter;
-use crate::local_api::Local;
+use crate::local_api::{Local, Outside};
 use crate::machine::MachineWatch;
 use crate::net::{Host, HostConfig, HostEvent, is_loopback, useful};
 use crate::privileged::Installer;
@@ -141,6 +141,9 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
     let host_config = HostConfig::of_node(key.to_bytes(), listen, mdns);
     let (host, mut events) = Host::start(host_config).await?;
     info!(device = %state.device(), %label, site = %state.certificate().site.short(), "node started");
+    if let Some(root) = &config.install_root {
+        info!("installs below {} and not on this machine itself: install_root in node.toml", root.display());
+    }
     let (done, mut finished) = mpsc::channel(MAX_BATCHES);
     let (journal_in, journal_out) = mpsc::channel(MAX_WRITES);
     let journal_done = done.clone();
@@ -250,7 +253,9 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
                 if asked.wants_rescan() {
                     watch.rescan();
                 }
-                driver.inputs.extend(asked.answer(&driver.state, driver.link.explain(), clock.now()));
+                let install_root = config.install_root.as_deref();
+                let outside = Outside { section: driver.link.explain(), install_root };
+                driver.inputs.extend(asked.answer(&driver.state, outside, clock.now()));
             }
             _ = look.tick(), if config.update_point.is_some() => {
                 driver.inputs.extend(snapshots.look(&driver.state, &driver.store, &driver.installer, clock.now()));

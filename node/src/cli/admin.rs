@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use upswarm_protocol::ids::DocHash;
 
 use super::profile::{self, Profile};
-use crate::console;
+use crate::console::Keys;
 use crate::coordinator::client::Client;
 use crate::coordinator::directory::Directory;
 use crate::coordinator::keys::{self, KeyUse, Passphrase};
@@ -119,13 +119,13 @@ impl AdminArgs {
     }
 
     /// Where an approver's keys are, if anywhere, and what the pages of a console call the coordinator.
-    pub(crate) fn console(&self) -> Result<(console::Keys, String), CliError> {
+    pub(crate) fn console(&self) -> Result<(Keys, String), CliError> {
         let place = match self.resolve()?.place.ok_or_else(no_place)? {
             Place::Directory(dir) => dir.display().to_string(),
             Place::Url { url, .. } => url,
         };
         let dir = self.key_place(KeyUse::Approver).ok().map(|place| place.dir).filter(|dir| dir.is_dir());
-        Ok((console::Keys { dir, anchor: self.anchor }, place))
+        Ok((Keys { dir, anchor: self.anchor }, place))
     }
 
     /// The coordinator's data directory, for what needs its files.

@@ -37,7 +37,7 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
     let (keys, place) = args.admin.console()?;
     let options = Options { listen: args.listen, link: None, keys, place };
     super::runtime()?.block_on(async {
-        let asked = sys::asked_to_stop().map_err(|error| CliError::Failed(error.into()))?;
+        let asked = sys::asked_to_stop()?;
         let bound = console::bind(client, options).await?;
         let link = bound.link();
         common.print(&json!({ "link": link }), &format!("open this once, in one browser: {link}"));

@@ -8,6 +8,7 @@ pub(crate) mod coordinator;
 mod defer;
 mod demo;
 mod device;
+mod doctor;
 mod examples;
 mod explain;
 mod export;
@@ -174,6 +175,8 @@ enum Verb {
     Top(top::Args),
     /// Show what is installed on this machine.
     Scan(scan::Args),
+    /// Check a coordinator or a node, and say what to do about what is not right.
+    Doctor(doctor::Args),
     /// Write a static origin that any web server can serve.
     Export(export::Args),
     /// Run a whole site on this machine and watch an update reach it.
@@ -254,6 +257,7 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Defer(args) => defer::run(args, common),
         Verb::Top(args) => top::run(args, common),
         Verb::Scan(args) => scan::run(args, common),
+        Verb::Doctor(args) => doctor::run(&args, common),
         Verb::Export(args) => export::run(args, common),
         Verb::Demo(args) => demo::run(args, common),
         Verb::Completions(args) => {

@@ -45,6 +45,10 @@ fn short(status: &Value) -> String {
             size_words(count(&status["bytes"]["local_reuse"]))
         ),
     ];
+    let root = status["install_root"].as_str();
+    lines.extend(
+        root.map(|root| format!("installs below {root}, not on this machine itself: install_root in node.toml")),
+    );
     lines.extend(machine(status));
     for payload in list(&status["downloads"]).iter().filter(|d| d["wanted"] == true && d["done"] != d["total"]) {
         lines.push(format!(

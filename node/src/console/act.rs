@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 
 use super::Console;
 use super::guard::{Fields, Visitor};
-use super::pages::Trouble;
+use super::trouble::Trouble;
 use crate::api::alarms::{AcknowledgeRequest, AlarmQuery};
 use crate::api::holds::{HoldRequest, HoldView};
 use crate::api::repositories::SyncRequest;

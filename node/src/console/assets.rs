@@ -4,10 +4,7 @@ use axum::extract::Path;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
-use super::pages::Trouble;
-
-/// The style sheet and script that pages name: a new program has new names, so that browsers may keep what they have.
-pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+use super::trouble::Trouble;
 
 const FILES: [(&str, &str, &str); 3] = [
     ("console.css", "text/css; charset=utf-8", include_str!("../../assets/console.css")),

@@ -16,7 +16,8 @@ use serde_json::{Map, Value};
 use upswarm_protocol::catalog::Action;
 
 use super::guard::{Fields, Visitor};
-use super::pages::{Frame, Trouble, render};
+use super::pages::{Frame, render};
+use super::trouble::Trouble;
 use super::{Console, Keys, show};
 use crate::api::approvals::{ApprovalDraft, HexBytes, Intent, Preview, SignedDocument, SigningRequest};
 use crate::api::roots::{Asked, AskedApproval, RequestFile};

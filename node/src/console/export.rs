@@ -10,7 +10,8 @@ use axum::response::{IntoResponse, Response};
 
 use super::Console;
 use super::guard::Visitor;
-use super::pages::{Trouble, devices};
+use super::pages::devices;
+use super::trouble::Trouble;
 use crate::api::fleet::{MAX_PER_PAGE, MachineQuery, MachineRow};
 use crate::text::no_formula;
 

@@ -17,7 +17,7 @@ use axum::response::{Html, IntoResponse, Redirect, Response};
 use serde::Deserialize;
 
 use super::Console;
-use super::pages::Trouble;
+use super::trouble::Trouble;
 use crate::coordinator::keys;
 use crate::sys::{self, Access};
 
@@ -127,10 +127,9 @@ impl Guard {
 
     fn shown<'h>(&self, headers: &'h HeaderMap) -> Option<&'h str> {
         let mut all = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-        let pairs = all.find_map(|cookies| {
+        all.find_map(|cookies| {
             cookies.split(';').find_map(|pair| pair.trim().strip_prefix(&self.cookie)?.strip_prefix('='))
-        });
-        pairs
+        })
     }
 
     fn has_host(&self, headers: &HeaderMap) -> Option<String> {

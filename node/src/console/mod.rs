@@ -18,6 +18,7 @@ mod passing;
 mod show;
 #[cfg(test)]
 mod tests;
+mod trouble;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::Console;
-use super::pages::Trouble;
+use super::trouble::Trouble;
 use crate::coordinator::client::RawAnswer;
 
 /// The longest query that is passed on.

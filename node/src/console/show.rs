@@ -9,6 +9,9 @@ use crate::api::holds::HoldView;
 use crate::api::status::RingView;
 use crate::text;
 
+/// The style sheet and script that pages name: a new program has new names, so that browsers may keep what they have.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// A state for people: its word, and which shape and colour it has.
 pub(crate) fn standing_label(standing: Standing) -> &'static str {
     match standing {

@@ -250,7 +250,7 @@ async fn what_was_previewed_is_signed_with_the_passphrase_and_nothing_else() {
     }
 
     let decide = |intent: &'static str, seen: &'static str| {
-        let fields = vec![
+        let fields = [
             ("token", token.clone()),
             ("release", release.clone()),
             ("group", "office".to_owned()),
@@ -320,6 +320,17 @@ async fn programs_get_tags_problems_and_figures() {
     let metrics = ask("/metrics").send().await.unwrap().text().await.unwrap();
     for line in ["upswarm_machines 0", "upswarm_machines_by_standing{standing=\"unknown\"} 0", "upswarm_alarms_open "] {
         assert!(metrics.lines().any(|found| found.starts_with(line)), "{line}: {metrics}");
+    }
+    // The dashboard and the alert rules that come with the program name figures that there are.
+    let files = [
+        include_str!("../../../packaging/monitoring/alerts.yml"),
+        include_str!("../../../packaging/monitoring/dashboard.json"),
+    ];
+    let words = files.iter().flat_map(|file| file.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'));
+    let named: Vec<&str> = words.filter(|word| word.starts_with("upswarm_")).collect();
+    assert!(named.len() > 15, "{named:?}");
+    for name in named {
+        assert!(metrics.contains(&format!("# TYPE {name} gauge")), "{name}");
     }
     let wrong = bench.get("/metrics").bearer_auth("wrong").send().await.unwrap();
     assert_eq!(wrong.status(), StatusCode::UNAUTHORIZED);

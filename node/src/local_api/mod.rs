@@ -10,6 +10,7 @@ mod endpoint;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +65,15 @@ pub(crate) enum Request {
     },
 }
 
+/// What the driver itself has to say.
+#[derive(Debug)]
+pub(crate) struct Outside<'a> {
+    /// Why things are as they are.
+    pub(crate) section: Option<Section>,
+    /// The directory that stands in for `/`.
+    pub(crate) install_root: Option<&'a Path>,
+}
+
 /// A request that waits for the node's answer.
 #[derive(Debug)]
 pub(crate) struct Asked {
@@ -77,13 +87,13 @@ impl Asked {
         self.request == Request::Rescan {}
     }
 
-    /// Answers; `outside` is what the driver itself has to explain. Returns what the node must be told in consequence.
-    pub(crate) fn answer(self, state: &NodeState, outside: Option<Section>, now: Now) -> Option<Input> {
+    /// Answers. Returns what the node must be told in consequence.
+    pub(crate) fn answer(self, state: &NodeState, outside: Outside<'_>, now: Now) -> Option<Input> {
         let (answer, input) = match &self.request {
-            Request::Status {} => (status(state, now), None),
+            Request::Status {} => (status(state, &outside, now), None),
             Request::Rescan {} => (Ok(json!({ "rescan": "begins" })), None),
             Request::Explain { subject: None } => {
-                let sections: Vec<_> = state.explain_all(now).into_iter().chain(outside).collect();
+                let sections: Vec<_> = state.explain_all(now).into_iter().chain(outside.section).collect();
                 (Ok(json!({ "sections": sections })), None)
             }
             Request::Explain { subject: Some(word) } => {
@@ -107,10 +117,11 @@ impl Asked {
     }
 }
 
-fn status(state: &NodeState, now: Now) -> Result<Value, String> {
+fn status(state: &NodeState, outside: &Outside<'_>, now: Now) -> Result<Value, String> {
     let mut status = serde_json::to_value(state.status(now.mono)).map_err(|error| error.to_string())?;
     status["at"] = json!(now.wall);
     status["wan_share"] = json!(state.wan_share(now));
+    status["install_root"] = json!(outside.install_root);
     Ok(status)
 }
 

@@ -133,6 +133,7 @@ async fn a_running_node_tells_how_it_stands_and_why() {
     let office = Office::open().await;
     let status = office.status_when(|status| status["coordinator"] == true).await;
     assert_eq!((status["label"].as_str(), status["members"].as_u64()), (Some("pc-1"), Some(1)));
+    assert!(status["install_root"].as_str().is_some_and(|root| root.ends_with("/root")), "{status}");
     let mode = std::fs::metadata(office.pc().join("control.sock")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 

@@ -2,6 +2,7 @@
 //! nowhere else; what follows from it, the core decides.
 
 mod link;
+mod logind;
 mod power;
 mod restart;
 
@@ -14,6 +15,7 @@ use tokio::sync::{Notify, mpsc};
 use upswarm_protocol::node::Conditions;
 
 use link::Links;
+pub(crate) use logind::Logind;
 pub(crate) use restart::{RestartConfig, Restarter};
 
 /// Between two looks.

@@ -13,6 +13,7 @@ use upswarm_protocol::ids::ReleaseId;
 use upswarm_protocol::node::RestartOutcome;
 use upswarm_protocol::time::Wall;
 
+use super::logind::Logind;
 use crate::sys::{self, Access, Ended, Program, find};
 use crate::{clock, inventory};
 
@@ -72,13 +73,14 @@ pub(crate) struct Restarter {
     root: Option<PathBuf>,
     config: RestartConfig,
     boot: String,
+    logind: Logind,
 }
 
 impl Restarter {
     /// Keeps its mark in `dir`. With a `root` it only writes down what it would do.
     pub(crate) fn new(dir: PathBuf, root: Option<PathBuf>, config: RestartConfig) -> Self {
         let boot = inventory::fact(inventory::FACT_BOOT_ID).unwrap_or_default();
-        Self { dir, root, config, boot }
+        Self { dir, root, config, boot, logind: Logind::of_this_machine() }
     }
 
     pub(crate) fn config(&self) -> &RestartConfig {
@@ -108,6 +110,10 @@ impl Restarter {
         let before: Option<Mark> = std::fs::read(&mark).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         if before.is_some_and(|before| before.boot == self.boot) || self.boot.is_empty() {
             return failed("a restart was asked for in this run of the system already".into());
+        }
+        // Somebody is at something that a restart would break off: it is asked again later.
+        if let Some(reason) = self.root.is_none().then(|| self.logind.held_off()).flatten() {
+            return RestartOutcome::NotNow { reason };
         }
         let now = Mark { boot: self.boot.clone(), release, at: clock::wall() };
         let written = serde_json::to_vec(&now)
@@ -191,6 +197,21 @@ mod tests {
         let recorded = std::fs::read_to_string(root.path().join("var/lib/upswarm/restart")).unwrap();
         assert!(recorded.contains("/bin/sh") && recorded.contains("0707"), "{recorded}");
         assert!(!dir.path().join("restarts").exists() && !dir.path().join("notices").exists());
+    }
+
+    #[test]
+    fn whoever_holds_a_restart_off_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let properties = [r#"{"type":"b","data":false}"#, r#"{"type":"(st)","data":["",0]}"#];
+        let burns = r#"["shutdown","Brasero","burns a disc","block",1000,3]"#;
+        let mut restarter = Restarter::new(dir.path().to_owned(), None, config(dir.path()));
+        restarter.logind = super::super::logind::tests::says(dir.path(), burns, properties);
+        let release = ReleaseId([7; 32]);
+        let reason = "Brasero holds off a restart: burns a disc".to_owned();
+        assert_eq!(restarter.restart(release), RestartOutcome::NotNow { reason });
+        assert!(!dir.path().join("restarts").exists() && !dir.path().join("restart").exists());
+        restarter.logind = super::super::logind::tests::says(dir.path(), "", properties);
+        assert_eq!(restarter.restart(release), RestartOutcome::Asked);
     }
 
     #[test]

@@ -38,7 +38,7 @@ use upswarm_protocol::trust::Trust;
 use crate::background;
 use crate::clock;
 use crate::installer::{self, Source};
-use crate::machine::{RestartConfig, Restarter};
+use crate::machine::{Logind, RestartConfig, Restarter};
 use crate::sys::{self, Access, BlockingStream};
 
 pub(crate) use gate::Pin;
@@ -171,6 +171,11 @@ impl Installer {
             }
             let payloads = paths.into_iter().map(|path| path.map_or(Source::Missing, Source::Path)).collect();
             let installed = background::run(move || {
+                if let Some(reason) =
+                    root.is_none().then(|| Logind::of_this_machine().goes_down(clock::wall())).flatten()
+                {
+                    return InstallOutcome::NotNow { reason };
+                }
                 let (release, state_dir, root) = (&*release, &*state_dir, root.as_deref());
                 let cancel = &ending;
                 installer::run(&installer::Job { id, release, action, downgrade, payloads, state_dir, root, cancel })

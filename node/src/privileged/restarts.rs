@@ -80,11 +80,14 @@ impl Restarts {
         }
     }
 
-    /// Restarts, if the notice has run out. The error says that it has not.
+    /// Restarts, if the notice has run out and nobody holds it off. The error says what it waits for.
     pub(super) fn go(&mut self, id: ReleaseId) -> Result<RestartOutcome, String> {
         let notice = self.notice();
         match self.told {
-            Some((of, at)) if of == id && at.elapsed() >= notice => Ok(self.restarter.restart(id)),
+            Some((of, at)) if of == id && at.elapsed() >= notice => match self.restarter.restart(id) {
+                RestartOutcome::NotNow { reason } => Err(reason),
+                outcome => Ok(outcome),
+            },
             Some((of, at)) if of == id => {
                 let left = notice.saturating_sub(at.elapsed()).as_secs();
                 Err(format!("the person at the machine was told, and has {left} s more"))

@@ -22,7 +22,7 @@ use super::wire::{self, Answer, Ask, Job, MAX_ANSWER, MAX_ASK, Patience, Restart
 use crate::clock;
 use crate::clock::BUILD_TIME;
 use crate::installer::{self, Source};
-use crate::machine::{RestartConfig, Restarter};
+use crate::machine::{Logind, RestartConfig, Restarter};
 use crate::sys::{self, BlockingStream, LocalListener, Share};
 
 /// A connection has said everything within this: the node is on the same machine.
@@ -183,6 +183,10 @@ impl Hall {
             Task::Note { payloads } => (Action::None, payloads),
             Task::Install { action, payloads } => (*action, payloads),
         };
+        if let Some(why) = self.root.is_none().then(|| Logind::of_this_machine().goes_down(clock::wall())).flatten() {
+            info!("not yet: {why}");
+            return Ok(Answer::NotYet(Text::lossy(&why)));
+        }
         let asked = (admitted.id, admitted.release.clone(), action);
         // The earlier version is installed where the admitted one is to be uninstalled.
         let downgrade = back.is_some();

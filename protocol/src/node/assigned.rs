@@ -17,6 +17,8 @@ use crate::wire::{Message, SignedBytes};
 pub(super) struct Assigned {
     held: Option<Assignment>,
     bytes: Vec<u8>,
+    /// Whether today's online keys have signed it, and have not shut this device out.
+    stands: bool,
 }
 
 /// Why an assignment is not taken.
@@ -41,7 +43,7 @@ impl Assigned {
         if held.device != me {
             return Err(NotTaken::OtherDevice(held.device));
         }
-        Ok(Self { held: Some(held), bytes })
+        Ok(Self { held: Some(held), bytes, stands: true })
     }
 
     /// Takes one that has come. Returns whether it is another than the one before, which is to be written down then.
@@ -57,10 +59,20 @@ impl Assigned {
             Some(known) if given.issued < known => Err(NotTaken::Older { given: given.issued, known }),
             Some(known) if given.issued == known => Ok(false),
             _ => {
-                (self.held, self.bytes) = (Some(given), bytes.to_vec());
+                (self.held, self.bytes, self.stands) = (Some(given), bytes.to_vec(), true);
                 Ok(true)
             }
         }
+    }
+
+    /// After a change of the root or of the shut-out devices: what a removed key has signed still says what is kept here, and lets
+    /// nothing begin until the coordinator has said it anew.
+    pub(super) fn count_again(&mut self, trust: &Trust) {
+        self.stands = trust.check_assignment(&self.bytes).is_ok();
+    }
+
+    pub(super) fn stands(&self) -> bool {
+        self.stands
     }
 
     /// The device's groups; none before the first assignment.

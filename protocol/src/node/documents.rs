@@ -377,6 +377,7 @@ impl NodeState {
 
     /// Another catalog is in force: forget what it does not name, and look at every deployment again.
     pub(super) fn catalog_changed(&mut self, now: Now) {
+        self.assigned.count_again(&self.trust);
         if self.trust.set_interest(self.interest()) {
             self.persist_trust();
             self.timer(Reason::Documents, now.mono);

@@ -196,8 +196,11 @@ impl World {
     }
 
     pub fn publish(&self, release: &Release) -> Doc {
-        let of_a_repository = release.product.starts_with("apt.");
-        publish(release, &[if of_a_repository { &self.sync } else { &self.publisher }])
+        let product = release.product.as_str();
+        if product.starts_with("org.example.critical.") {
+            return publish(release, &self.critical.iter().collect::<Vec<_>>());
+        }
+        publish(release, &[if product.starts_with("apt.") { &self.sync } else { &self.publisher }])
     }
 
     pub fn approve(&self, approval: &Approval) -> Doc {

@@ -18,3 +18,4 @@ mod properties;
 mod repositories;
 mod restart;
 mod rules;
+mod workflow;

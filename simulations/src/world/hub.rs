@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use upswarm_protocol::catalog::{Action, Hold, NodeRole, RingPlan, Schedule};
+use upswarm_protocol::catalog::{Action, DeviceList, Hold, Members, NodeRole, RingPlan, Schedule};
 use upswarm_protocol::codec::{Bounded, Text};
 use upswarm_protocol::coordinator::{
     Command, CoordinatorState, DeviceRecord, HeldList, Input, Output, Record, Refusal, RolloutStatus, ServeWhat, Setup,
@@ -133,10 +133,21 @@ impl World {
     /// Approves a release for everybody, with a schedule and in stages.
     pub fn approve_for(&mut self, release: ReleaseId, action: Action, schedule: Schedule, rings: RingPlan) {
         self.hub.versions += 1;
+        if action == Action::Uninstall {
+            self.list_everybody();
+        }
         let when = (schedule, rings);
         let approval = admin::approval(GROUP, release, self.hub.versions, action, self.clock().wall, when);
         self.approved.insert((release, action));
         self.command(Command::Approve(self.admin.signed(&approval))).expect("a good approval");
+    }
+
+    /// The approver signs that the group is the machines that are in it now: nothing is removed from any other.
+    fn list_everybody(&mut self) {
+        let devices = self.hub.state.devices().map(|record| record.device);
+        let list = DeviceList::new([7; 32], devices).expect("fewer machines than a list may have");
+        let document = self.admin.group(GROUP, self.hub.versions, Members::List(list.tree().root()), self.clock().wall);
+        self.command(Command::Group { document, list: Some(list) }).expect("a good group");
     }
 
     /// Stops something, or lets it go on.

@@ -26,6 +26,7 @@ struct UpdatePage {
     severity: String,
     expires: String,
     machines: usize,
+    needs: Vec<(String, usize)>,
     counts: Vec<(String, usize, String)>,
     bar: String,
     reasons: Vec<(String, String, String, String)>,
@@ -92,7 +93,10 @@ pub(crate) async fn page(State(console): State<Arc<Console>>, visitor: Visitor, 
             group,
         }
     });
-    let rows = groups.groups.iter().map(|row| {
+    // The group that most likely is meant comes first.
+    let mut of_groups: Vec<_> = groups.groups.iter().collect();
+    of_groups.sort_by_key(|row| std::cmp::Reverse(row.devices.len()));
+    let rows = of_groups.into_iter().map(|row| {
         let version =
             row.id.and_then(|group| catalog.approval(&group, &known.release)).map_or(0, |known| known.version);
         (row.group.clone(), version, text::count(row.devices.len(), "machine", "machines"))
@@ -106,6 +110,13 @@ pub(crate) async fn page(State(console): State<Arc<Console>>, visitor: Visitor, 
         severity: format!("{:?}", known.severity),
         expires: known.expires.clone(),
         machines: missing.devices,
+        needs: vec![
+            (show::state("Installed"), installed),
+            (show::state("Required"), required),
+            (show::state("Unknown"), unknown),
+            (show::state("Declined"), count(found.map(|f| f.declined))),
+            (show::state("NotApplicable"), count(found.map(|f| f.not_applicable))),
+        ],
         counts: counts.collect(),
         bar: show::bar(
             &[

@@ -15,6 +15,10 @@ use crate::units::span;
 /// Payload bytes that do not move for this long are called stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(20);
 
+/// Why an assignment that has not expired counts for nothing.
+const FORMER_KEYS: &str = "the word that this device is in its group is by keys that the root has removed, or the device is shut out; \
+                           the coordinator has not said it anew yet";
+
 /// A deployment that is to be installed or removed.
 pub(super) struct Candidate<'a> {
     pub(super) ask: Ask<'a>,
@@ -185,12 +189,19 @@ fn assigned(candidate: &Candidate<'_>) -> Option<Shut> {
     if let Err(expired) = view.trust.check_expiry(view.assigned.held()?, wall) {
         return Some(Shut::new(DeploymentState::OnHold, SubState::Expired, expired.to_string()));
     }
+    if !view.assigned.stands() {
+        return Some(Shut::new(DeploymentState::OnHold, SubState::Expired, FORMER_KEYS));
+    }
     let stranger = view.belongs(&candidate.deployment.group).err()?;
     Some(Shut::new(DeploymentState::OnHold, SubState::None, stranger.to_string()))
 }
 
 fn assigned_words(node: &NodeState, candidate: &Candidate<'_>) -> Vec<Sentence> {
     let Some(held) = node.assigned.held() else { return Vec::new() };
+    if node.trust.check_expiry(held, candidate.ask.now.wall).is_ok() && !node.assigned.stands() {
+        let text = format!("{} waits: {FORMER_KEYS}.", candidate.name());
+        return vec![Sentence::new(text, node.explain_coordinator(candidate.ask.now).text)];
+    }
     if let Err(stranger) = candidate.ask.view.belongs(&candidate.deployment.group) {
         let text = format!("{} waits: {stranger}.", candidate.name());
         let because =
@@ -429,7 +440,7 @@ fn retry_words(_: &NodeState, candidate: &Candidate<'_>) -> Vec<Sentence> {
     // What an attempt said is told with the attempts.
     let Some(reason) = &candidate.deployment.not_now else { return Vec::new() };
     let next = span(candidate.deployment.retry.since(candidate.ask.now.mono));
-    let because = "the privileged installer, which goes by its own clock and notes";
+    let because = "whoever installs, which goes by its own clock and notes, and by what the system says of itself";
     vec![Sentence::new(format!("{reason}. It is asked again in {next}."), because)]
 }
 

@@ -44,7 +44,10 @@ impl Ask<'_> {
         let mut verdict = Superseded::No;
         for other in self.all.index.rivals(id) {
             let (Some(theirs), Some(later)) = (self.all.map.get(&other), self.release(&other)) else { continue };
-            let says_so = later.supersedes.contains(id);
+            // What a publisher calls superseded is its own: another's release does not give way to it.
+            let root = self.view.trust.root();
+            let its_own = root.publisher_of(&later.product) == root.publisher_of(&release.product);
+            let says_so = its_own && later.supersedes.contains(id);
             let is_later = later.product == release.product && later.counter > release.counter;
             if !(says_so || is_later) {
                 continue;
@@ -91,7 +94,8 @@ impl Ask<'_> {
                     Decision::NotBefore { why, .. } => matches!(why, Why::Jitter | Why::Window | Why::ActiveHours),
                     Decision::NotInRings | Decision::Expired => false,
                 };
-                let allowed = self.view.trust.may_install(id, &deployment.group, self.now.wall).is_ok();
+                let allowed = self.view.trust.may_install(id, &deployment.group, self.now.wall).is_ok()
+                    && self.view.belongs(&deployment.group).is_ok();
                 Some(soon && allowed && self.missing_dependency(release).is_none())
             }
         }

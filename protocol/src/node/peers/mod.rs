@@ -46,6 +46,9 @@ const CLAIM_SPACING: Duration = Duration::from_millis(50);
 const KNOWN_AFTER: Duration = Duration::from_millis(150);
 /// The address of a peer that was refused, of another site for example, is not dialled again for this long.
 const REFUSED_FOR: Duration = Duration::from_secs(300);
+/// The same for whoever did nothing wrong: where one identity runs twice, what is meant for one of them reaches the other, and that
+/// may be over in a moment.
+const MIXED_UP_FOR: Duration = Duration::from_secs(15);
 /// A peer that served bad bytes or broke the protocol is not talked to for this long.
 const BAN: Duration = Duration::from_secs(3600);
 const MAX_BANS: usize = 1024;
@@ -221,7 +224,7 @@ impl NodeState {
 
     pub(super) fn hello_overdue(&mut self, peer: DeviceId, now: Now) {
         if self.peers.connected.get(&peer).is_some_and(|p| p.stage == Stage::Greeting) {
-            self.drop_peer(peer, "it did not say hello in time".into(), now);
+            self.drop_peer_for(peer, "it did not say hello in time".into(), MIXED_UP_FOR, now);
         }
     }
 
@@ -240,7 +243,9 @@ impl NodeState {
                 self.cx.out.push_back(Output::Alarm(format!("peer {} refuses: {reason}", peer.short())));
             }
             // No misbehaviour: where one identity runs twice, frames of two connections mix.
-            (Stage::Greeting, _) => self.drop_peer(peer, "it spoke before showing its certificate".into(), now),
+            (Stage::Greeting, _) => {
+                self.drop_peer_for(peer, "it spoke before showing its certificate".into(), MIXED_UP_FOR, now);
+            }
             (_, Message::Head(head)) => {
                 self.head_offered(&head, Some(peer), now);
             }
@@ -517,14 +522,18 @@ impl NodeState {
     }
 
     pub(super) fn drop_peer(&mut self, peer: DeviceId, reason: String, now: Now) {
+        // Whoever is refused now will be refused in a moment too.
+        self.drop_peer_for(peer, reason, REFUSED_FOR, now);
+    }
+
+    fn drop_peer_for(&mut self, peer: DeviceId, reason: String, rest: Duration, now: Now) {
         if self.peers.connected.contains_key(&peer) {
             let refusal = Message::Refused { reason: Text::lossy(&reason) };
             self.send(peer, &refusal);
             self.peers.past.parted(peer, &reason, now.wall);
             self.disconnect(peer, reason);
-            // Whoever is refused now will be refused in a moment too.
             let dialled = self.peers.addresses.values_mut().filter(|address| address.device == Some(peer));
-            dialled.for_each(|address| address.next = now.mono + REFUSED_FOR);
+            dialled.for_each(|address| address.next = now.mono + rest);
             self.peer_down(peer, now);
         }
     }
