@@ -105,17 +105,31 @@ impl Browser {
 
     #[track_caller]
     fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
+        self.try_ask(method, path, body).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    fn try_ask(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
         let body = if method == "GET" { String::new() } else { body.to_string() };
         let answer = http(self.port, method, path, &["Content-Type: application/json"], &body);
-        let answer = answer.unwrap_or_else(|error| panic!("{path}: {error}"));
+        let answer = answer.map_err(|error| error.to_string())?;
         let value: Value = serde_json::from_str(&answer.body).unwrap_or_default();
-        assert_eq!(answer.status, 200, "{path}: {}", value["value"]["message"]);
-        value["value"].clone()
+        if answer.status == 200 { Ok(value["value"].clone()) } else { Err(value["value"]["message"].to_string()) }
     }
 
     #[track_caller]
     fn call(&self, method: &str, path: &str, body: &Value) -> Value {
         self.ask(method, &format!("/session/{}{path}", self.session), body)
+    }
+
+    /// Does something with what a selector finds first. An open page may put another in its place meanwhile: a person looks again.
+    #[track_caller]
+    fn with(&self, selector: &str, what: &str, body: &Value) {
+        wait::until(selector, WITHIN, || {
+            let found = json!({ "using": "css selector", "value": selector });
+            let found = self.try_ask("POST", &format!("/session/{}/element", self.session), &found)?;
+            let element = found[ELEMENT].as_str().unwrap_or_default();
+            self.try_ask("POST", &format!("/session/{}/element/{element}/{what}", self.session), body).map(drop)
+        });
     }
 
     /// Loads a page.
@@ -158,15 +172,13 @@ impl Browser {
     /// Clicks what a selector finds first; it must be visible, as for a person.
     #[track_caller]
     pub fn click(&self, selector: &str) {
-        let element = self.find(selector);
-        self.call("POST", &format!("/element/{element}/click"), &json!({}));
+        self.with(selector, "click", &json!({}));
     }
 
     /// Types into what a selector finds first.
     #[track_caller]
     pub fn type_into(&self, selector: &str, text: &str) {
-        let element = self.find(selector);
-        self.call("POST", &format!("/element/{element}/value"), &json!({ "text": text }));
+        self.with(selector, "value", &json!({ "text": text }));
     }
 
     /// Presses keys, wherever the focus is.
@@ -176,12 +188,6 @@ impl Browser {
             .flat_map(|key| [json!({ "type": "keyDown", "value": key }), json!({ "type": "keyUp", "value": key })]);
         let actions = json!({ "actions": [{ "type": "key", "id": "keys", "actions": strokes.collect::<Vec<_>>() }] });
         self.call("POST", "/actions", &actions);
-    }
-
-    #[track_caller]
-    fn find(&self, selector: &str) -> String {
-        let found = self.call("POST", "/element", &json!({ "using": "css selector", "value": selector }));
-        found[ELEMENT].as_str().unwrap_or_else(|| panic!("{selector}: {found}")).to_owned()
     }
 
     /// The size of the window in pixels, and whether the reader prefers dark pages.
