@@ -1,16 +1,18 @@
 //! A coordinator that drafts something else than what was asked for gets no signature, and no key is unlocked for it.
 
 use ed25519_dalek::SigningKey;
-use upswarm_protocol::catalog::{Detect, HeldKey, Keys, PublisherRule, Recipe, Ring, RingPlan, Schedule};
+use upswarm_protocol::catalog::{Detect, HeldKey, Keys, PublisherRule, Recipe, Ring, RingPlan, Schedule, Severity};
 use upswarm_protocol::codec::Bounded;
 use upswarm_protocol::ids::{DeviceId, DocHash, ReleaseId};
 use upswarm_protocol::keyring::Holder;
+use upswarm_protocol::trust::verify_rule;
 
 use super::*;
 use crate::api::approvals::Preview;
 use crate::api::devices::DeviceName;
 use crate::api::groups::{GroupDraft, NewGroup};
 use crate::api::roots::AskedApproval;
+use crate::api::rules::NewRepositoryRule;
 use crate::api::schedule::ScheduleArgs;
 use crate::coordinator::admin::root::{RoleName, RootChange, next};
 use crate::coordinator::keys;
@@ -432,6 +434,66 @@ fn the_group_that_a_person_reads_is_the_one_that_approvers_described() {
         let reason = bench.sign(&of(group, version), install()).unwrap_err();
         assert!(reason.contains(cause), "{cause}: {reason}");
     }
+}
+
+#[test]
+fn a_rule_about_a_repository_is_signed_as_it_was_asked_for() {
+    let mut bench = bench();
+    let by: Vec<SigningKey> = bench.root_keys.clone();
+    let asked = NewRepositoryRule {
+        upstream: "debian".to_owned(),
+        group: "office".to_owned(),
+        sources: vec!["openssl".to_owned(), "curl".to_owned()],
+        min_severity: Some(Severity::Important),
+        schedule: ScheduleArgs::default(),
+        counts_s: 90 * 86_400,
+    };
+    let drafted = |rule: &ApprovalRule, group: Option<Vec<u8>>| {
+        let body = HexBytes(codec::encode(rule, Kind::RepositoryRule.cap()).unwrap());
+        Asked::RepositoryRule(Box::new(RuleDraft { asked: asked.clone(), body, group: group.map(HexBytes) }))
+    };
+    let plain = asked.rule(3, (GROUP, 0), NOW).unwrap();
+    let unpinned = bench.check(bench.file(drafted(&plain, None))).err().unwrap();
+    assert!(unpinned.contains("the root names no repository debian"), "{unpinned}");
+    let pin = RootChange::Pin(vec![("debian".to_owned(), DocHash([4; 32]))], keys::public(&keys::generate().unwrap()));
+    bench.grow(&pin, &[&by[0], &by[1]]);
+    let words = bench.check(bench.file(drafted(&plain, None))).unwrap().words;
+    for said in ["r3", "only curl openssl", "Important or worse", "first time", "whichever machines the coordinator"] {
+        assert!(words.contains(said), "{said} is missing in:\n{words}");
+    }
+
+    let members = Members::Rule(Bounded::new(vec![Text::lossy("os.id=debian")]).unwrap());
+    let of = |version| described(&bench, version, "office", members.clone());
+    let rule = ApprovalRule { group_version: 2, ..plain.clone() };
+    let checked = bench.check(bench.file(drafted(&rule, Some(of(2))))).unwrap();
+    assert!(checked.words.contains("machines where os.id=debian"), "{}", checked.words);
+    let signed = checked.sign(&bench.place(KeyUse::Approver)).unwrap().complete().unwrap();
+    assert_eq!(verify_rule(&bench.root, &signed.0).unwrap(), rule);
+    // These keys have seen version 2: no earlier one is signed for, and none is left out.
+    for hidden in [drafted(&plain, None), drafted(&ApprovalRule { group_version: 1, ..plain.clone() }, Some(of(1)))] {
+        let reason = bench.check(bench.file(hidden)).err().unwrap();
+        assert!(reason.contains("these keys know version 2"), "{reason}");
+    }
+    // Anything else than was asked for.
+    type Turn<'a> = &'a dyn Fn(&mut ApprovalRule);
+    let turns: [Turn<'_>; 7] = [
+        &|rule| rule.group_version = 1,
+        &|rule| rule.sources = Bounded::default(),
+        &|rule| rule.min_severity = Severity::Low,
+        &|rule| rule.upstream = Text::lossy("other"),
+        &|rule| rule.life_s += 1,
+        &|rule| rule.expires = rule.expires + DAY,
+        &|rule| rule.schedule.expedite = true,
+    ];
+    for turn in turns {
+        let mut other = rule.clone();
+        turn(&mut other);
+        let reason = bench.check(bench.file(drafted(&other, Some(of(2))))).err().unwrap();
+        assert!(reason.contains("asked for"), "{reason}");
+    }
+    let elsewhere = ApprovalRule { group: GroupId([8; 16]), ..rule };
+    let reason = bench.check(bench.file(drafted(&elsewhere, Some(of(2))))).err().unwrap();
+    assert!(reason.contains("it is for the group"), "{reason}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use upswarm_protocol::trust::*;
 
 use crate::common::*;
 
-fn rule() -> ApprovalRule {
+pub(crate) fn rule() -> ApprovalRule {
     ApprovalRule {
         number: 3,
         group: GROUP,
@@ -133,7 +133,7 @@ fn online_keys_make_nothing_but_what_the_rule_says() {
         assert!(why.contains(expected), "{why:?} and not {expected:?}");
     }
     type Turn<'a> = &'a dyn Fn(&mut Approval);
-    let turns: [Turn<'_>; 8] = [
+    let turns: [Turn<'_>; 9] = [
         &|approval| approval.version = 1,
         &|approval| approval.action = Action::Uninstall,
         &|approval| approval.expires = approval.expires + HOUR,
@@ -141,11 +141,64 @@ fn online_keys_make_nothing_but_what_the_rule_says() {
         &|approval| approval.schedule.deadline = Some(NOW),
         &|approval| approval.rings = RingPlan::default(),
         &|approval| approval.group = CAREFUL,
+        &|approval| approval.group_version = 1,
         &|approval| approval.note = text("a remark"),
     ];
     for turn in turns {
         let why = Case::new().verified(turn).unwrap_err();
         assert!(why.contains("something else than its rule"), "{why}");
+    }
+}
+
+/// As many holders of the approvers' keys as the group wants; two keys in one hand are one.
+#[test]
+fn thresholds_of_a_rule_count_holders() {
+    let mut case = Case::new();
+    case.rule.group = CAREFUL;
+    case.by = case.world.approvers[..2].to_vec();
+    case.verified(|_| ()).unwrap();
+    let in_one_hand = case.by.iter().map(|key| held(key, "Alice")).collect();
+    case.world.root.approvers = Keys { keys: list(in_one_hand), threshold: 1 };
+    case.world.root.group_rules = list(vec![]);
+    case.rule.group = GROUP;
+    case.verified(|_| ()).unwrap();
+    case.world.root.approvers.threshold = 2;
+    let (third, bob) = (key(91), held(&key(91), "Bob"));
+    case.world.root.approvers.keys = list([case.world.root.approvers.keys.to_vec(), vec![bob]].concat());
+    let why = case.verified(|_| ()).unwrap_err();
+    assert!(why.contains("1 valid signatures by distinct holders"), "{why}");
+    case.by.push(third);
+    case.verified(|_| ()).unwrap();
+}
+
+#[test]
+fn a_rules_approval_counts_with_the_group_that_its_approver_saw_or_a_later_one() {
+    let described = |case: &Case, version| {
+        let members = Members::Rule(list(vec![text("os.id=debian")]));
+        describe(&group(GROUP, version, members), &[&case.world.approvers[0]])
+    };
+    for (known, allowed) in [
+        (None, Err(Blocked::GroupUnknown)),
+        (Some(1), Err(Blocked::GroupUnknown)),
+        (Some(2), Ok(())),
+        (Some(5), Ok(())),
+    ] {
+        let mut case = Case::new();
+        case.rule.group_version = 2;
+        let [release, approval] = case.documents(|_| ());
+        let groups: Vec<Doc> = known.into_iter().map(|version| described(&case, version)).collect();
+        let documents = [vec![release.clone(), approval.clone()], groups.clone()].concat();
+        let edition = case.world.edition(1, documents);
+        let mut trust = case.world.trust();
+        edition.offer_to(&mut trust);
+        assert_eq!(trust.may_install(&release.release, &GROUP, NOW), allowed, "{known:?}");
+        let groups: Vec<&[u8]> = groups.iter().map(|group| group.bytes.as_slice()).collect();
+        let pages = edition.pages.iter().map(Vec::as_slice);
+        match trust.admit(&release.bytes, &approval.bytes, &groups, pages, NOW) {
+            Ok(admitted) => assert_eq!((admitted.approval.group_version, allowed), (2, Ok(()))),
+            Err(NotAdmitted::Blocked(blocked)) => assert_eq!(allowed, Err(blocked)),
+            Err(other) => panic!("{other}"),
+        }
     }
 }
 

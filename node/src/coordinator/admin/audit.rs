@@ -1,7 +1,7 @@
 //! What was signed, by whom and when: read from the documents that are in force and from the roots, never from a note beside them.
 //! Owns how they are put into words; whether a signature holds, the envelope says.
 
-use upswarm_protocol::catalog::{Action, Approval, Release, Root};
+use upswarm_protocol::catalog::{Action, Approval, ApprovalRule, Release, Root, RuledApproval};
 use upswarm_protocol::codec;
 use upswarm_protocol::coordinator::Refusal;
 use upswarm_protocol::envelope::{Envelope, Kind, Role};
@@ -51,8 +51,7 @@ pub(crate) fn list(
     }
     for known in &view.catalog.approvals {
         let bytes = read(&known.document)?;
-        let (envelope, approval): (_, Approval) = open(&bytes, Kind::Approval, Role::Approver)?;
-        let (signers, others) = signers(&envelope, Some(&root.approvers), "approver");
+        let (approval, signers, others) = of_approval(&bytes, &root)?;
         let what = view.catalog.release(&known.release).map_or_else(|| known.release.short(), named);
         let group = view.names.group_name(&known.group);
         let verb = match approval.action {
@@ -97,6 +96,22 @@ fn of_root(bytes: &[u8], before: Option<&Root>) -> Result<(Root, AuditDocument),
         others,
     };
     Ok((root, shown))
+}
+
+/// An approval and who signed it; of one that a rule made, who signed the rule and that its time has come.
+fn of_approval(bytes: &[u8], root: &Root) -> Result<(Approval, Vec<Signer>, Vec<PublicKey>), Refusal> {
+    if Envelope::parse(bytes, Kind::Approval, Role::Online).is_err() {
+        let (envelope, approval) = open(bytes, Kind::Approval, Role::Approver)?;
+        let (signers, others) = signers(&envelope, Some(&root.approvers), "approver");
+        return Ok((approval, signers, others));
+    }
+    let (envelope, ruled): (_, RuledApproval) = open(bytes, Kind::Approval, Role::Online)?;
+    let (of_rule, rule): (_, ApprovalRule) = open(&ruled.rule, Kind::RepositoryRule, Role::Approver)?;
+    let (mut by, mut others) = signers(&of_rule, Some(&root.approvers), &format!("approver of rule r{}", rule.number));
+    let (online, strangers) = signers(&envelope, Some(&root.online), "online");
+    by.extend(online);
+    others.extend(strangers);
+    Ok((ruled.approval, by, others))
 }
 
 fn open<T: serde::de::DeserializeOwned>(bytes: &[u8], kind: Kind, role: Role) -> Result<(Envelope<'_>, T), Refusal> {

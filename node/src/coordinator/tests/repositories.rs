@@ -4,7 +4,9 @@ use upswarm_tests::mirror::{Fault, Mirror};
 use upswarm_tests::openpgp::{DAY, MADE};
 use upswarm_tests::repository::{Deb, Repository};
 
-use upswarm_protocol::catalog::Severity;
+use upswarm_protocol::catalog::{ApprovalRule, Severity};
+use upswarm_protocol::codec;
+use upswarm_protocol::envelope::{Envelope, Kind, Role};
 
 use super::*;
 use crate::api::feeds::Verdict;
@@ -257,8 +259,14 @@ async fn what_a_rule_covers_is_approved_by_itself_and_what_would_remove_is_an_al
     let absolute =
         ["rule", "add", "--group", "office", "--repository", "test", "--deadline", "2027-01-01T00:00:00Z", "--yes"];
     assert!(bench.verb(&absolute).await.unwrap_err().to_string().contains("a rule is for every release"));
+    // The approver has seen what the group is: machines are held to that, or a later word of it.
+    bench.verb(&["group", "sign", "office", "--list", "--yes"]).await.unwrap_or_else(|error| panic!("{error}"));
     bench.verb(&rule).await.unwrap_or_else(|error| panic!("{error}"));
     bench.verb(&["rule", "list"]).await.unwrap();
+    let known = bench.client().rules().await.unwrap().repositories.remove(0);
+    let envelope = Envelope::parse(&known.document.0, Kind::RepositoryRule, Role::Approver).unwrap();
+    let signed: ApprovalRule = codec::decode(envelope.unverified_body(), Kind::RepositoryRule.cap()).unwrap();
+    assert_eq!((known.id, signed.number, signed.group_version), (1, 1, 1));
 
     // The sync brings it: approved by itself, as the rule says, what is bad enough and nothing else.
     bench.verb(&["sync", "run"]).await.unwrap();
@@ -272,6 +280,11 @@ async fn what_a_rule_covers_is_approved_by_itself_and_what_would_remove_is_an_al
     assert!(approval.schedule.deadline.is_some() && approval.rings.rings.len() == 2);
     assert_eq!((release.severity, release.title.as_str()), (Severity::Important, "test: editor"));
     assert_eq!(bench.client().alarms(&Default::default()).await.unwrap().open, 0);
+    // Who is answerable for it: the approver of the rule; the online key has only said when.
+    let audit = bench.client().audit().await.unwrap();
+    let shown = audit.documents.iter().find(|known| known.hash == approval.document).unwrap();
+    let roles: Vec<&str> = shown.signers.iter().map(|signer| signer.role.split(',').next().unwrap()).collect();
+    assert_eq!((roles, shown.others.len()), (vec!["approver of rule r1", "online"], 0));
     // A second look finds that it is on its way.
     bench.verb(&["sync", "feed", "run"]).await.unwrap();
 
