@@ -62,10 +62,17 @@
 
   for (const part of document.querySelectorAll("[data-live]")) part.dataset.was = part.innerHTML;
   times();
-  const news = new EventSource("/events");
-  news.addEventListener("changed", (event) => { if (event.data !== "0" || Date.now() - updated > 2000) look(); else say(); });
-  news.addEventListener("away", () => { away = true; say(); });
-  news.onerror = () => { away = true; say(); };
+  // A page that is left, or kept for the way back, must not hold a connection: a browser has six for one host.
+  let news = null;
+  const listen = () => {
+    news = new EventSource("/events");
+    news.addEventListener("changed", (event) => { if (event.data !== "0" || Date.now() - updated > 2000) look(); else say(); });
+    news.addEventListener("away", () => { away = true; say(); });
+    news.onerror = () => { away = true; say(); };
+  };
+  listen();
+  addEventListener("pagehide", () => news.close());
+  addEventListener("pageshow", (event) => { if (event.persisted) { listen(); look(); } });
   document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
   document.addEventListener("keydown", (event) => {
     if (event.key === "/" && !/^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) {

@@ -222,6 +222,7 @@ fn the_admins_day_in_a_browser() {
     let lines: Vec<&str> = csv.as_str().unwrap_or_default().lines().collect();
     assert!(lines.len() == 5 && lines[0].starts_with("name,device,site"), "{lines:?}");
 
+    println!("all but the look at every page took {:?}", begin.elapsed());
     every_page_is_fit_for_everyone(&browser, &demo, &pictures);
     println!("the day took {:?}", begin.elapsed());
 }
