@@ -29,6 +29,7 @@ EXAMPLE:
       --product org.mozilla --window \"mon-fri 22:00-05:00\" --ring 10% --ring 100%+1d
   upswarm rule list
   upswarm rule remove 3
+  upswarm rule sign
 
   upswarm rule add --group office --repository debian-security --severity high --ring 10% --ring 100%+1d
   upswarm rule add --group servers --repository debian-security --source openssl --source curl --counts 90d

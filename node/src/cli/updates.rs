@@ -141,7 +141,7 @@ fn glance(rows: &[&UpdateRow]) -> Table {
         let cves = match row.cves.as_slice() {
             [] => "-".to_owned(),
             [one] => one.clone(),
-            [first, more @ ..] => format!("{first} +{}", more.len()),
+            several @ [first, ..] => format!("{}: {first}", several.len()),
         };
         table.row([
             row.source.clone(),
@@ -237,7 +237,7 @@ mod tests {
         let shown = text(&updates, &UpdatesQuery { severity: Some(Severity::Low), ..UpdatesQuery::default() });
         assert!(shown.lines().all(|line| line.width() <= COLUMNS), "{shown}");
         for part in
-            ["CVE-2026-10000 +119", "critical", "200 d", "3 updates of unknown severity", "WARNING: old", "a\u{2026}"]
+            ["120: CVE-2026-1", "critical", "200 d", "3 updates of unknown severity", "WARNING: old", "a\u{2026}"]
         {
             assert!(shown.contains(part), "{part}: {shown}");
         }

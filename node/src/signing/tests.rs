@@ -458,7 +458,7 @@ fn a_rule_about_a_repository_is_signed_as_it_was_asked_for() {
     let pin = RootChange::Pin(vec![("debian".to_owned(), DocHash([4; 32]))], keys::public(&keys::generate().unwrap()));
     bench.grow(&pin, &[&by[0], &by[1]]);
     let words = bench.check(bench.file(drafted(&plain, None))).unwrap().words;
-    for said in ["r3", "only curl openssl", "Important or worse", "first time", "whichever machines the coordinator"] {
+    for said in ["r3", "only curl, openssl", "Important or worse", "first time", "whichever machines the coordinator"] {
         assert!(words.contains(said), "{said} is missing in:\n{words}");
     }
 

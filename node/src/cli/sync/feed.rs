@@ -15,6 +15,8 @@ EXAMPLE:
   upswarm sync feed add osv https://osv-vulnerabilities.storage.googleapis.com/Ubuntu/all.zip --name osv-ubuntu
   upswarm sync feed add osv /srv/feeds/debian.json.xz
   upswarm sync feed list
+  upswarm sync feed run osv-ubuntu
+  upswarm sync feed remove osv-ubuntu
 
 A feed says which CVEs a version has, and how bad they are. It chooses no byte that is installed. What it does not say is shown as
 unknown. A file is one on the coordinator's machine; a feed may be compressed (.xz, .gz, .zst), one of osv also a zip archive.";
