@@ -15,7 +15,9 @@ fn tree(args: &[&str]) -> Vec<String> {
         Command::new(cargo).arg("tree").args(["--locked", "--prefix", "none"]).args(args).current_dir(root()).output();
     let output = output.expect("cargo");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect()
+    // A blank line stands between the trees of two packages.
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter(|line| !line.is_empty()).map(|line| line.trim_end_matches(" (*)").to_owned()).collect()
 }
 
 /// Whether an SPDX expression holds when these licences are accepted: `OR` of `AND`s, with brackets; `/` is an old `OR`.

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 const ORDER: [&str; 29] = [
     "sys",
     "error",
-    "text",
     "units",
+    "text",
     "byte_range",
     "web",
     "clock",
