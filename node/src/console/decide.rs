@@ -13,7 +13,10 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use serde_json::{Map, Value};
-use upswarm_protocol::catalog::Action;
+use tokio::sync::Semaphore;
+use upswarm_protocol::catalog::{Action, Release};
+use upswarm_protocol::codec;
+use upswarm_protocol::envelope::{Envelope, Kind, Role};
 
 use super::guard::{Fields, Visitor};
 use super::pages::{Frame, render};
@@ -26,13 +29,15 @@ use crate::clock::wall;
 use crate::coordinator::keys::{self, KeyUse, Passphrase};
 use crate::error::CliError;
 use crate::signing::place::KeyPlace;
-use crate::signing::{Carried, LABEL, check};
+use crate::signing::{Carried, Checked, LABEL, check};
 use crate::text;
 
 /// Drafts that may wait for their signature; the oldest makes place.
 const MAX_DRAFTS: usize = 32;
 /// What was shown longer ago is drafted anew: it would be dated too far back to be signed.
 const DRAFT_LIFE: Duration = Duration::from_secs(10 * 60);
+/// Keys are unlocked one at a time.
+static UNLOCKING: Semaphore = Semaphore::const_new(1);
 /// Machines of a ring that the preview names.
 const MAX_NAMED: usize = 40;
 
@@ -44,6 +49,8 @@ pub(super) struct Drafts(Mutex<BTreeMap<String, Draft>>);
 struct Draft {
     made: Instant,
     draft: ApprovalDraft,
+    /// Product and version, as the page had them on which it was decided.
+    shown: String,
     request: SigningRequest,
     roots: Vec<HexBytes>,
 }
@@ -125,7 +132,8 @@ pub(super) async fn draft(
         )));
     }
     let roots = console.client.roots().await?.roots;
-    let draft = Draft { made: Instant::now(), draft, request, roots };
+    let shown_as = fields.get("shown").unwrap_or_default().to_owned();
+    let draft = Draft { made: Instant::now(), draft, shown: shown_as, request, roots };
     let name = console.drafts.keep(draft.clone())?;
     shown(&console, &visitor, name, draft, None).await
 }
@@ -150,7 +158,7 @@ pub(super) async fn sign(
         console.drafts.forget(&name);
         return Err(Trouble::conflict(format!(
             "Version {in_force} of the decision for group {} has come into force since this was previewed. Nothing was signed.",
-            preview.group
+            draft.draft.group
         )));
     }
     let passphrase = match fields.get("passphrase") {
@@ -161,7 +169,10 @@ pub(super) async fn sign(
         None => None,
     };
     let (keys, given) = (console.keys.clone(), draft.clone());
+    // Each unlocking takes 64 MiB: one after the other.
+    let unlocking = UNLOCKING.acquire().await.context("unlocking keys")?;
     let signed = blocking(move || signed(dir, &keys, &given, passphrase)).await?;
+    drop(unlocking);
     let document = match signed {
         Ok(document) => document,
         Err(CliError::Refused(reason)) => return again(&console, &visitor, name, draft, reason).await,
@@ -191,7 +202,23 @@ fn signed(
     passphrase: Option<Passphrase>,
 ) -> Result<SignedDocument, CliError> {
     let place = KeyPlace::given(dir, KeyUse::Approver, passphrase, keys.anchor);
-    check(file(draft), &place, Carried::Here, wall())?.sign(&place)?.complete()
+    checked(draft, &place)?.sign(&place)?.complete()
+}
+
+/// The check of every signature, and of the name under which a person decided: the coordinator made the page that showed it, and
+/// may have put one release's number under another's name.
+fn checked(draft: &Draft, place: &KeyPlace) -> Result<Checked, CliError> {
+    let checked = check(file(draft), place, Carried::Here, wall())?;
+    let envelope = Envelope::parse(&draft.request.release.0, Kind::Release, Role::Publisher).context("the release")?;
+    let release: Release = codec::decode(envelope.unverified_body(), Kind::Release.cap()).context("the release")?;
+    let is = format!("{} {}", release.product, release.version);
+    if is != draft.shown {
+        return Err(CliError::Refused(format!(
+            "The page said {:?}, and the document is about {is}. Nothing was signed; ask whoever runs the coordinator how that came.",
+            draft.shown
+        )));
+    }
+    Ok(checked)
 }
 
 fn file(draft: &Draft) -> RequestFile {
@@ -212,7 +239,7 @@ fn judged(keys: &Keys, draft: &Draft) -> (Result<String, CliError>, bool) {
     let Some(dir) = keys.dir.clone() else { return (Err(no_keys()), false) };
     let encrypted = keys::are_encrypted(&dir, KeyUse::Approver);
     let place = KeyPlace::given(dir, KeyUse::Approver, None, keys.anchor);
-    (check(file(draft), &place, Carried::Here, wall()).map(|checked| checked.words), encrypted)
+    (checked(draft, &place).map(|checked| checked.words), encrypted)
 }
 
 async fn shown(
@@ -234,8 +261,10 @@ async fn shown(
         Intent::Decline { .. } => "Decline",
         Intent::Expedite => "Begin now",
     };
+    // Both are held against the bytes that are signed; what the preview says beside them is the coordinator's word.
+    let (what, group) = (draft.shown, draft.draft.group);
     let preview = draft.request.preview;
-    let frame = Frame::new(console, visitor, "updates", &format!("{verb} {} {}", preview.product, preview.version));
+    let frame = Frame::new(console, visitor, "updates", &format!("{verb} {what}"));
     let stop = if preview.stop_above_percent > 0.0 {
         format!("It stops by itself above {} failed or silent.", show::share(preview.stop_above_percent))
     } else {
@@ -245,7 +274,7 @@ async fn shown(
         frame,
         draft: name,
         verb,
-        what: format!("{} {}", preview.product, preview.version),
+        what,
         release_href: show::href(&["updates", &preview.release.to_string()], &[]),
         devices: text::count(preview.devices, "machine", "machines"),
         counts: vec![
@@ -263,7 +292,7 @@ async fn shown(
         passphrase,
         trouble,
         replaces: preview.replaces,
-        group: preview.group,
+        group,
     })
 }
 

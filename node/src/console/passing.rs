@@ -13,6 +13,15 @@ use crate::coordinator::client::RawAnswer;
 
 /// The longest query that is passed on.
 const MAX_QUERY: usize = 4096;
+/// What is passed on is one of these.
+const KINDS: [&str; 4] = [
+    "application/json",
+    "application/problem+json",
+    "text/plain; version=0.0.4; charset=utf-8",
+    "text/plain; charset=utf-8",
+];
+/// Content that loads, runs and frames nothing.
+const DATA: &str = "sandbox; default-src 'none'; frame-ancestors 'none'";
 
 /// `GET /api/v1/...`: whoever asks has a session or the admin token.
 pub(super) async fn api(
@@ -44,14 +53,19 @@ pub(super) async fn health() -> &'static str {
 /// Its coordinator answers and has a catalog.
 pub(super) async fn ready(State(console): State<Arc<Console>>) -> Response {
     match console.client.raw("/ready", None).await {
-        Ok(answer) => passed(answer),
+        // Whoever follows a link comes here without a session: nothing of the coordinator's own is shown.
+        Ok(answer) if answer.status.is_success() => (StatusCode::OK, "ready\n").into_response(),
+        Ok(_) => (StatusCode::SERVICE_UNAVAILABLE, "the coordinator is not ready\n").into_response(),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the coordinator does not answer\n").into_response(),
     }
 }
 
+/// What the coordinator answers is data, whatever it calls it: a page or a script of its making would act in this console's name.
 fn passed(answer: RawAnswer) -> Response {
-    let kind = answer.kind.unwrap_or_else(|| "application/octet-stream".to_owned());
+    let said = answer.kind.unwrap_or_default();
+    let kind = KINDS.into_iter().find(|kind| said == *kind).unwrap_or("application/octet-stream");
     let mut response = (answer.status, [(header::CONTENT_TYPE, kind)], answer.body).into_response();
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, header::HeaderValue::from_static(DATA));
     if let Some(tag) = answer.tag.and_then(|tag| tag.parse().ok()) {
         response.headers_mut().insert(header::ETAG, tag);
         // Kept by whoever asks, and asked about each time.

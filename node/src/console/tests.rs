@@ -249,10 +249,15 @@ async fn what_was_previewed_is_signed_with_the_passphrase_and_nothing_else() {
         assert!(status.is_client_error(), "{path}: {status}");
     }
 
+    let page = bench.page(&cookie, &update).await;
+    let carried = page.split("name=\"shown\" value=\"").nth(1).unwrap().split('"').next().unwrap();
+    assert!(carried.starts_with("org.example.") && carried.ends_with("tool 1"), "{carried}");
+    let shown = std::cell::RefCell::new("org.example.harmless 1.0".to_owned());
     let decide = |intent: &'static str, seen: &'static str| {
         let fields = [
             ("token", token.clone()),
             ("release", release.clone()),
+            ("shown", shown.borrow().clone()),
             ("group", "office".to_owned()),
             ("seen.office", seen.to_owned()),
             ("intent", intent.to_owned()),
@@ -266,6 +271,10 @@ async fn what_was_previewed_is_signed_with_the_passphrase_and_nothing_else() {
         }
     };
     assert_eq!(decide("approve", "3").await.status(), StatusCode::CONFLICT, "a page that has seen something else");
+    // The page that was decided on has put another's name to the release.
+    let misled = decide("approve", "0").await.text().await.unwrap();
+    assert!(misled.contains("and the document is about") && !misled.contains("/act/sign"), "{misled}");
+    shown.replace("org.example.<b>tool 1".to_owned());
     let preview = decide("approve", "0").await;
     assert_eq!(preview.status(), StatusCode::OK);
     let preview = preview.text().await.unwrap();
