@@ -20,7 +20,7 @@ pub(super) fn check(dir: &Path, findings: &mut Findings) {
             return findings.wrong(
                 "node.toml",
                 format!("{error:#}"),
-                "mend the line that it names; unknown fields are errors",
+                "mend what it names: unknown fields are errors, and it must be a file itself",
             );
         }
     };
