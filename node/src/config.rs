@@ -1,11 +1,10 @@
 //! A node's directory and its `node.toml`.
 
 use std::fmt;
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use upswarm_protocol::catalog::Window;
@@ -23,6 +22,8 @@ use crate::{sys, units};
 pub(crate) const UPDATE_POINT_PORT: u16 = 8530;
 /// Addresses that an update point listens on.
 const MAX_LISTEN: usize = 8;
+/// A `node.toml`, which has a few KiB.
+const MAX_FILE: u64 = 1 << 20;
 /// Between two rounds of the scrub, at most.
 const MAX_SCRUB_EVERY_S: u64 = 366 * 86_400;
 /// Entries of `[[limits.hours]]`.
@@ -233,12 +234,22 @@ impl Default for StoreConfig {
 impl Config {
     /// Reads and checks a `node.toml`.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let mut config: Self =
-            toml::from_str(&text).with_context(|| format!("{} is not acceptable", path.display()))?;
+        let bytes =
+            sys::read_settings_of_another(path, MAX_FILE).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut config = Self::parse(&bytes).with_context(|| format!("{} is not acceptable", path.display()))?;
         config.resolve(path)?;
         config.validate().with_context(|| format!("{} is not acceptable", path.display()))?;
         Ok(config)
+    }
+
+    /// An error names the line and never shows it: root reads files of others, and its errors go where others may read.
+    fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
+        let text = std::str::from_utf8(bytes).context("it is not UTF-8")?;
+        toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            let line = before.map(|before| format!("line {}: ", before.matches('\n').count() + 1));
+            anyhow!("{}{}", line.unwrap_or_default(), error.message())
+        })
     }
 
     /// Makes its paths absolute: those in a file are relative to the file's directory.
@@ -514,6 +525,8 @@ pub(crate) fn host_name() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -541,7 +554,7 @@ mod tests {
         {
             fs::write(&path, format!("{bad}\n{address}")).unwrap();
             let error = format!("{:#}", Config::read(&path).unwrap_err());
-            assert!(error.contains(bad.split(' ').next().unwrap()), "{error}");
+            assert!(error.contains("line 1: ") || error.contains("battery_floor"), "{error}");
         }
         fs::write(&path, "quota = 3\n").unwrap();
         let error = format!("{:#}", Config::read(&path).unwrap_err());

@@ -14,6 +14,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use ipnet::IpNet;
@@ -28,6 +30,8 @@ use crate::sys::LocalListener;
 
 /// Time for a handshake, and for the head of a request.
 const HEAD_PATIENCE: Duration = Duration::from_secs(15);
+/// Time for the body of a request.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes that a peer must take within the time, counting only time in which it is waited for: 2 KiB/s.
 const SLOWEST: (u64, Duration) = (64 << 10, Duration::from_secs(30));
 /// When accepting fails: out of descriptors, most likely.
@@ -121,6 +125,17 @@ impl Door {
             || address.is_none_or(|address| {
                 address.is_loopback() || self.allow.iter().any(|network| network.contains(&address))
             })
+    }
+}
+
+/// A request with its whole body, of up to `limit` bytes: a peer that sends it too slowly holds nothing that others need. Else, how to
+/// refuse it.
+pub(crate) async fn whole(request: Request<Body>, limit: usize) -> Result<Request<Body>, (StatusCode, String)> {
+    let (head, body) = request.into_parts();
+    match tokio::time::timeout(BODY_PATIENCE, axum::body::to_bytes(body, limit)).await {
+        Ok(Ok(body)) => Ok(Request::from_parts(head, Body::from(body))),
+        Ok(Err(error)) => Err((StatusCode::PAYLOAD_TOO_LARGE, error.to_string())),
+        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the request did not come within its time".to_owned())),
     }
 }
 

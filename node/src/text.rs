@@ -11,8 +11,13 @@ pub(crate) fn one_line(text: &str) -> String {
     clean(text).replace('\n', " ")
 }
 
+/// Somebody else's text as a cell of a file for spreadsheets.
+pub(crate) fn cell(text: &str) -> String {
+    no_formula(&clean(text))
+}
+
 /// A spreadsheet takes a cell that begins so for a formula; an apostrophe makes it text.
-pub(crate) fn no_formula(cell: &str) -> String {
+fn no_formula(cell: &str) -> String {
     if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) && cell.len() > 1 {
         return format!("'{cell}");
     }

@@ -6,7 +6,6 @@
 mod link_local;
 mod pace;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -18,10 +17,14 @@ use zeroize::Zeroizing;
 pub(crate) use link_local::dialled;
 pub(crate) use pace::Pace;
 
+use crate::sys;
+
 /// Never asked of a proxy: this machine, and its own LAN by link-local addresses.
 const NEAR: &str = "localhost,127.0.0.0/8,::1,fe80::/10,.fe80.invalid";
 /// A file of credentials is one line.
 const MAX_CREDENTIALS: u64 = 4096;
+/// A file of certificates: all that a system believes are about 250 KiB.
+const MAX_AUTHORITIES: u64 = 1 << 20;
 
 /// The `[proxy]` section. Without it, the environment says (`http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,7 +100,8 @@ impl Web {
         let authorities = match ca_file {
             None => Vec::new(),
             Some(file) => {
-                let pem = fs::read(file).with_context(|| format!("ca_file: cannot read {}", file.display()))?;
+                let pem = sys::read_settings(file, MAX_AUTHORITIES)
+                    .with_context(|| format!("ca_file: cannot read {}", file.display()))?;
                 let found = Certificate::from_pem_bundle(&pem).ok().filter(|found| !found.is_empty());
                 found.with_context(|| format!("ca_file: {} holds no PEM certificate", file.display()))?
             }
@@ -190,17 +194,18 @@ pub(crate) fn causes(error: &reqwest::Error) -> String {
 }
 
 fn credentials(file: &Path) -> anyhow::Result<Zeroizing<String>> {
-    let known = fs::metadata(file).with_context(|| format!("credentials_file: cannot read {}", file.display()))?;
-    if known.len() > MAX_CREDENTIALS {
-        bail!("credentials_file: {} is longer than the one line that it should be", file.display());
-    }
-    let text = fs::read_to_string(file).with_context(|| format!("credentials_file: cannot read {}", file.display()))?;
-    let text = Zeroizing::new(text);
+    let bytes = sys::read_settings(file, MAX_CREDENTIALS)
+        .with_context(|| format!("credentials_file: cannot read {}, one line user:password", file.display()))?;
+    let bytes = Zeroizing::new(bytes);
+    let text =
+        std::str::from_utf8(&bytes).with_context(|| format!("credentials_file: {} is not UTF-8", file.display()))?;
     Ok(Zeroizing::new(text.lines().next().unwrap_or_default().trim().to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn config(url: &str, no_proxy: &[&str]) -> ProxyConfig {

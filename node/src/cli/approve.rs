@@ -165,12 +165,13 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
     } else {
         args.selection.must_be_empty()?;
     }
+    let verb = if action == Action::Uninstall { "approved for removal" } else { "approved" };
     let mut draft = which.draft(Intent::Decide { action, schedule: Box::new(args.schedule) });
     (draft.zone, draft.allow_empty) = (args.zone, args.allow_empty);
     decide(
         &draft,
         &args.admin,
-        &Manner { dry_run: args.dry_run, yes: args.yes, export: args.export.file, verb: "approved", selected },
+        &Manner { dry_run: args.dry_run, yes: args.yes, export: args.export.file, verb, selected },
         common,
     )
 }
@@ -225,7 +226,7 @@ fn decide(draft: &ApprovalDraft, admin: &AdminArgs, manner: &Manner, common: Com
         head_version: None,
     };
     if manner.dry_run {
-        let text = format!("would be {} ({:?}): {what}\n{}{held}", manner.verb, shown.action, preview::text(shown));
+        let text = format!("would be {}: {what}\n{}{held}", manner.verb, preview::text(shown));
         common.print(&decided, &text);
         return Ok(());
     }

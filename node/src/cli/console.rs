@@ -1,5 +1,6 @@
 //! `console`: the console's pages on the machine of an admin, whose keys sign there, over the admin door of a coordinator elsewhere.
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -59,15 +60,16 @@ pub(super) async fn beside_coordinator(
 ) -> Result<(), CliError> {
     let client = Client::of(data_dir)?;
     let dir = Some(default_keys(data_dir, KeyUse::Approver)).filter(|dir| dir.is_dir());
+    let link = Directory::new(data_dir).console_link();
     let name = data_dir.file_name().unwrap_or(data_dir.as_os_str()).to_string_lossy().into_owned();
-    let options = Options {
-        listen,
-        link: Some(Directory::new(data_dir).console_link()),
-        keys: Keys { dir, anchor: None },
-        place: name,
-    };
+    let options = Options { listen, link: Some(link.clone()), keys: Keys { dir, anchor: None }, place: name };
     let bound = console::bind(client, options).await?;
-    tracing::info!("the console lets one browser in by: {}", bound.link());
+    // To the terminal of whoever started it, never to a log: it lets in whoever reads it.
+    if std::io::stdout().is_terminal() {
+        println!("the console lets one browser in by: {}", bound.link());
+    } else {
+        tracing::info!("the console runs; the link that lets one browser in is in {}", link.display());
+    }
     bound.serve(stop).await;
     Ok(())
 }

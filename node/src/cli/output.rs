@@ -7,8 +7,8 @@ use serde::Serialize;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
 
 use crate::error::CliError;
+use crate::text::{self, is_hostile};
 pub(crate) use crate::text::{age, clean, count, one_line, word};
-use crate::text::{is_hostile, no_formula};
 
 /// How a result is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -88,7 +88,7 @@ impl Table {
         let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
         writer.write_record(&self.head).map_err(failed)?;
         for row in &self.rows {
-            writer.write_record(row.iter().map(|cell| no_formula(&clean(cell)))).map_err(failed)?;
+            writer.write_record(row.iter().map(|cell| text::cell(cell))).map_err(failed)?;
         }
         let bytes = writer.into_inner().map_err(|error| CliError::Failed(anyhow::anyhow!("writing CSV: {error}")))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())

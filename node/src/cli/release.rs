@@ -101,7 +101,7 @@ fn list(admin: &AdminArgs, common: Common) -> Result<(), CliError> {
             release.version.clone(),
             release.title.clone(),
             word(&release.severity),
-            groups(&catalog, &release.release, true).join(","),
+            approved_for(&catalog, &release.release).join(","),
             groups(&catalog, &release.release, false).join(","),
         ]);
     }
@@ -175,6 +175,20 @@ fn withdraw(release: &str, admin: &AdminArgs, common: Common) -> Result<(), CliE
     let text = format!("withdrawn: {} {}{declined}, index {}", known.product, known.version, withdrawn.head_version);
     common.print(&TakenBack { withdrawn: &withdrawn, declined_in: approved }, &text);
     Ok(())
+}
+
+/// Names of the groups for which it is approved, those where it is to be removed marked.
+fn approved_for(catalog: &Catalog, release: &ReleaseId) -> Vec<String> {
+    let of_it = catalog.approvals.iter().filter(|known| known.release == *release);
+    let mut names: Vec<String> = of_it
+        .filter_map(|known| match known.action {
+            Action::Install => Some(group_name(catalog, known)),
+            Action::Uninstall => Some(format!("{} (removal)", group_name(catalog, known))),
+            Action::None => None,
+        })
+        .collect();
+    names.sort();
+    names
 }
 
 /// Names of the groups for which it is approved, or declined.

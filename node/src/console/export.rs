@@ -13,7 +13,7 @@ use super::guard::Visitor;
 use super::pages::devices;
 use super::trouble::Trouble;
 use crate::api::fleet::{MAX_PER_PAGE, MachineQuery, MachineRow};
-use crate::text::no_formula;
+use crate::text;
 
 type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
@@ -81,13 +81,13 @@ pub(super) async fn audit_csv(State(console): State<Arc<Console>>, _visitor: Vis
     csv("audit.csv", &["issued", "kind", "what", "note", "signers", "document", "expires"], lines)
 }
 
-/// A file as RFC 4180 has it, in which no cell is a formula.
+/// A file as RFC 4180 has it, in which no cell is a formula, turns the direction of writing or hides anything.
 fn csv(name: &str, head: &[&str], lines: impl Iterator<Item = Vec<String>>) -> Result<Response, Trouble> {
     let failed = |error: csv::Error| Trouble::from(anyhow::Error::new(error).context("writing CSV"));
     let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
     writer.write_record(head).map_err(failed)?;
     for line in lines {
-        writer.write_record(line.iter().map(|cell| no_formula(cell))).map_err(failed)?;
+        writer.write_record(line.iter().map(|cell| text::cell(cell))).map_err(failed)?;
     }
     let bytes = writer.into_inner().map_err(|error| Trouble::from(anyhow::anyhow!("writing CSV: {error}")))?;
     let disposition = format!("attachment; filename=\"{name}\"");

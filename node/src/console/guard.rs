@@ -171,6 +171,10 @@ pub(crate) async fn check(State(console): State<Arc<Console>>, mut request: Requ
 
 fn permitted(console: &Console, request: &mut Request<Body>) -> Result<(), Trouble> {
     let guard = &console.guard;
+    if request.headers().get_all(header::HOST).iter().count() > 1 {
+        let text = "A request names one host.".to_owned();
+        return Err(Trouble::new(StatusCode::BAD_REQUEST, "Not understood", text));
+    }
     let Some(host) = guard.has_host(request.headers()) else {
         return Err(Trouble::new(
             StatusCode::MISDIRECTED_REQUEST,
@@ -229,6 +233,11 @@ pub(crate) async fn enter(State(console): State<Arc<Console>>, Query(entry): Que
         Ok(None) => Trouble::stranger().into_response(),
         Err(error) => Trouble::from(error).into_response(),
     }
+}
+
+/// The answer to whoever asks for the head of the entry: it lets nobody in.
+pub(crate) async fn get_alone() -> Response {
+    (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET")]).into_response()
 }
 
 /// Ends the session.

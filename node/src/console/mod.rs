@@ -26,8 +26,9 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::middleware;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -35,8 +36,9 @@ use tokio_util::sync::CancellationToken;
 use self::decide::Drafts;
 use self::guard::Guard;
 use self::live::Live;
+use self::trouble::Trouble;
 use crate::coordinator::client::Client;
-use crate::door::{Door, Listener};
+use crate::door::{self, Door, Listener};
 use crate::error::CliError;
 
 /// Connections at one time: every open page holds one for its news.
@@ -133,7 +135,7 @@ impl Bound {
 }
 
 fn routes(console: Arc<Console>) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/", get(pages::overview::page))
         .route("/updates", get(pages::updates::page))
         .route("/updates/{release}", get(pages::update::page))
@@ -157,15 +159,28 @@ fn routes(console: Arc<Console>) -> Router {
         .route("/act/draft", post(decide::draft))
         .route("/act/sign", post(decide::sign))
         .route("/act/leave", post(guard::leave))
-        .route("/enter", get(guard::enter))
+        // Whoever looks ahead (a preview of links, a scanner) must not use the secret up.
+        .route("/enter", get(guard::enter).head(guard::get_alone))
         .route("/events", get(live::events))
         .route("/api/v1/{*path}", get(passing::api))
         .route("/metrics", get(passing::metrics))
         .route("/health", get(passing::health))
         .route("/ready", get(passing::ready))
         .route("/assets/{name}", get(assets::asset))
-        .fallback(any(pages::nothing_here))
-        .layer(DefaultBodyLimit::max(MAX_FORM))
-        .layer(middleware::from_fn_with_state(console.clone(), guard::check))
-        .with_state(console)
+        .fallback(any(pages::nothing_here));
+    bounded(routes).layer(middleware::from_fn_with_state(console.clone(), guard::check)).with_state(console)
+}
+
+/// Forms have an end, and come within their time.
+fn bounded<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
+    routes.layer(DefaultBodyLimit::max(MAX_FORM)).layer(middleware::from_fn(in_time))
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    match door::whole(request, MAX_FORM).await {
+        Ok(request) => next.run(request).await,
+        Err((status, reason)) => {
+            Trouble::new(status, "Not taken", format!("{reason}. Nothing was changed.")).into_response()
+        }
+    }
 }

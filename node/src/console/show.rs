@@ -1,6 +1,9 @@
 //! How values look on a page: states with shape and word, bytes, ages, bars, links. Everything here that is HTML is made of this
 //! file's own text and of numbers; what others wrote stays text, and templates escape it.
 
+use std::fmt::{self, Write};
+
+use askama::filters::{Escaper, Html};
 use reqwest::Url;
 
 use crate::api::catalog::Catalog;
@@ -11,6 +14,23 @@ use crate::text;
 
 /// The style sheet and script that pages name: a new program has new names, so that browsers may keep what they have.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// How templates write every value (`askama.toml` names it): as text of HTML, in which nothing controls or hides anything.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Harmless;
+
+impl Escaper for Harmless {
+    fn write_escaped_str<W: Write>(&self, mut dest: W, value: &str) -> fmt::Result {
+        // For HTML, every kind of space is one.
+        for (at, piece) in value.split(['\t', '\r']).enumerate() {
+            if at > 0 {
+                dest.write_char(' ')?;
+            }
+            Html.write_escaped_str(&mut dest, &text::clean(piece))?;
+        }
+        Ok(())
+    }
+}
 
 /// A state for people: its word, and which shape and colour it has.
 pub(crate) fn standing_label(standing: Standing) -> &'static str {
@@ -176,6 +196,13 @@ mod tests {
         ] {
             assert_eq!(bytes(number), text);
         }
+    }
+
+    #[test]
+    fn a_value_on_a_page_neither_is_markup_nor_turns_or_hides_anything() {
+        let mut page = String::new();
+        Harmless.write_escaped_str(&mut page, "<b>\u{202e}gpj\u{200b}\tx\r\n\u{5d0}\u{7}").unwrap();
+        assert_eq!(page, "&#60;b&#62;\\u{202e}gpj\\u{200b} x \n\u{5d0}\\u{7}");
     }
 
     #[test]

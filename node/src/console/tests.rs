@@ -2,10 +2,16 @@
 
 use std::path::PathBuf;
 
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use axum::routing::post;
+use hyper_util::service::TowerToHyperService;
 use reqwest::{Client as Http, Method, RequestBuilder, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
-use super::{Keys, Options, bind};
+use super::guard::Fields;
+use super::{Keys, Options, bind, bounded};
 use crate::cli;
 use crate::coordinator::client::Client;
 use crate::coordinator::directory::Directory;
@@ -149,6 +155,8 @@ async fn only_a_browser_with_the_link_comes_in_and_only_its_own_pages_change_any
     }
     let kept = std::fs::read_to_string(bench.data().join("console-link")).unwrap();
     assert_eq!(kept.trim(), bench.link);
+    let head = bench.http.head(&bench.link).send().await.unwrap();
+    assert_eq!((head.status(), head.headers().contains_key("set-cookie")), (StatusCode::METHOD_NOT_ALLOWED, false));
     let (cookie, token) = bench.enter().await;
     assert_eq!(bench.http.get(&bench.link).send().await.unwrap().status(), StatusCode::UNAUTHORIZED, "it counts once");
     let next = std::fs::read_to_string(bench.data().join("console-link")).unwrap();
@@ -166,6 +174,10 @@ async fn only_a_browser_with_the_link_comes_in_and_only_its_own_pages_change_any
     assert_eq!(answer.status(), StatusCode::OK);
     let policy = answer.headers()["content-security-policy"].to_str().unwrap();
     assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+
+    let own = format!("127.0.0.1:{port}");
+    let doubled = bench.get("/").header("host", &own).header("host", "example.org").header("cookie", &cookie);
+    assert_eq!(doubled.send().await.unwrap().status(), StatusCode::BAD_REQUEST);
 
     // A change needs its own origin and its session's form token.
     let hold = |origin: Option<&str>, site: Option<&str>, token: &str| {
@@ -187,6 +199,11 @@ async fn only_a_browser_with_the_link_comes_in_and_only_its_own_pages_change_any
     assert_eq!(hold(Some(&bench.base), Some("same-origin"), "00").await, StatusCode::FORBIDDEN);
     let client = Client::of(&bench.data()).unwrap_or_else(|error| panic!("{error}"));
     let holds = async || client.status(&Default::default()).await.unwrap_or_else(|error| panic!("{error}")).holds.len();
+    for back in ["/\\evil.example", "/\t/evil.example", "/rollouts\r\nx: y", "//evil.example"] {
+        let answer = bench.act(&cookie, "/act/hold", &[("on", "true"), ("token", &token), ("back", back)]).await;
+        assert_eq!(answer.status(), StatusCode::UNPROCESSABLE_ENTITY, "{back:?}");
+        assert!(!answer.headers().contains_key("location"), "{back:?}");
+    }
     assert_eq!(holds().await, 0, "nothing of that has changed anything");
     assert_eq!(hold(Some(&bench.base), Some("same-origin"), &token).await, StatusCode::SEE_OTHER);
     assert_eq!(holds().await, 1);
@@ -242,6 +259,7 @@ async fn what_was_previewed_is_signed_with_the_passphrase_and_nothing_else() {
     ] {
         let page = bench.page(&cookie, path).await;
         let is_html = !path.contains(".csv") && !path.contains(".json");
+        assert!(!page.contains('\u{202e}') || path.contains(".json"), "{path}");
         assert!(!is_html || !page.contains("<script>alert") && !page.contains("<b>tool"), "{path}");
     }
     for path in ["/devices?standing=fine", "/devices?page=x", "/devices/nobody", "/updates/nothing", "/sites/nowhere"] {
@@ -350,4 +368,15 @@ async fn programs_get_tags_problems_and_figures() {
     let refused = outside.await.err().map(|error| error.to_string()).unwrap_or_default();
     assert!(refused.contains("loopback alone"), "{refused}");
     bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_form_that_never_ends_is_refused_in_its_time() {
+    let pages = Router::new().route("/act", post(async |_: Fields| "done"));
+    let (_held, slow) = tokio::io::duplex(64);
+    let body = Body::from_stream(tokio_util::io::ReaderStream::new(slow));
+    let form = Request::post("/act").header("content-type", "application/x-www-form-urlencoded");
+    let pages = TowerToHyperService::new(bounded(pages));
+    let answer = hyper::service::Service::call(&pages, form.body(body).unwrap()).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT);
 }

@@ -60,3 +60,46 @@ fn a_node_that_lacks_something_is_told_what_to_do() {
     let found = of(node::check, dir.path());
     assert_eq!(graded(&found, "node.toml").grade, Grade::Wrong, "{found:?}");
 }
+
+/// Whoever owns the directory cannot have root wait for him, or show him what he may not read.
+#[test]
+fn hostile_settings_neither_hold_a_doctor_nor_show_anything() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = NodeDir::new(dir.path()).config();
+    let pipe = |path: &Path| {
+        let made = std::process::Command::new("mkfifo").arg(path).status().unwrap();
+        assert!(made.success());
+    };
+    pipe(&file);
+    let found = of(node::check, dir.path());
+    assert!(graded(&found, "node.toml").says.contains("not a regular file"), "{found:?}");
+
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, "# fine\nroot:$6$salt$secret:19000:0\n").unwrap();
+    let says = graded(&of(node::check, dir.path()), "node.toml").says.clone();
+    assert!(says.contains("line 2") && !says.contains("secret") && !says.contains("salt"), "{says}");
+
+    std::fs::write(&file, vec![b'#'; 2 << 20]).unwrap();
+    let says = graded(&of(node::check, dir.path()), "node.toml").says.clone();
+    assert!(says.contains("longer than"), "{says}");
+
+    // A link of the reader's own counts, wherever it leads.
+    let elsewhere = dir.path().join("elsewhere.toml");
+    let mut config = Config::default();
+    config.coordinator.addresses = vec!["/ip4/192.0.2.7/tcp/4701".to_owned()];
+    config.ca_file = Some(dir.path().join("pipe"));
+    config.write(&elsewhere).unwrap();
+    pipe(&dir.path().join("pipe"));
+    std::fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink("elsewhere.toml", &file).unwrap();
+    let found = of(node::check, dir.path());
+    assert_eq!(graded(&found, "node.toml").grade, Grade::Right, "{found:?}");
+    assert!(graded(&found, "proxy").says.contains("not a regular file"), "{found:?}");
+
+    // Another user's does not. Only root can make such a link here.
+    if crate::sys::is_administrator() {
+        std::os::unix::fs::lchown(&file, Some(12_345), None).unwrap();
+        let found = of(node::check, dir.path());
+        assert!(graded(&found, "node.toml").says.contains("symbolic link"), "{found:?}");
+    }
+}

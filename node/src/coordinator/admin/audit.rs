@@ -129,7 +129,9 @@ fn signers(envelope: &Envelope<'_>, keys: Option<&Keys>, role: &str) -> (Vec<Sig
     for key in envelope.claimed_signers() {
         match keys.and_then(|keys| keys.holder_of(&key)) {
             Some(holder) if envelope.verify_one(&[key]).is_ok() => {
-                signers.push(Signer { key, role: format!("{role}, {holder}") });
+                // Before anybody is named, keys go by their role.
+                let of = if holder.starts_with(role) { String::new() } else { format!(", {holder}") };
+                signers.push(Signer { key, role: format!("{role}{of}") });
             }
             _ => others.push(key),
         }

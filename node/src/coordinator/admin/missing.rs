@@ -35,7 +35,7 @@ pub(crate) fn missing(view: &View<'_>, query: &MissingQuery) -> Result<Missing, 
     }
     let mut decided: BTreeMap<ReleaseId, Vec<(GroupId, bool)>> = BTreeMap::new();
     for approval in &view.catalog.approvals {
-        decided.entry(approval.release).or_default().push((approval.group, approval.action != Action::None));
+        decided.entry(approval.release).or_default().push((approval.group, approval.action == Action::Install));
     }
     let wanted = view.catalog.releases.iter().filter(|known| release.is_none_or(|release| release == known.release));
     let mut releases: Vec<MissingRelease> = wanted

@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
@@ -20,10 +19,10 @@ use upswarm_protocol::envelope::Kind;
 use super::refused::Refused;
 use super::shared::Shared;
 use super::{answers, api, frame_posts, origin, reading, repositories};
+use crate::door;
 
-/// The longest body that somebody without a token may send, and the time for it.
+/// The longest body that somebody without a token may send.
 const MAX_OPEN_BODY: usize = frame_posts::MAX_POST;
-const BODY_PATIENCE: Duration = Duration::from_secs(30);
 const MAX_JSON: usize = 64 << 10;
 /// A group's document with the names of all machines of its list.
 const MAX_GROUP: usize = 12 << 20;
@@ -121,15 +120,11 @@ pub(crate) async fn bind(address: SocketAddr, option: &str) -> anyhow::Result<Tc
     })
 }
 
-/// Takes the whole body first: a peer that sends it too slowly holds nothing that others need.
+/// Takes the whole body first.
 async fn in_time(request: HttpRequest<Body>, next: Next) -> Response {
-    let (head, body) = request.into_parts();
-    match tokio::time::timeout(BODY_PATIENCE, axum::body::to_bytes(body, MAX_OPEN_BODY)).await {
-        Ok(Ok(body)) => next.run(HttpRequest::from_parts(head, Body::from(body))).await,
-        Ok(Err(error)) => Refused(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()).into_response(),
-        Err(_) => {
-            Refused(StatusCode::REQUEST_TIMEOUT, "the request did not come within its time".to_owned()).into_response()
-        }
+    match door::whole(request, MAX_OPEN_BODY).await {
+        Ok(request) => next.run(request).await,
+        Err((status, reason)) => Refused(status, reason).into_response(),
     }
 }
 

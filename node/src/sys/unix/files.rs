@@ -3,12 +3,13 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockType, Pid, fcntl_getlk};
 
@@ -154,6 +155,43 @@ pub(crate) fn open_plain(path: &Path) -> io::Result<File> {
 /// Opens a file for reading; links are followed, a pipe is not waited for.
 pub(crate) fn open_at_once(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)
+}
+
+/// Reads a whole file of settings: a regular file of up to `limit` bytes, links followed. What is none is refused at once.
+pub(crate) fn read_settings(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    read_regular(open_at_once(path)?, limit)
+}
+
+/// As [`read_settings`], for a file in a folder of another user: a link there counts only when this user or root has made it, so that
+/// nobody has root read what he may not read himself.
+pub(crate) fn read_settings_of_another(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    match open_plain(path) {
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {}
+        other => return read_regular(other?, limit),
+    }
+    // The link itself is held: it cannot become another one between the check and its use.
+    let link = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let owner = rustix::fs::fstat(&link)?.st_uid;
+    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        let text = "it is a symbolic link that another user has made; put the file itself there";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
+    let target = rustix::fs::readlinkat(&link, "", Vec::new())?;
+    let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+    read_settings(&path.parent().unwrap_or(Path::new(".")).join(target), limit)
+}
+
+fn read_regular(file: File, limit: u64) -> io::Result<Vec<u8>> {
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        let text = format!("it is longer than the {limit} bytes that it may have");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+    }
+    Ok(bytes)
 }
 
 /// Whether an error says that there is nothing to open: no such file, no such folder, nobody at the other end.

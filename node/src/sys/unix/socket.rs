@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::fs::Mode;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketType, recvmsg, sendmsg,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg,
 };
 
 /// The listening end.
@@ -60,9 +60,12 @@ pub(crate) fn listen_for(path: &Path, user: u32) -> io::Result<LocalListener> {
 
 /// Connects; reads and writes end after `patience`.
 pub(crate) fn connect(path: &Path, patience: Duration) -> io::Result<BlockingStream> {
-    let stream = BlockingStream::connect(path)?;
-    stream.set_read_timeout(Some(patience))?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let stream = BlockingStream::from(socket);
+    // A listener that takes nobody in has connecting wait as writing does.
     stream.set_write_timeout(Some(patience))?;
+    rustix::net::connect(&stream, &SocketAddrUnix::new(path)?)?;
+    stream.set_read_timeout(Some(patience))?;
     Ok(stream)
 }
 

@@ -68,12 +68,13 @@ impl Ask<'_> {
         earlier.max_by_key(|(_, older)| older.counter).map(|(id, older)| (id, older.clone()))
     }
 
-    /// A later version of the package that is approved for install here: what detection finds then is that one, and removing
-    /// the earlier would take it away.
-    pub(super) fn overtaken_by(&self, id: &ReleaseId) -> Option<Arc<Release>> {
-        let earlier = self.release(id)?;
-        let mut others = self.approved_versions(id);
-        others.find(|(_, later)| order(later, earlier) == Some(Ordering::Greater)).map(|(_, later)| later.clone())
+    /// Later versions of the package that are approved for install here.
+    pub(super) fn later_versions(
+        &self,
+        id: &ReleaseId,
+        earlier: &Release,
+    ) -> impl Iterator<Item = (ReleaseId, &Arc<Release>)> {
+        self.approved_versions(id).filter(|(_, later)| order(later, earlier) == Some(Ordering::Greater))
     }
 
     /// Other versions of the product that are approved for install here.

@@ -36,10 +36,7 @@ impl Ask<'_> {
         };
         let name = |release: &Release| format!("{} {}", release.product, release.version);
         if deployment.approval.action == Action::Uninstall {
-            return self.overtaken_by(id).map_or(Superseded::No, |later| Superseded::By {
-                because: format!("{} is a later version of the same package, and approved here", name(&later)),
-                later: name(&later),
-            });
+            return self.overtaken(id, release);
         }
         let mut verdict = Superseded::No;
         for other in self.all.index.rivals(id) {
@@ -60,6 +57,25 @@ impl Ask<'_> {
                         if says_so { "its publisher says so" } else { "it is a later release of the same product" };
                     let because = format!("{} is approved here, and {why}", name(later));
                     return Superseded::By { later: name(later), because };
+                }
+            }
+        }
+        verdict
+    }
+
+    /// A removal gives way to a later version of the package that is there or on its way: what detection finds is that one, and
+    /// removing the earlier would take it away. It does not wait for one that waits itself.
+    fn overtaken(&self, id: &ReleaseId, earlier: &Release) -> Superseded {
+        let mut verdict = Superseded::No;
+        for (other, later) in self.later_versions(id, earlier) {
+            let Some(theirs) = self.all.map.get(&other) else { continue };
+            match self.takes_over(&other, theirs, later) {
+                None => verdict = Superseded::NotKnownYet,
+                Some(false) => {}
+                Some(true) => {
+                    let later = format!("{} {}", later.product, later.version);
+                    let because = format!("{later} is a later version of the same package, and approved here");
+                    return Superseded::By { later, because };
                 }
             }
         }
