@@ -299,6 +299,68 @@ fn expediting_rests_on_an_approval_that_these_keys_have_signed() {
 }
 
 #[test]
+fn no_draft_makes_itself_final() {
+    let bench = bench();
+    let forger = keys::generate().unwrap();
+    // An approval that claims to replace one of a version that nobody signed.
+    let after = |last: u64, by: &SigningKey| {
+        let before = Approval { version: last, ..bench.approval() };
+        let next = Approval { version: last.saturating_add(1), ..bench.approval() };
+        let mut request = bench.request(&next);
+        request.replaces = Some(HexBytes(envelope::sign(Kind::Approval, Role::Approver, &before, &[by]).unwrap()));
+        request
+    };
+    for last in [MAX_LEAP, 1 << 32, MAX_VERSION - 1, u64::MAX - 1, u64::MAX] {
+        let reason = bench.check_approval(&after(last, &forger), install()).err().unwrap();
+        assert!(reason.contains("its version is"), "{last}: {reason}");
+    }
+    // What was signed before, however high, has a next one, up to an end that none reaches.
+    bench.sign(&after(1 << 32, &bench.approver), install()).unwrap();
+    bench.check_approval(&after(MAX_VERSION - 1, &bench.approver), install()).unwrap();
+    let reason = bench.check_approval(&after(MAX_VERSION, &bench.approver), install()).err().unwrap();
+    assert!(reason.contains("skips versions"), "{reason}");
+    // Whose signer is trusted no more is replaced all the same, counted from what these keys have signed.
+    bench.sign(&after((1 << 32) + 1, &forger), install()).unwrap();
+    let reason = bench.check_approval(&after(1 << 33, &forger), install()).err().unwrap();
+    assert!(reason.contains("the newest that is proven here is 4294967298"), "{reason}");
+
+    let group = |version: u64, before: Option<Vec<u8>>| {
+        let document =
+            GroupDocument { group: GROUP, version, name: Text::lossy("office"), issued: NOW, members: Members::Listed };
+        let body = HexBytes(codec::encode(&document, Kind::Group.cap()).unwrap());
+        let members = Some(Belong::Coordinator);
+        let wanted = NewGroup { group: "office".to_owned(), members, ..NewGroup::default() };
+        let draft = GroupDraft { body, list: None, before: before.map(HexBytes) };
+        bench.check(bench.file(Asked::Group(Box::new(AskedGroup { wanted, draft }))))
+    };
+    let high = described(&bench, 1 << 32, "office", Members::Listed);
+    assert!(group(1 << 32, None).err().unwrap().contains("skips versions"));
+    group((1 << 32) + 1, Some(high)).unwrap().sign(&bench.place(KeyUse::Approver)).unwrap();
+    group((1 << 32) + 2, None).unwrap();
+
+    let rules = |last: u64, by: &SigningKey| {
+        let rule = crate::api::rules::NewRule {
+            group: "office".to_owned(),
+            classification: Vec::new(),
+            min_severity: None,
+            product: String::new(),
+            schedule: ScheduleArgs::default(),
+        };
+        let first = RuleSet::default().changed(&RuleChange::Add(Box::new(rule)), NOW).unwrap();
+        let before = RuleSet { version: last, ..first };
+        let next = before.changed(&RuleChange::Keep, NOW).unwrap();
+        let signed = envelope::sign_body(Kind::Rules, Role::Approver, &before.to_body(), &[by]).unwrap();
+        let (before, body) = (Some(HexBytes(signed)), HexBytes(next.to_body()));
+        bench.check(bench.file(Asked::Rules(Box::new(AskedRules { change: RuleChange::Keep, before, body }))))
+    };
+    for last in [1 << 32, u64::MAX - 1, u64::MAX] {
+        assert!(rules(last, &forger).err().unwrap().contains("skips versions"), "{last}");
+    }
+    rules(7, &forger).unwrap();
+    rules(1 << 32, &bench.approver).unwrap();
+}
+
+#[test]
 fn the_roots_are_walked_from_the_one_that_the_keys_know() {
     let mut bench = bench();
     let request = bench.request(&bench.approval());
@@ -509,7 +571,7 @@ fn a_group_is_signed_as_it_was_asked_for() {
         let conditions = conditions.iter().map(|text| (*text).to_owned()).collect();
         let wanted = NewGroup { group: "office".to_owned(), conditions, members, dry_run: false };
         let body = HexBytes(codec::encode(&document, Kind::Group.cap()).unwrap());
-        bench.file(Asked::Group(Box::new(AskedGroup { wanted, draft: GroupDraft { body, list } })))
+        bench.file(Asked::Group(Box::new(AskedGroup { wanted, draft: GroupDraft { body, list, before: None } })))
     };
     let signed = |file: RequestFile| {
         let checked = bench.check(file)?;
