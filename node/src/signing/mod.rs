@@ -4,11 +4,10 @@
 //! bytes are decoded and held against those roots and against what was asked for, point by point; a person reads what *they* say;
 //! only then is a key unlocked. Owns that order; never decides what is asked.
 
+mod known;
 pub(crate) mod place;
 pub(crate) mod words;
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -24,6 +23,7 @@ use upswarm_protocol::trust::{
     validate_group, validate_release, validate_root, verify_approval, verify_group, verify_release,
 };
 
+use self::known::{KnownMachines, remember_group, same_group};
 use self::place::KeyPlace;
 use crate::api::approvals::{ApprovalDraft, HexBytes, Intent, SignedDocument, SigningRequest};
 use crate::api::catalog;
@@ -43,8 +43,6 @@ pub(crate) const LABEL: usize = 12;
 const TOLERANCE: Duration = Duration::from_secs(15 * 60);
 /// What was drafted may lie on its way to the keys for this long.
 const CARRIED: Duration = Duration::from_secs(30 * 86_400);
-/// Beside the keys: the number that each group's name had when it was first signed for.
-const KNOWN_GROUPS: &str = "known-groups.json";
 /// A version may be so far above what is proven of the ones before. What one hostile draft uses up can be used up again more often
 /// than anybody signs.
 const MAX_LEAP: u64 = 1 << 20;
@@ -151,7 +149,9 @@ pub(crate) fn check(file: RequestFile, place: &KeyPlace, carried: Carried, now: 
             let proven = proven.filter(|before| before.group == group.group).map_or(0, |before| before.version);
             must_follow(group.version, proven.max(anchor.group_version(&group.group))).map_err(refuse)?;
             let first_time = !same_group(&place.dir, &group.name, group.group)?;
-            let words = words::group(&group, asked.draft.list.as_ref(), first_time);
+            let known = KnownMachines::read(&place.dir)?;
+            let list = asked.draft.list.as_ref().map(|list| (list, known.compare(group.group, list)));
+            let words = words::group(&group, list, first_time);
             let needs = vec![approvers_of(&root, &group.group)];
             let document = Document::Group(group.group, group.name.to_string(), group.version);
             ((document, words), (Kind::Group, Role::Approver), &asked.draft.body, needs)
@@ -231,6 +231,11 @@ impl Checked {
         if let Document::Group(group, name, version) = &self.document {
             remember_group(&place.dir, name, *group);
             anchor.has_seen_group(group, *version);
+            if let Asked::Group(asked) = &self.file.asked
+                && let (Some(list), Ok(known)) = (&asked.draft.list, KnownMachines::read(&place.dir))
+            {
+                known.remember(&place.dir, *group, list);
+            }
         }
         if let Document::RepositoryRule(rule, group) = &self.document {
             remember_group(&place.dir, group, rule.group);
@@ -546,41 +551,6 @@ fn replaced<'a>(bytes: &'a [u8], drafted: &Approval) -> Result<(Approval, Envelo
         return Err("it replaces the approval of another release or group".to_owned());
     }
     Ok((before, envelope))
-}
-
-/// Groups have numbers, and without a document only the coordinator knows which is whose: a name that has once been signed for keeps its number.
-/// Returns whether it has been.
-fn same_group(dir: &Path, name: &str, group: GroupId) -> Result<bool, CliError> {
-    match known_groups(dir)?.get(name) {
-        Some(before) if *before == group => Ok(true),
-        Some(before) => Err(CliError::Refused(format!(
-            "nothing was signed: group {name:?} is {group} for the coordinator, and was {before} when you first signed for it; if \
-             it was really made anew, remove its line from {}",
-            dir.join(KNOWN_GROUPS).display()
-        ))),
-        None => Ok(false),
-    }
-}
-
-fn known_groups(dir: &Path) -> Result<BTreeMap<String, GroupId>, CliError> {
-    let path = dir.join(KNOWN_GROUPS);
-    match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map_err(|error| CliError::Refused(format!("{} is damaged ({error}); restore it", path.display()))),
-        Err(_) => Ok(BTreeMap::new()),
-    }
-}
-
-fn remember_group(dir: &Path, name: &str, group: GroupId) {
-    let Ok(mut known) = known_groups(dir) else { return };
-    if known.insert(name.to_owned(), group) == Some(group) {
-        return;
-    }
-    let path = dir.join(KNOWN_GROUPS);
-    // Keys may lie on a medium that cannot be written; then every time is the first.
-    if let Err(error) = std::fs::write(&path, serde_json::to_vec_pretty(&known).unwrap_or_default()) {
-        tracing::debug!(path = %path.display(), %error, "the group's number is not remembered");
-    }
 }
 
 #[cfg(test)]

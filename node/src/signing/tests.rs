@@ -7,6 +7,7 @@ use upswarm_protocol::ids::{DeviceId, DocHash, ReleaseId};
 use upswarm_protocol::keyring::Holder;
 use upswarm_protocol::trust::verify_rule;
 
+use super::known::{KNOWN_GROUPS, KNOWN_MACHINES};
 use super::*;
 use crate::api::approvals::Preview;
 use crate::api::devices::DeviceName;
@@ -437,6 +438,33 @@ fn a_root_is_shown_by_what_changes_and_signed_by_one_place_after_the_other() {
 }
 
 #[test]
+fn what_a_release_says_does_not_turn_the_words_around_it() {
+    let bench = bench();
+    let hostile = "a\u{202e}b\u{2066}c\u{200b}d";
+    let mut release = release("org.example.editor", "1");
+    release.title = Text::lossy(hostile);
+    release.detect = Bounded::new(vec![Detect::FileContains {
+        path: Text::lossy(&format!("/etc/{hostile}")),
+        text: Text::lossy(hostile),
+    }])
+    .unwrap();
+    release.install = Recipe::Exec {
+        argv: Bounded::new(vec![Text::lossy("/bin/sh"), Text::lossy(hostile)]).unwrap(),
+        exit_codes: Bounded::default(),
+        timeout_s: 60,
+    };
+    let words = words::release(&release);
+    assert!(words.contains("title       a\\u{202e}b\\u{2066}c\\u{200b}d\n"), "{words}");
+    assert!(!words.chars().any(|c| crate::text::is_hostile(c) && c != '\n'), "{words}");
+    let mut approval = bench.approval();
+    approval.note = Text::lossy(hostile);
+    let declined = Intent::Decline { note: hostile.to_owned() };
+    (approval.action, approval.rings, approval.schedule) = (Action::None, Default::default(), Default::default());
+    let words = bench.check_approval(&bench.request(&approval), declined).unwrap().words;
+    assert!(words.contains("remark      a\\u{202e}b") && !words.contains('\u{202e}'), "{words}");
+}
+
+#[test]
 fn a_release_is_signed_by_the_publisher_of_its_product_alone() {
     let bench = bench();
     let file = |product: &str| {
@@ -581,7 +609,27 @@ fn a_group_is_signed_as_it_was_asked_for() {
         Ok::<_, String>(words)
     };
     let words = signed(asked(&[], Some(Belong::List), Members::List(root), Some(list.clone()))).unwrap();
-    assert!(words.contains("2 machines of a signed list") && words.contains("pc-2 (02020202"), "{words}");
+    assert!(
+        words.contains("2 machines of a signed list") && words.contains("pc-2 (020202020202020202020202)"),
+        "{words}"
+    );
+    assert!(words.contains("coordinator's claim") && words.contains("no list of this group before"), "{words}");
+    // The next list: pc-2 is another machine, the first one has another name, and pc-9 is new.
+    let devices = vec![named("test-1", 1), named("pc-2", 7), named("pc-9", 9)];
+    let next = ListDraft { devices, ..list.clone() };
+    let of_next = Members::List(next.list().unwrap().tree().root());
+    let words = signed(asked(&[], Some(Belong::List), of_next.clone(), Some(next.clone()))).unwrap();
+    for said in [
+        "pc-2 was the name of the key 020202020202020202020202 when you signed for it, and is that of 070707070707070707070707",
+        "test-1 (010101010101010101010101) was called pc-1",
+        "joins       pc-9 (0909",
+        "leaves      pc-2 (0202",
+    ] {
+        assert!(words.contains(said), "{said} is missing in:\n{words}");
+    }
+    let words = signed(asked(&[], Some(Belong::List), of_next, Some(next))).unwrap();
+    assert!(words.contains("the same machines") && !words.contains("WARNING"), "{words}");
+    assert!(bench.dir.path().join(KNOWN_MACHINES).exists());
     signed(asked(&["os.id=debian"], None, rule("os.id=debian"), None)).unwrap();
     signed(asked(&[], Some(Belong::Coordinator), Members::Listed, None)).unwrap();
     // Another rule, a machine more than is shown, no rule at all, another name.
