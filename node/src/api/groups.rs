@@ -45,6 +45,9 @@ pub(crate) struct GroupDraft {
     /// Of one with a list: the list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) list: Option<ListDraft>,
+    /// What it replaces, as approvers signed it; none before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) before: Option<HexBytes>,
 }
 
 /// A list of devices with the names that the coordinator has for them.

@@ -218,7 +218,7 @@ fn decide(draft: &ApprovalDraft, admin: &AdminArgs, manner: &Manner, common: Com
         release: shown.release,
         group: &shown.group,
         action: shown.action,
-        version: shown.replaces + 1,
+        version: shown.replaces.saturating_add(1),
         expedite: matches!(draft.intent, Intent::Expedite),
         dry_run: manner.dry_run,
         held_by: &shown.held_by,

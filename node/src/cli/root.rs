@@ -378,7 +378,9 @@ fn standing_by(role: RoleName, admin: &AdminArgs) -> Result<Vec<PublicKey>, CliE
 fn holder(text: &str) -> Result<Holder, String> {
     let name = Holder::new(text).map_err(|error| error.to_string())?;
     if !is_holder(&name) {
-        return Err("a holder's name is letters, digits and .-_'@ in words with one space between".to_owned());
+        return Err(
+            "a holder's name is letters of one script, digits and .-_'@ in words with one space between".to_owned()
+        );
     }
     Ok(name)
 }

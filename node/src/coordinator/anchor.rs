@@ -112,6 +112,21 @@ impl Anchor {
         }
     }
 
+    /// The highest version of the approval for this group and release that these keys have signed; 0 for none.
+    pub(crate) fn approval_version(&self, approval: &Approval) -> u64 {
+        self.content.approvals.get(&place(&approval.group, &approval.release)).copied().unwrap_or(0)
+    }
+
+    /// The highest version of a group's description that these keys have seen; 0 for none.
+    pub(crate) fn group_version(&self, group: &GroupId) -> u64 {
+        self.content.groups.get(&group.to_string()).copied().unwrap_or(0)
+    }
+
+    /// The highest version of the auto-approval rules that these keys have seen; 0 for none.
+    pub(crate) fn rules_version(&self) -> u64 {
+        self.content.rules
+    }
+
     /// Refuses what rests on an older description of a group than one that these keys have seen: whoever drafted it has hidden that.
     pub(crate) fn must_know_group(&self, group: &GroupId, version: u64) -> Result<(), String> {
         match self.content.groups.get(&group.to_string()) {

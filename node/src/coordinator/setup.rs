@@ -130,7 +130,9 @@ fn root_holders(offline: Option<Offline<'_>>) -> anyhow::Result<Vec<Holder>> {
     for name in offline.holders.iter().cloned().chain(unnamed) {
         let holder = Holder::new(name.clone()).with_context(|| format!("the holder {name:?}"))?;
         if !is_holder(&holder) {
-            bail!("{name:?} is no holder's name: letters, digits and .-_'@ in words with one space between");
+            bail!(
+                "{name:?} is no holder's name: letters of one script, digits and .-_'@ in words with one space between"
+            );
         }
         if holders.iter().any(|known| is_same_holder(known, &holder)) {
             bail!(

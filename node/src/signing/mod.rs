@@ -4,11 +4,10 @@
 //! bytes are decoded and held against those roots and against what was asked for, point by point; a person reads what *they* say;
 //! only then is a key unlocked. Owns that order; never decides what is asked.
 
+mod known;
 pub(crate) mod place;
 pub(crate) mod words;
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -20,8 +19,11 @@ use upswarm_protocol::envelope::{self, Envelope, Kind, Role};
 use upswarm_protocol::ids::{GroupId, PublicKey};
 use upswarm_protocol::inventory::Conditions;
 use upswarm_protocol::time::Wall;
-use upswarm_protocol::trust::{validate_group, validate_release, validate_root, verify_group, verify_release};
+use upswarm_protocol::trust::{
+    validate_group, validate_release, validate_root, verify_approval, verify_group, verify_release,
+};
 
+use self::known::{KnownMachines, remember_group, same_group};
 use self::place::KeyPlace;
 use crate::api::approvals::{ApprovalDraft, HexBytes, Intent, SignedDocument, SigningRequest};
 use crate::api::catalog;
@@ -41,10 +43,11 @@ pub(crate) const LABEL: usize = 12;
 const TOLERANCE: Duration = Duration::from_secs(15 * 60);
 /// What was drafted may lie on its way to the keys for this long.
 const CARRIED: Duration = Duration::from_secs(30 * 86_400);
-/// Beside the keys: the number that each group's name had when it was first signed for.
-const KNOWN_GROUPS: &str = "known-groups.json";
-/// No approval was ever replaced so often. A higher version would leave no room for later ones.
-const MAX_VERSION: u64 = 1 << 32;
+/// A version may be so far above what is proven of the ones before. What one hostile draft uses up can be used up again more often
+/// than anybody signs.
+const MAX_LEAP: u64 = 1 << 20;
+/// Above it nothing is signed: so there is always a next version.
+const MAX_VERSION: u64 = u64::MAX / 2;
 
 /// A request that was checked, in words, and what signing it needs.
 pub(crate) struct Checked {
@@ -116,7 +119,7 @@ pub(crate) fn check(file: RequestFile, place: &KeyPlace, carried: Carried, now: 
     let (document, kind, body, needs) = match &file.asked {
         Asked::Approval(asked) => {
             let (request, draft) = (&asked.request, &asked.draft);
-            let (approval, release, described) = checked(request, draft, (&root, &publics), carried, now)
+            let (approval, release, described) = checked(request, draft, (&root, &publics, &anchor), carried, now)
                 .map_err(|reason| refuse(format!("the coordinator's draft is not what was asked for: {reason}")))?;
             anchor.must_not_go_back(&approval).map_err(refuse)?;
             anchor.must_know_group(&approval.group, approval.group_version).map_err(refuse)?;
@@ -142,14 +145,19 @@ pub(crate) fn check(file: RequestFile, place: &KeyPlace, carried: Carried, now: 
             let group = checked_group(asked, carried, now)
                 .map_err(|reason| refuse(format!("the coordinator's draft is not what was asked for: {reason}")))?;
             anchor.must_know_group(&group.group, group.version).map_err(refuse)?;
+            let proven = asked.draft.before.as_ref().and_then(|bytes| verify_group(&root, &bytes.0).ok());
+            let proven = proven.filter(|before| before.group == group.group).map_or(0, |before| before.version);
+            must_follow(group.version, proven.max(anchor.group_version(&group.group))).map_err(refuse)?;
             let first_time = !same_group(&place.dir, &group.name, group.group)?;
-            let words = words::group(&group, asked.draft.list.as_ref(), first_time);
+            let known = KnownMachines::read(&place.dir)?;
+            let list = asked.draft.list.as_ref().map(|list| (list, known.compare(group.group, list)));
+            let words = words::group(&group, list, first_time);
             let needs = vec![approvers_of(&root, &group.group)];
             let document = Document::Group(group.group, group.name.to_string(), group.version);
             ((document, words), (Kind::Group, Role::Approver), &asked.draft.body, needs)
         }
         Asked::Rules(asked) => {
-            let next = checked_rules(asked, &root, carried, now).map_err(refuse)?;
+            let next = checked_rules(asked, (&root, &anchor), carried, now).map_err(refuse)?;
             anchor.must_be_newest_rules(next.version).map_err(refuse)?;
             let words = words::rules(&asked.change, &next);
             let needs = vec![root.approvers.clone()];
@@ -223,6 +231,11 @@ impl Checked {
         if let Document::Group(group, name, version) = &self.document {
             remember_group(&place.dir, name, *group);
             anchor.has_seen_group(group, *version);
+            if let Asked::Group(asked) = &self.file.asked
+                && let (Some(list), Ok(known)) = (&asked.draft.list, KnownMachines::read(&place.dir))
+            {
+                known.remember(&place.dir, *group, list);
+            }
         }
         if let Document::RepositoryRule(rule, group) = &self.document {
             remember_group(&place.dir, group, rule.group);
@@ -269,7 +282,7 @@ impl Signed {
 fn checked(
     request: &SigningRequest,
     draft: &ApprovalDraft,
-    (root, publics): (&Root, &[PublicKey]),
+    (root, publics, anchor): (&Root, &[PublicKey], &Anchor),
     carried: Carried,
     now: Wall,
 ) -> Result<(Approval, Release, Option<GroupDocument>), String> {
@@ -288,9 +301,13 @@ fn checked(
     // 4. It replaces what it says, by one version.
     let replaced = request.replaces.as_ref().map(|bytes| replaced(&bytes.0, &approval)).transpose()?;
     let before = replaced.as_ref().map_or(0, |(before, _)| before.version);
-    if approval.version != before + 1 || approval.version > MAX_VERSION {
+    if before.checked_add(1) != Some(approval.version) {
         return Err(format!("its version is {}, after {before}", approval.version));
     }
+    //    Whoever signed that may sign no more, and whoever drafted this may have made it up: then these keys' own last version counts.
+    let is_proven = request.replaces.as_ref().is_some_and(|bytes| verify_approval(root, &bytes.0).is_ok());
+    let proven = if is_proven { before } else { 0 };
+    must_follow(approval.version, proven.max(anchor.approval_version(&approval)))?;
     // 5. The group is the one that was named, as approvers have described it.
     let described = described(root, request.group.as_ref(), (&draft.group, approval.group))?;
     // 6. Action, schedule, rings, life and remark are those that were asked for.
@@ -306,6 +323,17 @@ fn checked(
         return Err(format!("asked for: {}; drafted: {}", words::of(&wanted), words::of(&approval)));
     }
     Ok((approval, release, described))
+}
+
+/// Refuses a version that leaves too many out: one draft would make what it says final, since no later one could be above it.
+fn must_follow(version: u64, proven: u64) -> Result<(), String> {
+    if version > proven.saturating_add(MAX_LEAP) || version > MAX_VERSION {
+        return Err(format!(
+            "its version is {version}, and the newest that is proven here is {proven}: the coordinator skips versions, so that later \
+             ones would find no room; ask whoever runs it why, and let somebody sign first whose keys know more"
+        ));
+    }
+    Ok(())
 }
 
 /// What approvers have signed about a group, if they have, and if it is the one of this name and number.
@@ -366,23 +394,32 @@ fn checked_rule(
 }
 
 /// The rules that the bytes say, if they are those in force with the change that was asked for.
-fn checked_rules(asked: &AskedRules, root: &Root, carried: Carried, now: Wall) -> Result<RuleSet, String> {
+fn checked_rules(
+    asked: &AskedRules,
+    (root, anchor): (&Root, &Anchor),
+    carried: Carried,
+    now: Wall,
+) -> Result<RuleSet, String> {
     let next = RuleSet::parse(&asked.body.0)?;
     is_of_now(next.issued, carried, now)?;
-    let before = match (&asked.before, &asked.change) {
-        (None, _) => RuleSet::default(),
+    let verified = asked.before.as_ref().map(|before| RuleSet::verified(root, &before.0)).transpose();
+    let (before, proven) = match (verified, &asked.before, &asked.change) {
+        (Ok(Some(before)), _, _) => (before.clone(), before.version),
         // A person reads all of them: whoever signed them before may have been a thief.
-        (Some(before), RuleChange::Keep) => {
+        (Err(_), Some(before), RuleChange::Keep) => {
             let envelope =
                 Envelope::parse(&before.0, Kind::Rules, Role::Approver).map_err(|error| error.to_string())?;
-            RuleSet::parse(envelope.unverified_body())?
+            (RuleSet::parse(envelope.unverified_body())?, 0)
         }
-        (Some(before), _) => RuleSet::verified(root, &before.0)
-            .map_err(|error| format!("{error}; look at them and sign them anew first: upswarm rule sign"))?,
+        (Err(error), _, _) => {
+            return Err(format!("{error}; look at them and sign them anew first: upswarm rule sign"));
+        }
+        (Ok(None), _, _) => (RuleSet::default(), 0),
     };
-    if next.version > MAX_VERSION || before.changed(&asked.change, next.issued)? != next {
+    if before.changed(&asked.change, next.issued)? != next {
         return Err("the rules are others than those in force with the change that was asked for".to_owned());
     }
+    must_follow(next.version, proven.max(anchor.rules_version()))?;
     Ok(next)
 }
 
@@ -396,9 +433,6 @@ fn checked_group(asked: &AskedGroup, carried: Carried, now: Wall) -> Result<Grou
         return Err(format!("{:?} was asked for, it is about the group {:?}", wanted.group, group.name.as_str()));
     }
     is_of_now(group.issued, carried, now)?;
-    if group.version > MAX_VERSION {
-        return Err(format!("its version is {}", group.version));
-    }
     let members = match (&wanted.conditions[..], wanted.members) {
         ([], Some(Belong::Coordinator)) => Members::Listed,
         ([], Some(Belong::List)) => {
@@ -451,7 +485,7 @@ fn checked_release(body: &[u8], carried: Carried, now: Wall) -> Result<Release, 
 fn checked_root(body: &[u8], today: &Root, carried: Carried, now: Wall) -> Result<Root, String> {
     let next: Root = codec::decode(body, Kind::Root.cap()).map_err(|error| format!("its bytes: {error}"))?;
     validate_root(&next).map_err(|error| error.to_string())?;
-    if next.version != today.version + 1 {
+    if today.version.checked_add(1) != Some(next.version) {
         return Err(format!("it is version {}, and today's root is version {}", next.version, today.version));
     }
     is_of_now(next.issued, carried, now)?;
@@ -517,41 +551,6 @@ fn replaced<'a>(bytes: &'a [u8], drafted: &Approval) -> Result<(Approval, Envelo
         return Err("it replaces the approval of another release or group".to_owned());
     }
     Ok((before, envelope))
-}
-
-/// Groups have numbers, and without a document only the coordinator knows which is whose: a name that has once been signed for keeps its number.
-/// Returns whether it has been.
-fn same_group(dir: &Path, name: &str, group: GroupId) -> Result<bool, CliError> {
-    match known_groups(dir)?.get(name) {
-        Some(before) if *before == group => Ok(true),
-        Some(before) => Err(CliError::Refused(format!(
-            "nothing was signed: group {name:?} is {group} for the coordinator, and was {before} when you first signed for it; if \
-             it was really made anew, remove its line from {}",
-            dir.join(KNOWN_GROUPS).display()
-        ))),
-        None => Ok(false),
-    }
-}
-
-fn known_groups(dir: &Path) -> Result<BTreeMap<String, GroupId>, CliError> {
-    let path = dir.join(KNOWN_GROUPS);
-    match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map_err(|error| CliError::Refused(format!("{} is damaged ({error}); restore it", path.display()))),
-        Err(_) => Ok(BTreeMap::new()),
-    }
-}
-
-fn remember_group(dir: &Path, name: &str, group: GroupId) {
-    let Ok(mut known) = known_groups(dir) else { return };
-    if known.insert(name.to_owned(), group) == Some(group) {
-        return;
-    }
-    let path = dir.join(KNOWN_GROUPS);
-    // Keys may lie on a medium that cannot be written; then every time is the first.
-    if let Err(error) = std::fs::write(&path, serde_json::to_vec_pretty(&known).unwrap_or_default()) {
-        tracing::debug!(path = %path.display(), %error, "the group's number is not remembered");
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use upswarm_protocol::ids::{DeviceId, DocHash, ReleaseId};
 use upswarm_protocol::keyring::Holder;
 use upswarm_protocol::trust::verify_rule;
 
+use super::known::{KNOWN_GROUPS, KNOWN_MACHINES};
 use super::*;
 use crate::api::approvals::Preview;
 use crate::api::devices::DeviceName;
@@ -299,6 +300,68 @@ fn expediting_rests_on_an_approval_that_these_keys_have_signed() {
 }
 
 #[test]
+fn no_draft_makes_itself_final() {
+    let bench = bench();
+    let forger = keys::generate().unwrap();
+    // An approval that claims to replace one of a version that nobody signed.
+    let after = |last: u64, by: &SigningKey| {
+        let before = Approval { version: last, ..bench.approval() };
+        let next = Approval { version: last.saturating_add(1), ..bench.approval() };
+        let mut request = bench.request(&next);
+        request.replaces = Some(HexBytes(envelope::sign(Kind::Approval, Role::Approver, &before, &[by]).unwrap()));
+        request
+    };
+    for last in [MAX_LEAP, 1 << 32, MAX_VERSION - 1, u64::MAX - 1, u64::MAX] {
+        let reason = bench.check_approval(&after(last, &forger), install()).err().unwrap();
+        assert!(reason.contains("its version is"), "{last}: {reason}");
+    }
+    // What was signed before, however high, has a next one, up to an end that none reaches.
+    bench.sign(&after(1 << 32, &bench.approver), install()).unwrap();
+    bench.check_approval(&after(MAX_VERSION - 1, &bench.approver), install()).unwrap();
+    let reason = bench.check_approval(&after(MAX_VERSION, &bench.approver), install()).err().unwrap();
+    assert!(reason.contains("skips versions"), "{reason}");
+    // Whose signer is trusted no more is replaced all the same, counted from what these keys have signed.
+    bench.sign(&after((1 << 32) + 1, &forger), install()).unwrap();
+    let reason = bench.check_approval(&after(1 << 33, &forger), install()).err().unwrap();
+    assert!(reason.contains("the newest that is proven here is 4294967298"), "{reason}");
+
+    let group = |version: u64, before: Option<Vec<u8>>| {
+        let document =
+            GroupDocument { group: GROUP, version, name: Text::lossy("office"), issued: NOW, members: Members::Listed };
+        let body = HexBytes(codec::encode(&document, Kind::Group.cap()).unwrap());
+        let members = Some(Belong::Coordinator);
+        let wanted = NewGroup { group: "office".to_owned(), members, ..NewGroup::default() };
+        let draft = GroupDraft { body, list: None, before: before.map(HexBytes) };
+        bench.check(bench.file(Asked::Group(Box::new(AskedGroup { wanted, draft }))))
+    };
+    let high = described(&bench, 1 << 32, "office", Members::Listed);
+    assert!(group(1 << 32, None).err().unwrap().contains("skips versions"));
+    group((1 << 32) + 1, Some(high)).unwrap().sign(&bench.place(KeyUse::Approver)).unwrap();
+    group((1 << 32) + 2, None).unwrap();
+
+    let rules = |last: u64, by: &SigningKey| {
+        let rule = crate::api::rules::NewRule {
+            group: "office".to_owned(),
+            classification: Vec::new(),
+            min_severity: None,
+            product: String::new(),
+            schedule: ScheduleArgs::default(),
+        };
+        let first = RuleSet::default().changed(&RuleChange::Add(Box::new(rule)), NOW).unwrap();
+        let before = RuleSet { version: last, ..first };
+        let next = before.changed(&RuleChange::Keep, NOW).unwrap();
+        let signed = envelope::sign_body(Kind::Rules, Role::Approver, &before.to_body(), &[by]).unwrap();
+        let (before, body) = (Some(HexBytes(signed)), HexBytes(next.to_body()));
+        bench.check(bench.file(Asked::Rules(Box::new(AskedRules { change: RuleChange::Keep, before, body }))))
+    };
+    for last in [1 << 32, u64::MAX - 1, u64::MAX] {
+        assert!(rules(last, &forger).err().unwrap().contains("skips versions"), "{last}");
+    }
+    rules(7, &forger).unwrap();
+    rules(1 << 32, &bench.approver).unwrap();
+}
+
+#[test]
 fn the_roots_are_walked_from_the_one_that_the_keys_know() {
     let mut bench = bench();
     let request = bench.request(&bench.approval());
@@ -372,6 +435,33 @@ fn a_root_is_shown_by_what_changes_and_signed_by_one_place_after_the_other() {
         let error = bench.check(bench.file(Asked::Root(HexBytes(bytes)))).err().unwrap();
         assert!(error.contains(cause), "{error}");
     }
+}
+
+#[test]
+fn what_a_release_says_does_not_turn_the_words_around_it() {
+    let bench = bench();
+    let hostile = "a\u{202e}b\u{2066}c\u{200b}d";
+    let mut release = release("org.example.editor", "1");
+    release.title = Text::lossy(hostile);
+    release.detect = Bounded::new(vec![Detect::FileContains {
+        path: Text::lossy(&format!("/etc/{hostile}")),
+        text: Text::lossy(hostile),
+    }])
+    .unwrap();
+    release.install = Recipe::Exec {
+        argv: Bounded::new(vec![Text::lossy("/bin/sh"), Text::lossy(hostile)]).unwrap(),
+        exit_codes: Bounded::default(),
+        timeout_s: 60,
+    };
+    let words = words::release(&release);
+    assert!(words.contains("title       a\\u{202e}b\\u{2066}c\\u{200b}d\n"), "{words}");
+    assert!(!words.chars().any(|c| crate::text::is_hostile(c) && c != '\n'), "{words}");
+    let mut approval = bench.approval();
+    approval.note = Text::lossy(hostile);
+    let declined = Intent::Decline { note: hostile.to_owned() };
+    (approval.action, approval.rings, approval.schedule) = (Action::None, Default::default(), Default::default());
+    let words = bench.check_approval(&bench.request(&approval), declined).unwrap().words;
+    assert!(words.contains("remark      a\\u{202e}b") && !words.contains('\u{202e}'), "{words}");
 }
 
 #[test]
@@ -509,7 +599,7 @@ fn a_group_is_signed_as_it_was_asked_for() {
         let conditions = conditions.iter().map(|text| (*text).to_owned()).collect();
         let wanted = NewGroup { group: "office".to_owned(), conditions, members, dry_run: false };
         let body = HexBytes(codec::encode(&document, Kind::Group.cap()).unwrap());
-        bench.file(Asked::Group(Box::new(AskedGroup { wanted, draft: GroupDraft { body, list } })))
+        bench.file(Asked::Group(Box::new(AskedGroup { wanted, draft: GroupDraft { body, list, before: None } })))
     };
     let signed = |file: RequestFile| {
         let checked = bench.check(file)?;
@@ -519,7 +609,27 @@ fn a_group_is_signed_as_it_was_asked_for() {
         Ok::<_, String>(words)
     };
     let words = signed(asked(&[], Some(Belong::List), Members::List(root), Some(list.clone()))).unwrap();
-    assert!(words.contains("2 machines of a signed list") && words.contains("pc-2 (02020202"), "{words}");
+    assert!(
+        words.contains("2 machines of a signed list") && words.contains("pc-2 (020202020202020202020202)"),
+        "{words}"
+    );
+    assert!(words.contains("coordinator's claim") && words.contains("no list of this group before"), "{words}");
+    // The next list: pc-2 is another machine, the first one has another name, and pc-9 is new.
+    let devices = vec![named("test-1", 1), named("pc-2", 7), named("pc-9", 9)];
+    let next = ListDraft { devices, ..list.clone() };
+    let of_next = Members::List(next.list().unwrap().tree().root());
+    let words = signed(asked(&[], Some(Belong::List), of_next.clone(), Some(next.clone()))).unwrap();
+    for said in [
+        "pc-2 was the name of the key 020202020202020202020202 when you signed for it, and is that of 070707070707070707070707",
+        "test-1 (010101010101010101010101) was called pc-1",
+        "joins       pc-9 (0909",
+        "leaves      pc-2 (0202",
+    ] {
+        assert!(words.contains(said), "{said} is missing in:\n{words}");
+    }
+    let words = signed(asked(&[], Some(Belong::List), of_next, Some(next))).unwrap();
+    assert!(words.contains("the same machines") && !words.contains("WARNING"), "{words}");
+    assert!(bench.dir.path().join(KNOWN_MACHINES).exists());
     signed(asked(&["os.id=debian"], None, rule("os.id=debian"), None)).unwrap();
     signed(asked(&[], Some(Belong::Coordinator), Members::Listed, None)).unwrap();
     // Another rule, a machine more than is shown, no rule at all, another name.

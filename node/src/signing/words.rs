@@ -7,7 +7,9 @@ use upswarm_protocol::catalog::{
 };
 use upswarm_protocol::ids::{GroupId, ReleaseId};
 
+use super::known::digits;
 use crate::api::approvals::Preview;
+use crate::api::devices::DeviceName;
 use crate::api::groups::ListDraft;
 use crate::api::rules::{NewRule, Rule, RuleChange, RuleSet};
 use crate::text::{one_line, word};
@@ -53,7 +55,7 @@ pub(super) fn approval(
     lines.extend(named.lines(approval.group));
     lines.extend(schedule(approval));
     if !approval.note.is_empty() {
-        lines.push(format!("remark      {}", approval.note));
+        lines.push(format!("remark      {}", one_line(&approval.note)));
     }
     let required = claimed.required;
     lines.push(format!("machines    {required} of {} lack it -- the coordinator's claim", claimed.devices));
@@ -81,7 +83,7 @@ pub(super) fn repository_rule(rule: &ApprovalRule, named: &Group<'_>) -> String 
         format!("rule        r{}, good until {}", rule.number, rule.expires),
         format!(
             "repository  {}: {sources}; nothing is removed, nothing is installed anew for its own sake",
-            rule.upstream
+            one_line(&rule.upstream)
         ),
     ];
     lines.splice(1..1, named.lines(rule.group));
@@ -98,14 +100,22 @@ pub(super) fn repository_rule(rule: &ApprovalRule, named: &Group<'_>) -> String 
     lines.join("\n")
 }
 
-/// What a group is said to be, and for a list who is in it by the coordinator's names.
-pub(super) fn group(group: &GroupDocument, list: Option<&ListDraft>, first_time: bool) -> String {
+/// What a group is said to be, and for a list who is in it by the coordinator's names, with what there is to say about those.
+pub(super) fn group(group: &GroupDocument, list: Option<(&ListDraft, Vec<String>)>, first_time: bool) -> String {
     let first = if first_time { "; these keys sign about it for the first time" } else { "" };
     let mut lines =
         vec![format!("group       {} ({}), version {}{first}", one_line(&group.name), group.group, group.version)];
     lines.extend(members(Some(group)));
-    let devices = list.into_iter().flat_map(|list| &list.devices);
-    lines.extend(devices.map(|device| format!("            {} ({})", one_line(&device.name), device.device.short())));
+    if let Some((list, compared)) = list {
+        lines.push(
+            "            what is signed is the keys; which name is whose is the coordinator's claim: compare keys with \
+             those that the machines themselves have"
+                .to_owned(),
+        );
+        let named = |of: &DeviceName| format!("            {} ({})", one_line(&of.name), digits(&of.device));
+        lines.extend(list.devices.iter().map(named));
+        lines.extend(compared);
+    }
     lines.join("\n")
 }
 
@@ -217,8 +227,8 @@ pub(super) fn release(release: &Release) -> String {
     // The coordinator's own key signs snapshots: how bad it is not to have it is no publisher's word.
     let claim = if matches!(install, Recipe::Apt(_)) { " -- the coordinator's claim, from its feeds" } else { "" };
     let mut lines = vec![
-        format!("product     {product} {version} (counter {counter})"),
-        format!("title       {title}"),
+        format!("product     {} {} (counter {counter})", one_line(product), one_line(version)),
+        format!("title       {}", one_line(title)),
         format!("kind        {classification:?}, issued {issued}, good until {expires}"),
         format!("severity    {severity:?}{claim}"),
     ];
@@ -229,9 +239,9 @@ pub(super) fn release(release: &Release) -> String {
         lines.push(format!("platform    {:?} {:?}", platform.os.as_str(), platform.arch.as_str()));
     }
     for payload in payloads {
-        lines.push(format!("payload     {}: {} bytes, BLAKE3 {}", payload.name, payload.len, payload.id));
+        lines.push(format!("payload     {}: {} bytes, BLAKE3 {}", one_line(&payload.name), payload.len, payload.id));
         lines.push(format!("            SHA-256 {}", hex::encode(payload.sha256)));
-        lines.extend(payload.urls.iter().map(|url| format!("            from {url}")));
+        lines.extend(payload.urls.iter().map(|url| format!("            from {}", one_line(url))));
     }
     lines.extend(applicability.iter().map(|rule| format!("only where  {}", condition(rule))));
     lines.extend(detect.iter().map(|rule| format!("is there if {}", sign(rule))));
@@ -250,24 +260,26 @@ pub(super) fn release(release: &Release) -> String {
 
 fn condition(rule: &Applicability) -> String {
     match rule {
-        Applicability::HasPackage { kind, name } => format!("the {kind:?} package {name} is installed"),
-        Applicability::Fact { name, value } => format!("{name} is {:?}", value.as_str()),
-        Applicability::FileExists { path } => format!("{path} exists"),
+        Applicability::HasPackage { kind, name } => format!("the {kind:?} package {} is installed", one_line(name)),
+        Applicability::Fact { name, value } => format!("{} is {:?}", one_line(name), value.as_str()),
+        Applicability::FileExists { path } => format!("{} exists", one_line(path)),
     }
 }
 
 fn sign(rule: &Detect) -> String {
     match rule {
-        Detect::FileHash { path, blake3 } => format!("{path} has the BLAKE3 {}", hex::encode(blake3)),
-        Detect::FileContains { path, text } => format!("{path} contains {:?}", text.as_str()),
-        Detect::FileExists { path } => format!("{path} exists"),
+        Detect::FileHash { path, blake3 } => format!("{} has the BLAKE3 {}", one_line(path), hex::encode(blake3)),
+        Detect::FileContains { path, text } => format!("{} contains {:?}", one_line(path), text.as_str()),
+        Detect::FileExists { path } => format!("{} exists", one_line(path)),
         Detect::Command { argv, exit_code, timeout_s } => {
             format!(
                 "{} is run and ends with {exit_code} within {timeout_s} s",
                 quoted(argv.iter().map(|part| part.as_str()))
             )
         }
-        Detect::Package { kind, name, version } => format!("the {kind:?} package {name} is at {version} or later"),
+        Detect::Package { kind, name, version } => {
+            format!("the {kind:?} package {} is at {} or later", one_line(name), one_line(version))
+        }
         Detect::Selection => "none of the packages below is there in an earlier version".to_owned(),
     }
 }
@@ -276,7 +288,7 @@ fn sign(rule: &Detect) -> String {
 fn packages(apt: &AptRecipe) -> Vec<String> {
     let name = |at: &u16| apt.packages.get(usize::from(*at)).map_or("?", |package| package.name.as_str());
     let line = |package: &upswarm_protocol::catalog::AptPackage| {
-        let what = format!("{}:{}={}", package.name, package.arch, package.version);
+        let what = one_line(&format!("{}:{}={}", package.name, package.arch, package.version));
         match &package.when_absent {
             WhenAbsent::Never => format!("upgrades    {what} with apt, where an earlier version is installed"),
             WhenAbsent::With(others) => format!("brings      {what} with {}", words(others.iter().map(name))),
@@ -287,7 +299,8 @@ fn packages(apt: &AptRecipe) -> Vec<String> {
 }
 
 fn quoted<'a>(argv: impl Iterator<Item = &'a str>) -> String {
-    argv.map(|part| format!("{part:?}")).collect::<Vec<_>>().join(" ")
+    // Debug spells out what controls a terminal, but not all that turns the direction of writing.
+    argv.map(|part| one_line(&format!("{part:?}"))).collect::<Vec<_>>().join(" ")
 }
 
 fn recipe(recipe: &Recipe) -> String {
@@ -299,7 +312,7 @@ fn recipe(recipe: &Recipe) -> String {
         }
         Recipe::Files { files } => {
             let place = |file: &upswarm_protocol::catalog::FilePlacement| {
-                format!("payload {} as {} (mode {:o})", file.payload, file.path, file.mode)
+                format!("payload {} as {} (mode {:o})", file.payload, one_line(&file.path), file.mode)
             };
             format!("puts {}", files.iter().map(place).collect::<Vec<_>>().join(", "))
         }
@@ -314,7 +327,7 @@ fn recipe(recipe: &Recipe) -> String {
 }
 
 fn words<'a>(all: impl Iterator<Item = &'a str>) -> String {
-    all.collect::<Vec<_>>().join(", ")
+    all.map(one_line).collect::<Vec<_>>().join(", ")
 }
 
 /// An approval in one line, to tell two drafts apart.

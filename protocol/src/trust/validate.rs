@@ -284,7 +284,7 @@ fn keys(field: &str, keys: &Keys) -> Result<(), Invalid> {
     let distinct: BTreeSet<_> = keys.public().map(point).collect();
     ensure(distinct.len() == keys.keys.len(), field, "a key is named twice, or in both signs")?;
     for held in &keys.keys {
-        let what = "its holder's name must be letters, digits and .-_'@ in words with one space between";
+        let what = "its holder's name must be letters of one script, digits and .-_'@ in words with one space between";
         ensure(is_holder(&held.holder), field, format!("{}: {what}", held.key.short()))?;
     }
     let possible = (1..=keys.holders()).contains(&usize::from(keys.threshold));

@@ -118,7 +118,7 @@ fn approval(
     group: GroupId,
     before: Option<&CatalogApproval>,
 ) -> Result<Approval, Refusal> {
-    let version = before.map_or(0, |known| known.version) + 1;
+    let version = before.map_or(0, |known| known.version).saturating_add(1);
     let what = format!("{} {} in group {}", release.product, release.version, draft.group);
     let refuse = |reason: &str| Err(Refusal::Request(format!("{what}: {reason}")));
     let now = view.now;

@@ -6,7 +6,7 @@ use upswarm_protocol::catalog::{GroupDocument, MAX_LISTED, Members};
 use upswarm_protocol::codec::{self, Bounded, Text};
 use upswarm_protocol::coordinator::{Command, DeviceRecord, Refusal};
 use upswarm_protocol::envelope::{Envelope, Kind, Role};
-use upswarm_protocol::ids::{DeviceId, GroupId};
+use upswarm_protocol::ids::{DeviceId, DocHash, GroupId};
 use upswarm_protocol::inventory::{Conditions, FACT_RESTART_PENDING};
 use upswarm_protocol::trust::validate_group;
 
@@ -171,12 +171,28 @@ fn draft(
         }
         _ => Members::Listed,
     };
-    let version = desk.state.group_document(&group).map_or(0, |known| known.version) + 1;
+    let version = desk.state.group_document(&group).map_or(0, |known| known.version).saturating_add(1);
     let name = Text::new(name).map_err(|error| wrong(&error))?;
     let document = GroupDocument { group, version, name, issued: desk.view.now, members };
     validate_group(&document).map_err(|error| wrong(&error))?;
     let body = codec::encode(&document, Kind::Group.cap()).map_err(|error| wrong(&error))?;
-    Ok(GroupDraft { body: HexBytes(body), list })
+    Ok(GroupDraft { body: HexBytes(body), list, before: None })
+}
+
+/// Adds to a draft what it replaces, so that whoever signs it can tell that no version is skipped. `document` reads the stored envelope
+/// of a hash.
+pub(crate) fn with_before(
+    view: &View<'_>,
+    mut made: GroupMade,
+    document: impl Fn(&DocHash) -> std::io::Result<Vec<u8>>,
+) -> Result<GroupMade, Refusal> {
+    let before = made.id.and_then(|group| view.catalog.described.get(&group));
+    if let (Some(draft), Some(known)) = (&mut made.draft, before) {
+        let hash = &known.document;
+        let unreadable = |error| Refusal::Request(format!("the stored document {hash} cannot be read: {error}"));
+        draft.before = Some(HexBytes(document(hash).map_err(unreadable)?));
+    }
+    Ok(made)
 }
 
 /// Takes what approvers have signed about a group; the core verifies it.

@@ -285,7 +285,10 @@ pub(super) async fn post_group(
     request: Ask<NewGroup>,
 ) -> Answer<GroupMade> {
     let Json(request) = request?;
-    decide(&shared, |reply| Request::AddGroup(asker.0, request, reply)).await
+    let Json(made) = decide(&shared, |reply| Request::AddGroup(asker.0, request, reply)).await?;
+    let directory = shared.directory.clone();
+    let document = move |hash: &DocHash| std::fs::read(directory.doc(hash));
+    seen(&shared, move |view| admin::groups::with_before(view, made, document)).await.map(Json)
 }
 
 pub(super) async fn post_group_document(
