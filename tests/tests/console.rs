@@ -151,7 +151,7 @@ fn the_admins_day_in_a_browser() {
     // Whether it has looked at what was published a moment ago is up to it; that is said either way.
     let said = browser.run("return document.querySelector('#s-open').innerText");
     let said = said.as_str().unwrap_or_default();
-    let undecided = ["nobody has decided about it", "It has not told whether it needs Browser"];
+    let undecided = ["none of its groups has decided about it", "It has not told whether it needs Browser"];
     assert!(said.contains("org.example.browser") && undecided.iter().any(|words| said.contains(words)), "{said}");
     browser.picture(&pictures.join("device.png"));
 

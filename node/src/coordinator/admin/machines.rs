@@ -256,7 +256,7 @@ fn scanned(
                 format!("it is in: {}", names.join(", "))
             };
             because.push(format!("No group of this machine has an approval of it ({of})."));
-            (Standing::Approval, None, format!("It needs {what}, and nobody has decided about it."))
+            (Standing::Approval, None, format!("It needs {what}, and none of its groups has decided about it."))
         }
         (Some(ScanState::Required), Decided::Declined) => {
             let group = deciding(false);

@@ -162,12 +162,13 @@ impl<'v, 'a> Judge<'v, 'a> {
         }
         if let Some(release) = needs.undecided.first() {
             let (what, more) = (self.words(release), and_more(needs.undecided.len() - 1));
-            let why = format!("needs {what}{more}, and nobody has decided about it");
+            let why = format!("needs {what}{more}, and none of its groups has decided about it");
             return (Standing::Approval, why, needs.undecided);
         }
         if let Some(release) = needs.unclear.first() {
             let (what, more) = (self.words(release), and_more(needs.unclear.len() - 1));
-            let why = format!("nobody knows whether it needs {what}{more}, and nobody has decided about it");
+            let why =
+                format!("nobody knows whether it needs {what}{more}, and none of its groups has decided about it");
             return (Standing::Approval, why, needs.undecided);
         }
         if let Some(release) = needs.declined.first() {
