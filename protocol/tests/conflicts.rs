@@ -23,7 +23,10 @@ fn bench(first: Action, second: Action) -> (Bench, [ReleaseId; 2]) {
     let ids = [releases[0].release, releases[1].release];
     let approvals = [(ids[0], first), (ids[1], second)]
         .map(|(id, action)| world.approve(&Approval { action, ..approval(GROUP, id, 1) }));
-    let documents = releases.into_iter().chain(approvals).collect();
+    // Nothing is removed where the coordinator alone says who belongs to the group.
+    let listed = group(GROUP, 1, Members::List(own_list(&key(40)).root()));
+    let listed = describe(&listed, &[&world.approvers[0]]);
+    let documents = releases.into_iter().chain(approvals).chain([listed]).collect();
     (Bench::new(&world.edition(7, documents), |_| ()), ids)
 }
 

@@ -176,7 +176,7 @@ fn an_installer_that_would_not_begin_costs_no_attempt() {
         bench.ended(id, InstallOutcome::NotNow { reason: "the installer waits for 22:00".into() });
         let (state, sub_state, reason) = bench.standing(id);
         assert_eq!((state, sub_state, &*reason), (S::Pending, SubState::Retrying, "the installer waits for 22:00"));
-        contains(&bench.told(id), &["the installer waits for 22:00. It is asked again in", "privileged installer"]);
+        contains(&bench.told(id), &["the installer waits for 22:00. It is asked again in", "whoever installs"]);
         bench.pass(2 * MINUTE);
     }
     assert_eq!(bench.installs(), [id]);
