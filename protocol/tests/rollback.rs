@@ -288,6 +288,18 @@ fn uninstalling_an_earlier_version_does_not_touch_a_later_one() {
     assert_eq!((machine.installed, machine.jobs.len()), (Some(3), 0));
 }
 
+/// A bad version is not kept for the sake of a later one that comes tomorrow.
+#[test]
+fn a_later_version_that_waits_keeps_no_bad_one() {
+    let mut machine = Machine { installed: Some(1), exact: true, ..Machine::default() };
+    machine.later.insert(2, Duration::from_secs(86_400));
+    let (mut bench, ids) = Bench::start(&mut machine, &[(tool(1), UNINSTALL), (tool(2), INSTALL)]);
+    bench.work();
+    assert_eq!(bench.stand(ids[0]), S::Uninstalled, "{}", bench.told(ids[0]));
+    drop(bench);
+    assert_eq!((machine.installed, &machine.jobs[..]), (None, &[(1, Action::Uninstall)][..]));
+}
+
 #[test]
 fn an_upgrade_that_fails_lets_the_version_before_it_come_back() {
     let mut machine = Machine { installed: Some(1), broken: vec![2], ..Machine::default() };
