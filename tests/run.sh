@@ -109,7 +109,8 @@ fi
 step "format" cargo fmt --all --check
 # All in one profile, and each selection of packages with one set of features: nothing is compiled twice.
 step "lints" cargo clippy --locked --release --workspace --all-targets -- -D warnings
-step "program" cargo build --locked --release -p upswarm-node
+# All at once, so that the large crate and its tests are compiled beside each other; what follows only runs.
+step "program and tests" cargo build --locked --release --workspace --all-targets
 step "unit, property and doc tests" cargo test --locked --release --workspace --exclude upswarm-tests
 step "dependencies and purity" cargo test --locked --release -p upswarm-node -p upswarm-tests --test dependencies --test structure
 if cargo deny --version >/dev/null 2>&1; then

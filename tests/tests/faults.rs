@@ -40,8 +40,18 @@ fn a_rollout_that_stops_by_itself_is_said_as_such_on_the_machines() {
     std::fs::write(&release, content).expect("a release file");
     let published = coordinator.verb(&["publish", text(&release)]).done();
     let release = published["release"].as_str().expect("its id").to_owned();
-    let rings = ["--ring", "50%", "--ring", "100%+1d", "--stop-above", "5%", "--yes"];
-    coordinator.verb(&[&["approve", &release, "--group", GROUP], &rings[..]].concat()).done();
+    // Places in a ring are by chance: the first is made to have some of them, not all.
+    let approve = |share: &str, more: &[&str]| {
+        let rings = ["--ring", share, "--ring", "100%+1d", "--stop-above", "5%", "--yes"];
+        coordinator.verb(&[&["approve", &release, "--group", GROUP], &rings[..], more].concat()).done()
+    };
+    let divides = |share: &String| {
+        let shown = approve(share, &["--dry-run"]);
+        let first = shown["preview"]["rings"][0]["devices"].as_array().map_or(0, Vec::len);
+        (1..nodes.len()).contains(&first)
+    };
+    let share = (1..50).map(|step| format!("{}%", 2 * step)).find(divides).expect("a share that divides them");
+    approve(&share, &[]);
     let by_itself = |reason: &str| reason.contains("its rollout has stopped by itself");
     wait::until("a machine of the second ring to say why nothing happens", WITHIN, || {
         let status = coordinator.status();
