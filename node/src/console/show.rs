@@ -5,6 +5,7 @@ use std::fmt::{self, Write};
 
 use askama::filters::{Escaper, Html};
 use reqwest::Url;
+use upswarm_protocol::report::BytesBySource;
 
 use crate::api::catalog::Catalog;
 use crate::api::fleet::Standing;
@@ -135,6 +136,27 @@ pub(crate) fn percent(part: u64, whole: u64) -> String {
 /// Percent.
 pub(crate) fn share(percent: f64) -> String {
     if percent == 0.0 || percent >= 10.0 { format!("{percent:.0} %") } else { format!("{percent:.1} %") }
+}
+
+/// A line of bytes by where they came from.
+pub(crate) struct Source {
+    pub(crate) shape: &'static str,
+    pub(crate) label: &'static str,
+    pub(crate) bytes: String,
+    pub(crate) share: String,
+}
+
+/// Bytes by where they came from, a line each, and a bar of all.
+pub(crate) fn sources(bytes: &BytesBySource) -> (Vec<Source>, String) {
+    let total = bytes.total();
+    let parts = [
+        ("wan", "over the WAN", bytes.origin),
+        ("cache", "from a branch cache", bytes.cache),
+        ("lan", "from neighbours", bytes.lan_peer),
+        ("reuse", "already on the disk", bytes.local_reuse),
+    ];
+    let line = |(shape, label, part)| Source { shape, label, bytes: self::bytes(part), share: percent(part, total) };
+    (parts.map(line).into(), bar(&parts.map(|(shape, _, part)| (shape, part)), total))
 }
 
 /// A bar of parts, as HTML; what is missing to the whole stays empty. Its words stand beside it.

@@ -53,15 +53,7 @@ impl Bench {
         let passphrase = crate::coordinator::keys::Passphrase::new(PASSPHRASE).unwrap();
         let offline = setup::Offline { dir: &keys, passphrase: &passphrase, holders: &[] };
         setup::init(&data, Some(offline)).unwrap();
-        let options = run::Options {
-            listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
-            http: "127.0.0.1:0".parse().unwrap(),
-            origin_allow: Vec::new(),
-            admin: None,
-            origins: Vec::new(),
-            origin_rate: None,
-            accept_clock: false,
-        };
+        let options = run::Options::on_loopback();
         let directory = Directory::existing(&data).unwrap();
         let running = run::start(directory, options, CancellationToken::new()).await;
         let running = running.unwrap_or_else(|error| panic!("{error}"));

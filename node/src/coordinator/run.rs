@@ -62,6 +62,22 @@ pub(crate) struct Options {
     pub(crate) accept_clock: bool,
 }
 
+#[cfg(test)]
+impl Options {
+    /// On this machine alone, with ports that are free.
+    pub(crate) fn on_loopback() -> Self {
+        Self {
+            listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
+            http: SocketAddr::from(([127, 0, 0, 1], 0)),
+            origin_allow: Vec::new(),
+            admin: None,
+            origins: Vec::new(),
+            origin_rate: None,
+            accept_clock: false,
+        }
+    }
+}
+
 /// Runs until interrupted. Everything that was accepted is on disk when it returns. `beside` begins when the coordinator serves, and
 /// is told when to end.
 pub(crate) async fn run(

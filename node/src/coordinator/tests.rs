@@ -127,15 +127,7 @@ impl Bench {
 }
 
 fn options(http: &str) -> Options {
-    Options {
-        listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
-        http: http.parse().unwrap(),
-        origin_allow: Vec::new(),
-        admin: None,
-        origins: Vec::new(),
-        origin_rate: None,
-        accept_clock: false,
-    }
+    Options { http: http.parse().unwrap(), ..Options::on_loopback() }
 }
 
 const RELEASE: &str = r#"

@@ -49,15 +49,7 @@ impl Office {
         let dir = tempfile::tempdir().unwrap();
         let admin = dir.path().join("admin");
         setup::init(&admin, None).unwrap();
-        let options = Options {
-            listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
-            http: "127.0.0.1:0".parse().unwrap(),
-            origin_allow: Vec::new(),
-            admin: None,
-            origins: Vec::new(),
-            origin_rate: None,
-            accept_clock: false,
-        };
+        let options = Options::on_loopback();
         let started = run::start(Directory::existing(&admin).unwrap(), options, CancellationToken::new()).await;
         let coordinator = started.unwrap_or_else(|error| panic!("{error}"));
         let request =

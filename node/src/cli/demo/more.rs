@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
+use serde_json::Value;
 
 use super::processes::Program;
 
@@ -14,8 +15,15 @@ struct Small {
     severity: &'static str,
     /// Whether its recipe fails.
     fails: bool,
-    /// How it is approved; not at all without it.
-    approve: Option<&'static [&'static str]>,
+    /// What is decided about it, if anything.
+    decided: Option<Decided>,
+}
+
+#[derive(Clone, Copy)]
+enum Decided {
+    /// Some machines try it now, the others tomorrow.
+    InRings,
+    Declined,
 }
 
 const ALL: [Small; 4] = [
@@ -25,7 +33,7 @@ const ALL: [Small; 4] = [
         title: "Browser 128.4, closes a hole that is used",
         severity: "critical",
         fails: false,
-        approve: None,
+        decided: None,
     },
     Small {
         product: "org.example.editor",
@@ -33,7 +41,7 @@ const ALL: [Small; 4] = [
         title: "Editor 2.1",
         severity: "moderate",
         fails: false,
-        approve: Some(&["--ring", "50%", "--ring", "100%+1d", "--yes"]),
+        decided: Some(Decided::InRings),
     },
     Small {
         product: "org.example.printer-driver",
@@ -41,7 +49,7 @@ const ALL: [Small; 4] = [
         title: "Printer driver 7.0",
         severity: "low",
         fails: true,
-        approve: Some(&["--ring", "50%", "--ring", "100%+1d", "--yes"]),
+        decided: Some(Decided::InRings),
     },
     Small {
         product: "org.example.toolbar",
@@ -49,7 +57,7 @@ const ALL: [Small; 4] = [
         title: "Toolbar 1.0",
         severity: "low",
         fails: false,
-        approve: Some(&["--action", "none"]),
+        decided: Some(Decided::Declined),
     },
 ];
 
@@ -59,11 +67,35 @@ pub(super) async fn to_look_at(program: &Program, home: &Path, data: &str) -> an
         let file = release(home, small)?;
         let published = program.verb(&["publish", "--data-dir", data, &file]).await?;
         let id = published["release"].as_str().context("publish printed no release id")?;
-        if let Some(how) = small.approve {
-            program.verb(&[&["approve", "--data-dir", data, id, "--group", "office"], how].concat()).await?;
+        match small.decided {
+            Some(Decided::InRings) => in_rings(program, data, id).await?,
+            Some(Decided::Declined) => drop(approve(program, data, id, &["--action", "none"]).await?),
+            None => {}
         }
     }
     Ok(())
+}
+
+/// Which machine is in which ring is chance: the share nearest to a half that puts some into the first and some into the second.
+async fn in_rings(program: &Program, data: &str, id: &str) -> anyhow::Result<()> {
+    let mut shares = (50..100).step_by(5).chain((5..50).step_by(5).rev());
+    let share = loop {
+        // A single machine is in one of them.
+        let Some(percent) = shares.next() else { break "50%".to_owned() };
+        let share = format!("{percent}%");
+        let rings = ["--ring", &share, "--ring", "100%+1d", "--yes", "--dry-run"];
+        let shown = approve(program, data, id, &rings).await?;
+        let of = |ring: usize| shown["preview"]["rings"][ring]["devices"].as_array().map_or(0, Vec::len);
+        if of(0) > 0 && of(1) > 0 {
+            break share;
+        }
+    };
+    approve(program, data, id, &["--ring", &share, "--ring", "100%+1d", "--yes"]).await?;
+    Ok(())
+}
+
+async fn approve(program: &Program, data: &str, id: &str, how: &[&str]) -> anyhow::Result<Value> {
+    program.verb(&[&["approve", "--data-dir", data, id, "--group", "office"], how].concat()).await
 }
 
 fn release(home: &Path, small: &Small) -> anyhow::Result<String> {

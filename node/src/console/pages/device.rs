@@ -25,7 +25,7 @@ struct DevicePage {
     alarms: Vec<String>,
     open: Vec<Why>,
     done: Vec<Why>,
-    sources: Vec<(&'static str, &'static str, String, String)>,
+    sources: Vec<show::Source>,
     sources_bar: String,
     total_bytes: String,
     facts: Vec<(String, String)>,
@@ -49,7 +49,7 @@ pub(crate) async fn page(State(console): State<Arc<Console>>, visitor: Visitor, 
     let status = machine.status;
     let done = |known: &&Explanation| matches!(known.standing, Standing::Current | Standing::Exception);
     let total = status.bytes.total();
-    let source = |shape, label, bytes| (shape, label, show::bytes(bytes), show::percent(bytes, total));
+    let (sources, sources_bar) = show::sources(&status.bytes);
     render(&DevicePage {
         frame: Frame::new(&console, &visitor, "devices", &machine.row.head.name),
         device: status.device.to_string(),
@@ -61,21 +61,8 @@ pub(crate) async fn page(State(console): State<Arc<Console>>, visitor: Visitor, 
         alarms: status.alarms.clone(),
         open: machine.explanations.iter().filter(|known| !done(known)).map(why).collect(),
         done: machine.explanations.iter().filter(done).map(why).collect(),
-        sources: vec![
-            source("wan", "over the WAN", status.bytes.origin),
-            source("cache", "from a branch cache", status.bytes.cache),
-            source("lan", "from neighbours", status.bytes.lan_peer),
-            source("reuse", "already on the disk", status.bytes.local_reuse),
-        ],
-        sources_bar: show::bar(
-            &[
-                ("wan", status.bytes.origin),
-                ("cache", status.bytes.cache),
-                ("lan", status.bytes.lan_peer),
-                ("reuse", status.bytes.local_reuse),
-            ],
-            total,
-        ),
+        sources,
+        sources_bar,
         total_bytes: show::bytes(total),
         machine: MachineLine::of(&machine.row),
         facts: machine.facts.into_iter().collect(),

@@ -38,7 +38,7 @@ struct OverviewPage {
     silent_machines: Vec<(String, String, String)>,
     silent_more: usize,
     doubles: Vec<(String, usize, String)>,
-    sources: Vec<Source>,
+    sources: Vec<show::Source>,
     sources_bar: String,
     total_bytes: String,
     saved: String,
@@ -69,13 +69,6 @@ struct Alarm {
     age: String,
 }
 
-struct Source {
-    shape: &'static str,
-    label: &'static str,
-    bytes: String,
-    share: String,
-}
-
 pub(crate) async fn page(State(console): State<Arc<Console>>, visitor: Visitor) -> Page {
     let overview = console.client.overview().await?;
     let catalog = console.client.catalog().await?;
@@ -98,8 +91,7 @@ fn of(frame: Frame, overview: Overview, catalog: &Catalog) -> OverviewPage {
     let bytes = overview.bytes;
     let total = bytes.total();
     let near = total.saturating_sub(bytes.origin);
-    let source =
-        |shape, label, number| Source { shape, label, bytes: show::bytes(number), share: show::percent(number, total) };
+    let (sources, sources_bar) = show::sources(&bytes);
     OverviewPage {
         frame,
         empty: fleet == 0,
@@ -155,16 +147,8 @@ fn of(frame: Frame, overview: Overview, catalog: &Catalog) -> OverviewPage {
             .iter()
             .map(|double| (double.name.clone(), double.devices.len(), show::devices(&[("text", &double.name)])))
             .collect(),
-        sources: vec![
-            source("wan", "over the WAN", bytes.origin),
-            source("cache", "from a branch cache", bytes.cache),
-            source("lan", "from neighbours", bytes.lan_peer),
-            source("reuse", "already on the disk", bytes.local_reuse),
-        ],
-        sources_bar: show::bar(
-            &[("wan", bytes.origin), ("cache", bytes.cache), ("lan", bytes.lan_peer), ("reuse", bytes.local_reuse)],
-            total,
-        ),
+        sources,
+        sources_bar,
         total_bytes: show::bytes(total),
         saved: format!("{} ({})", show::bytes(near), show::percent(near, total)),
         origin_bytes: show::bytes(overview.origin_bytes),

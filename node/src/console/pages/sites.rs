@@ -41,7 +41,7 @@ struct SitePage {
     site: SiteLine,
     picture: String,
     shown: usize,
-    sources: Vec<(&'static str, &'static str, String, String)>,
+    sources: Vec<show::Source>,
     sources_bar: String,
     machines: Vec<Member>,
 }
@@ -67,24 +67,14 @@ pub(crate) async fn page(State(console): State<Arc<Console>>, visitor: Visitor) 
 
 pub(crate) async fn one(State(console): State<Arc<Console>>, visitor: Visitor, Path(site): Path<String>) -> Page {
     let view = console.client.site(site).await?;
-    let bytes = view.row.bytes;
-    let total = bytes.total();
-    let source = |shape, label, bytes| (shape, label, show::bytes(bytes), show::percent(bytes, total));
+    let (sources, sources_bar) = show::sources(&view.row.bytes);
     render(&SitePage {
         frame: Frame::new(&console, &visitor, "sites", &view.row.site),
         site: line(&view.row),
         picture: swarm::picture(&view),
         shown: view.swarm.len(),
-        sources: vec![
-            source("wan", "over the WAN", bytes.origin),
-            source("cache", "from a branch cache", bytes.cache),
-            source("lan", "from neighbours", bytes.lan_peer),
-            source("reuse", "already on the disk", bytes.local_reuse),
-        ],
-        sources_bar: show::bar(
-            &[("wan", bytes.origin), ("cache", bytes.cache), ("lan", bytes.lan_peer), ("reuse", bytes.local_reuse)],
-            total,
-        ),
+        sources,
+        sources_bar,
         machines: view
             .swarm
             .iter()
