@@ -40,8 +40,8 @@ pub(crate) struct MissingRelease {
     pub(crate) severity: Severity,
     /// Groups for which it is approved.
     pub(crate) approved: Vec<String>,
-    /// Groups in which it is declined.
-    pub(crate) declined_in: Vec<String>,
+    /// Groups in which it is declined, or to be removed.
+    pub(crate) unwanted_in: Vec<String>,
     /// Devices that need it and do not have it. Those for which it is declined are not among them.
     pub(crate) required: usize,
     pub(crate) installed: usize,
@@ -71,7 +71,7 @@ pub(crate) enum NeedState {
     NotApplicable,
     Required,
     Installed,
-    /// It would need it, and every group of it that decides has declined it.
+    /// It would need it, and every group of it that decides has declined it or has it removed.
     Declined,
 }
 

@@ -14,7 +14,7 @@ EXAMPLE:
 
 Every machine judges every published release, approved or not. NOT TOLD counts machines that have not looked at it yet. Rules
 that run a command are judged only where the release is approved; elsewhere they are UNKNOWN. DECLINED counts machines that would
-need a release which is declined for every group of theirs that decides.";
+need a release which is declined, or to be removed, for every group of theirs that decides.";
 
 /// Show releases that machines need and do not have, the most severe first.
 #[derive(Debug, clap::Args)]
@@ -108,7 +108,7 @@ mod tests {
             classification: Classification::Update,
             severity: Severity::Critical,
             approved: vec!["office".to_owned(), "lab".to_owned()],
-            declined_in: Vec::new(),
+            unwanted_in: Vec::new(),
             required: 2,
             installed: 1,
             not_applicable: 0,

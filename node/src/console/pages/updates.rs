@@ -118,10 +118,10 @@ pub(super) fn failing(status: Option<&ReleaseStatus>) -> u64 {
 fn update(known: &MissingRelease, status: Option<&ReleaseStatus>, machines: usize) -> Update {
     let release = known.release.to_string();
     let failing = failing(status);
-    let decision = match (known.approved.is_empty(), known.declined_in.is_empty()) {
+    let decision = match (known.approved.is_empty(), known.unwanted_in.is_empty()) {
         (false, true) => "approved",
-        (false, false) => "approved and declined",
-        (true, false) => "declined",
+        (false, false) => "approved here, not wanted there",
+        (true, false) => "declined or removed",
         (true, true) => "nobody has decided",
     };
     Update {

@@ -90,7 +90,7 @@ fn count(
         classification: known.classification,
         severity: known.severity,
         approved: groups(true),
-        declined_in: groups(false),
+        unwanted_in: groups(false),
         required: count(NeedState::Required),
         installed: count(NeedState::Installed),
         not_applicable: count(NeedState::NotApplicable),

@@ -199,10 +199,17 @@ async fn what_is_missing_is_counted_and_a_preview_says_who_needs_it() {
     bench.verb(&["approve", "org.example.tool@1", "--group", "office"]).await.unwrap();
     let missing = bench.client().missing(&query(None)).await.unwrap();
     assert_eq!(missing.releases[0].approved, ["office"]);
-    bench.verb(&["decline", "tool@1", "--group", "office"]).await.unwrap();
-    let missing = bench.client().missing(&query(None)).await.unwrap();
-    let found = &missing.releases[0];
-    assert_eq!((found.required, found.declined, found.declined_in.as_slice()), (0, 1, &["office".to_owned()][..]));
+    bench.verb(&["group", "sign", "office", "--list", "--yes"]).await.unwrap();
+    let no_more: [&[&str]; 2] =
+        [&["approve", "org.example.tool@1", "--action", "uninstall"], &["decline", "org.example.tool@1"]];
+    for verb in no_more {
+        bench.verb(&[verb, &["--group", "office"]].concat()).await.unwrap();
+        let missing = bench.client().missing(&query(None)).await.unwrap();
+        let found = &missing.releases[0];
+        let office = ["office".to_owned()];
+        assert_eq!((found.required, found.declined, found.unwanted_in.as_slice()), (0, 1, &office[..]), "{verb:?}");
+        assert!(found.approved.is_empty(), "{verb:?}");
+    }
     // A release that nobody has looked at.
     let unknown = upswarm_protocol::ids::ReleaseId([9; 32]);
     assert!(bench.client().missing(&query(Some(unknown))).await.is_err());

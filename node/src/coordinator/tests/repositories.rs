@@ -90,9 +90,7 @@ async fn what_machines_miss_is_shown_tried_with_apt_published_and_approved() {
         return;
     }
     let mut bench = Bench::start().await;
-    let mut repository = Repository::new(&bench.dir.path().join("mirror"));
-    repository.suite = "bookworm".to_owned();
-    repository.fields = "Origin: Debian\nVersion: 12.1\n".to_owned();
+    let mut repository = bookworm(&bench);
     repository.add(&Deb { arch: "amd64", depends: "codec", source: "suite", ..Deb::new("editor", "2.0+x-1") });
     let codec = repository.add(&Deb::new("codec", "1:1.0"));
     repository.add(&Deb::new("unwanted", "1"));
@@ -204,6 +202,14 @@ async fn what_machines_miss_is_shown_tried_with_apt_published_and_approved() {
     bench.stop().await;
 }
 
+/// A repository that is taken for Debian's.
+fn bookworm(bench: &Bench) -> Repository {
+    let mut repository = Repository::new(&bench.dir.path().join("mirror"));
+    repository.suite = "bookworm".to_owned();
+    repository.fields = "Origin: Debian\nVersion: 12.1\n".to_owned();
+    repository
+}
+
 /// Waits until the coordinator has it so; a rule is applied beside everything else.
 async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
@@ -222,9 +228,7 @@ async fn what_a_rule_covers_is_approved_by_itself_and_what_would_remove_is_an_al
         return;
     }
     let mut bench = Bench::start().await;
-    let mut repository = Repository::new(&bench.dir.path().join("mirror"));
-    repository.suite = "bookworm".to_owned();
-    repository.fields = "Origin: Debian\nVersion: 12.1\n".to_owned();
+    let mut repository = bookworm(&bench);
     for name in ["editor", "viewer", "player"] {
         repository.add(&Deb::new(name, "2.0-1"));
     }
