@@ -17,8 +17,8 @@ pub(crate) mod repositories;
 pub(crate) mod admin;
 pub(crate) mod anchor;
 mod projection;
+mod repository_rules;
 mod requests;
-mod standing;
 
 mod load;
 mod store;

@@ -19,8 +19,8 @@ use super::http::shared::{Counters, Shared, Slots};
 use super::load::{self, Loaded};
 use super::network::Network;
 use super::repositories::Repositories;
+use super::repository_rules::RepositoryRules;
 use super::requests::MAX_REQUESTS;
-use super::standing::Standing;
 use super::store;
 use super::tls;
 use crate::clock::Clock;
@@ -219,8 +219,8 @@ pub(crate) async fn start(
     for door in [Some(local_door), remote_door].into_iter().flatten() {
         tasks.spawn(door.serve(admin.clone(), stop.clone()));
     }
-    let standing = Standing::new(repositories.clone(), directory.clone(), fleet.clone(), rule_requests);
-    tasks.spawn(standing.run(stop.clone()));
+    let rules = RepositoryRules::new(repositories.clone(), directory.clone(), fleet.clone(), rule_requests);
+    tasks.spawn(rules.run(stop.clone()));
     tasks.spawn(repositories.run(stop.clone()));
     tasks.spawn(frames.clone().sweep(stop.clone()));
     tasks.spawn(network.run(inputs, orders, frames, stop.clone()));

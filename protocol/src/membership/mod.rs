@@ -193,6 +193,12 @@ pub struct Membership {
     gone: BTreeMap<MemberKey, (Wall, Mono)>,
 }
 
+/// Each payload that a member fetches, and each that it holds.
+fn claimed(presence: &Presence) -> BTreeSet<(PayloadKey, bool)> {
+    let fetched = presence.fetches.iter().map(|key| (*key, true));
+    fetched.chain(presence.holds.iter().map(|key| (*key, false))).collect()
+}
+
 impl Membership {
     /// Nobody but this node.
     pub fn new(me: DeviceId, site: SiteId) -> Self {
@@ -256,12 +262,8 @@ impl Membership {
             let before = known.record.as_ref().filter(|_| known.is_here() && !presence.leaving && same_weight);
             match before {
                 Some(before) => {
-                    let moved = |key: &PayloadKey| {
-                        before.presence.fetches.contains(key) != presence.fetches.contains(key)
-                            || before.presence.holds.contains(key) != presence.holds.contains(key)
-                    };
-                    change.payloads.extend(known.claims());
-                    change.payloads.retain(moved);
+                    let (was, is) = (claimed(&before.presence), claimed(&presence));
+                    change.payloads = was.symmetric_difference(&is).map(|(key, _)| *key).collect();
                 }
                 None => change.payloads.extend(known.claims()),
             }

@@ -1,5 +1,5 @@
 //! Standing decisions. Approvers sign them; the coordinator keeps them. Those about products are applied where the approver's keys
-//! are; `coordinator::standing` acts on those about repositories.
+//! are; `coordinator::repository_rules` acts on those about repositories.
 
 use upswarm_protocol::codec;
 use upswarm_protocol::coordinator::Refusal;

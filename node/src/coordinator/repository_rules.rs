@@ -38,7 +38,7 @@ const AGAIN: Duration = Duration::from_secs(30 * 60);
 const FIRST: Duration = Duration::from_secs(120);
 
 /// Applies the rules of a running coordinator.
-pub(crate) struct Standing {
+pub(crate) struct RepositoryRules {
     repositories: Arc<Repositories>,
     directory: Directory,
     fleet: FleetStore,
@@ -51,7 +51,7 @@ struct Due {
     prepared: proposals::Prepared,
 }
 
-impl Standing {
+impl RepositoryRules {
     pub(crate) fn new(
         repositories: Arc<Repositories>,
         directory: Directory,
