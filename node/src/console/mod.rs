@@ -18,6 +18,7 @@ mod passing;
 mod show;
 #[cfg(test)]
 mod tests;
+mod trend;
 mod trouble;
 
 use std::net::SocketAddr;
@@ -149,6 +150,9 @@ fn routes(console: Arc<Console>) -> Router {
         .route("/groups", get(pages::groups::page))
         .route("/repositories", get(pages::repositories::page))
         .route("/alarms", get(pages::alarms::page))
+        .route("/reports", get(pages::reports::page))
+        .route("/reports.csv", get(pages::reports::as_csv))
+        .route("/reports.json", get(pages::reports::as_json))
         .route("/audit", get(pages::audit::page))
         .route("/audit.csv", get(export::audit_csv))
         .route("/search", get(pages::search))

@@ -24,6 +24,7 @@ use super::http::shared::{Counters, RootVersions};
 use super::projection;
 use super::requests::{MAX_REQUESTS, Reply, Request};
 use super::store::alarms::{Alarms, Seen};
+use super::store::ledger::InForce;
 use super::store::names::Names;
 use super::store::part::CatalogParts;
 use super::store::rules::Rules;
@@ -101,6 +102,9 @@ pub(crate) struct Driver {
     catalog: Arc<Catalog>,
     parts: Arc<CatalogParts>,
     rollouts: Rollouts,
+    /// What history knows of approvals and of devices that are shut out.
+    in_force: Vec<InForce>,
+    revoked: BTreeSet<DeviceId>,
 }
 
 /// The rollouts as they were counted last.
@@ -147,6 +151,7 @@ impl Driver {
         } = parts;
         let catalog = Arc::new(projection::catalog(&state, &names, &Catalog::default()));
         let parts = Arc::new(CatalogParts::of(&state, &CatalogParts::default()));
+        let (in_force, revoked) = (projection::in_force(&state), state.revoked().clone());
         Self {
             state,
             device,
@@ -163,7 +168,7 @@ impl Driver {
             answers: BTreeMap::new(),
             next_request: 0,
             backlog: VecDeque::new(),
-            changes: Vec::new(),
+            changes: vec![Write::Approvals(in_force.clone())],
             token: None,
             saved: Vec::new(),
             writing: None,
@@ -173,6 +178,8 @@ impl Driver {
             catalog,
             parts,
             rollouts: Rollouts { changed: true, ..Rollouts::default() },
+            in_force,
+            revoked,
         }
     }
 
@@ -489,7 +496,12 @@ impl Driver {
     }
 
     fn set_names(&mut self, names: Names) {
-        self.names = Arc::new(names);
+        let before = std::mem::replace(&mut self.names, Arc::new(names));
+        let (old, new) = (before.retired(), self.names.retired());
+        let gone = new.keys().filter(|device| !old.contains_key(device)).map(|device| Write::Counted(*device, false));
+        let back = old.keys().filter(|device| !new.contains_key(device));
+        let back = back.map(|device| Write::Counted(*device, !self.state.revoked().contains(device)));
+        self.changes.extend(gone.chain(back));
         self.changes.push(Write::File(Change::Put(self.directory.names(), self.names.to_bytes())));
         self.project_catalog();
     }
@@ -518,8 +530,26 @@ impl Driver {
     fn project_catalog(&mut self) {
         if self.catalog.index_version != self.state.index_version() {
             self.parts = Arc::new(CatalogParts::of(&self.state, &self.parts));
+            self.note_history();
         }
         self.catalog = Arc::new(projection::catalog(&self.state, &self.names, &self.catalog));
+    }
+
+    /// Hands the fleet store what a new catalog means for history: approvals, and who is shut out.
+    fn note_history(&mut self) {
+        let in_force = projection::in_force(&self.state);
+        if self.in_force != in_force {
+            self.changes.push(Write::Approvals(in_force.clone()));
+            self.in_force = in_force;
+        }
+        let revoked = self.state.revoked();
+        if self.revoked != *revoked {
+            let out = revoked.difference(&self.revoked).map(|device| Write::Counted(*device, false));
+            let back = self.revoked.difference(revoked);
+            let back = back.map(|device| Write::Counted(*device, !self.names.retired().contains_key(device)));
+            self.changes.extend(out.chain(back).collect::<Vec<_>>());
+            self.revoked = revoked.clone();
+        }
     }
 
     /// What readers need besides the store.

@@ -4,6 +4,7 @@ mod alarms_and_undo;
 mod doors;
 mod inventories;
 mod readers;
+mod reports;
 mod repositories;
 mod roots;
 mod verbs;
