@@ -32,7 +32,7 @@ pub(crate) struct Args {
 enum Verb {
     /// How much of what was approved was done, by group and day.
     Compliance(Of),
-    /// How long each rollout took until 50, 90 and 99 % of its devices were done.
+    /// How long each rollout took until 50, 90 and 99 % of its devices were done, to the minute.
     Rollout {
         /// Only this release: product@version, title, or the first digits of its hash.
         #[arg(long)]

@@ -246,7 +246,7 @@ async fn what_was_previewed_is_signed_with_the_passphrase_and_nothing_else() {
         "/reports",
         "/reports?show=rollout&since=30d&release=org.example.%3Cb%3Etool%401",
         "/reports?show=vulnerable",
-        "/reports?show=savings&group=%3Cb%3Eoffice",
+        "/reports?show=savings&group=office",
         "/reports?show=approvals",
         "/reports.csv?show=approvals",
         "/reports.json?show=compliance",

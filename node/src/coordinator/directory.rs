@@ -326,7 +326,7 @@ impl Directory {
                 let path = self.path.join("invites").join(hex::encode(secret_hash));
                 if bytes.is_empty() { Change::Remove(path) } else { Change::Put(path, bytes) }
             }
-            Record::Report(..) | Record::Inventory(..) | Record::Scan(..) => return None,
+            Record::Report(..) | Record::InventoryBase(..) | Record::Inventory(..) | Record::Scan(..) => return None,
         })
     }
 

@@ -305,6 +305,7 @@ impl Driver {
                 self.alarms_of(&report);
                 Write::Report(report, received)
             }
+            Record::InventoryBase(digest, bytes) => Write::InventoryBase(digest, bytes),
             Record::Inventory(device, bytes) => match self.state.inventory(&device) {
                 Some(inventory) => Write::Inventory(device, inventory.clone(), bytes),
                 None => return,

@@ -76,11 +76,12 @@ impl Directory {
         }
         // A directory of an earlier version lacks the newer rooms.
         self.create()?;
-        let Told { said, inventories, scans } = told;
+        let Told { said, inventory_bases, inventories, scans } = told;
         let mut stored = Stored {
             catalog: read_if_there(&self.catalog())?,
             rollouts: read_if_there(&self.rollouts())?,
             wan_limits: read_if_there(&self.wan_limits())?,
+            inventory_bases,
             inventories,
             scans,
             groups: read_if_there(&self.groups())?,

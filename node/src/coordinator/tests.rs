@@ -7,6 +7,7 @@ mod readers;
 mod reports;
 mod repositories;
 mod roots;
+mod scale;
 mod verbs;
 
 use std::path::{Path, PathBuf};

@@ -111,6 +111,7 @@ impl Bench {
                 }),
                 Record::Rollouts(bytes) => stored.rollouts = Some(bytes),
                 Record::WanLimits(bytes) => stored.wan_limits = Some(bytes),
+                Record::InventoryBase(digest, bytes) => stored.inventory_bases.push((digest, bytes)),
                 Record::Inventory(device, bytes) => stored.inventories.push((device, bytes)),
                 Record::Scan(device, bytes) => stored.scans.push((device, bytes)),
                 Record::Groups(bytes) => stored.groups = Some(bytes),

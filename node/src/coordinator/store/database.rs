@@ -200,7 +200,7 @@ pub(crate) struct Database {
 #[derive(Debug)]
 pub(crate) struct Session {
     place: Place,
-    pub(super) connection: AnyConnection,
+    pub(crate) connection: AnyConnection,
 }
 
 impl Database {

@@ -6,16 +6,20 @@ use sqlx::{Executor as _, Row as _};
 use upswarm_protocol::report::{BytesBySource, DeploymentState, SubState};
 use upswarm_protocol::time::Wall;
 
-use super::Open;
 use super::database::{Database, DatabaseError, Place, Session};
 use super::ledger_tests::{deployment, device, group, release, said};
 use super::old_log::tests::file;
 use super::postgres::{PASSWORD, Postgres};
 use super::told::{self, Kind, Told};
+use super::{Open, Rows};
 
 fn told_by(number: u8, at: u64) -> super::Said {
     let one = deployment((group(1), release(number)), DeploymentState::Installed, SubState::None);
     said(vec![one], Wall(at), BytesBySource::default())
+}
+
+fn told_rows(told: BTreeMap<super::Key, Option<Vec<u8>>>) -> Rows {
+    Rows { told, ..Rows::default() }
 }
 
 async fn open_error(place: &Place) -> anyhow::Error {
@@ -59,7 +63,7 @@ async fn what_the_old_file_holds_is_imported_once_and_put_aside() {
         let newer = told_by(1, 9);
         let records =
             BTreeMap::from([((device(1), Kind::Status), Some(told::status(&newer))), ((device(2), Kind::Scan), None)]);
-        open.commit(records).await.unwrap();
+        open.commit(told_rows(records)).await.unwrap();
         open.session.close().await;
         std::fs::write(&old, file(&records_of(&status))).unwrap();
         let told = Told::load(&place, &old).await.unwrap();
@@ -99,17 +103,17 @@ async fn a_full_disk_loses_nothing_and_goes_on_when_there_is_room() {
     let place = Place::File(dir.path().join("fleet.db"));
     let mut open = Open::new(&place).await.unwrap();
     let row = |number: u8, size: usize| ((device(number), Kind::Inventory), Some(vec![number; size]));
-    open.commit(BTreeMap::from([row(1, 10)])).await.unwrap();
+    open.commit(told_rows(BTreeMap::from([row(1, 10)]))).await.unwrap();
     let pages: i64 = sqlx::query("PRAGMA page_count").fetch_one(&mut open.session.connection).await.unwrap().get(0);
     let bound = format!("PRAGMA max_page_count = {pages}");
     open.session.connection.execute(bound.as_str()).await.unwrap();
-    let failed = open.commit(BTreeMap::from([row(2, 1 << 20)])).await.unwrap_err();
+    let failed = open.commit(told_rows(BTreeMap::from([row(2, 1 << 20)]))).await.unwrap_err();
     let failed = open.session.explain(failed);
     assert!(matches!(failed, DatabaseError::Full { .. }), "{failed}");
     assert!(failed.to_string().contains("Free space"), "{failed}");
     drop(open);
     let mut open = Open::new(&place).await.unwrap();
-    open.commit(BTreeMap::from([row(2, 1 << 20)])).await.unwrap();
+    open.commit(told_rows(BTreeMap::from([row(2, 1 << 20)]))).await.unwrap();
     open.session.close().await;
     let told = Told::load(&place, &dir.path().join("told")).await.unwrap();
     assert_eq!(told.inventories.iter().map(|(_, bytes)| bytes.len()).collect::<Vec<_>>(), [10, 1 << 20]);
@@ -121,7 +125,9 @@ async fn a_copy_is_whole_while_batches_go_on() {
     let place = Place::File(dir.path().join("fleet.db"));
     let mut open = Open::new(&place).await.unwrap();
     for number in 0..20 {
-        open.commit(BTreeMap::from([((device(number), Kind::Inventory), Some(vec![number; 50_000]))])).await.unwrap();
+        open.commit(told_rows(BTreeMap::from([((device(number), Kind::Inventory), Some(vec![number; 50_000]))])))
+            .await
+            .unwrap();
     }
     let database = Database::readers(place.clone()).unwrap();
     let path = dir.path().join("a copy's place.db");
@@ -129,7 +135,7 @@ async fn a_copy_is_whole_while_batches_go_on() {
     let writes = async {
         for number in 20..40 {
             let row = ((device(number), Kind::Inventory), Some(vec![number; 50_000]));
-            open.commit(BTreeMap::from([row])).await.unwrap();
+            open.commit(told_rows(BTreeMap::from([row]))).await.unwrap();
         }
     };
     let (copied, ()) = tokio::join!(copy, writes);
@@ -156,12 +162,12 @@ async fn postgresql_that_is_down_taken_or_locked_says_so_and_keeps_what_it_was_g
 
     let mut open = Open::new(&server.place_by_socket()).await.unwrap();
     let row = |number: u8| ((device(number), Kind::Inventory), Some(vec![number; 100]));
-    open.commit(BTreeMap::from([row(1)])).await.unwrap();
+    open.commit(told_rows(BTreeMap::from([row(1)]))).await.unwrap();
     let error = open_error(&server.place()).await;
     assert!(matches!(error.downcast_ref(), Some(DatabaseError::InUse { .. })), "{error:#}");
 
     server.stop();
-    let failed = open.commit(BTreeMap::from([row(2)])).await.unwrap_err();
+    let failed = open.commit(told_rows(BTreeMap::from([row(2)]))).await.unwrap_err();
     let failed = open.session.explain(failed);
     assert!(matches!(failed, DatabaseError::Down { .. }), "{failed}");
     drop(open);
@@ -170,7 +176,7 @@ async fn postgresql_that_is_down_taken_or_locked_says_so_and_keeps_what_it_was_g
     assert!(text(&error).contains("Start it"), "{error:#}");
     server.start_again();
     let mut open = Open::new(&server.place()).await.unwrap();
-    open.commit(BTreeMap::from([row(2)])).await.unwrap();
+    open.commit(told_rows(BTreeMap::from([row(2)]))).await.unwrap();
     open.session.close().await;
     let told = Told::load(&server.place(), std::path::Path::new("/nonexistent/told")).await.unwrap();
     assert_eq!(told.inventories.len(), 2, "nothing that was acknowledged is lost");

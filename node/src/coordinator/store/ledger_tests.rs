@@ -16,7 +16,7 @@ use super::known::{Known, Said};
 use super::ledger::{DAY_MS, InForce};
 use super::past::Past;
 use super::postgres::Postgres;
-use super::{Open, retention};
+use super::{Open, Rows, retention};
 
 const DEVICES: u8 = 30;
 const GROUPS: u8 = 3;
@@ -189,7 +189,7 @@ async fn live(place: &Place, seed: u64, events: usize) {
                 open.ledger.device(&device(number), known, at);
             }
             8..=9 => {
-                open.commit(BTreeMap::new()).await.unwrap();
+                open.commit(Rows::default()).await.unwrap();
                 if dice.below(2) == 0 {
                     // Killed while a batch was under way: nothing of it counts, and it comes again.
                     let known = model.fleet.get(&number).unwrap().clone();
@@ -199,7 +199,7 @@ async fn live(place: &Place, seed: u64, events: usize) {
                 open = Open::new(place).await.unwrap();
             }
             10 => {
-                open.commit(BTreeMap::new()).await.unwrap();
+                open.commit(Rows::default()).await.unwrap();
                 kept_from = (at.0 / DAY_MS).saturating_sub(KEPT_DAYS);
                 retention::add_up(&mut open.session.connection, kept_from).await.unwrap();
             }
@@ -237,7 +237,7 @@ async fn live(place: &Place, seed: u64, events: usize) {
     for (number, known) in &model.fleet {
         open.ledger.device(&device(*number), known, at);
     }
-    open.commit(BTreeMap::new()).await.unwrap();
+    open.commit(Rows::default()).await.unwrap();
     let today = at.0 / DAY_MS;
     let counted = model.count();
     model.days.insert(today, counted);
@@ -382,14 +382,14 @@ async fn a_rollout_says_when_its_shares_were_done_and_a_noisy_device_grows_no_ta
             noisy.said = Some(said(told, at, BytesBySource::default()).into());
             open.ledger.device(&device(0), &noisy, at);
             if turn % 100 == 99 {
-                open.commit(BTreeMap::new()).await.unwrap();
+                open.commit(Rows::default()).await.unwrap();
             }
         }
         let count = "SELECT CAST(COUNT(*) AS BIGINT) FROM change";
         let rows: i64 = sqlx::query(count).fetch_one(&mut open.session.connection).await.unwrap().get(0);
         assert!(rows < 100 + 256 + 24, "{rows} rows");
         open.ledger.approvals(&[], Wall(begin.0 + DAY_MS), |_| Vec::new());
-        open.commit(BTreeMap::new()).await.unwrap();
+        open.commit(Rows::default()).await.unwrap();
         let past = Past::new(Database::readers(place).unwrap());
         let rollouts = past.rollouts().await.unwrap();
         assert_eq!(rollouts.len(), 1);

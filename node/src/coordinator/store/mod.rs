@@ -68,6 +68,8 @@ pub(crate) enum Write {
     Device(Change, Box<DeviceRecord>),
     /// A verified report, and when it came.
     Report(Box<Report>, Wall),
+    /// What many devices have installed, by its digest; no bytes when nothing names it any more.
+    InventoryBase(DocHash, Vec<u8>),
     /// An inventory and its record.
     Inventory(DeviceId, DeviceInventory, Vec<u8>),
     /// A scan and its record.
@@ -210,6 +212,13 @@ struct Open {
     ledger: Ledger,
 }
 
+/// What a batch writes beside the counters; none takes a row out.
+#[derive(Debug, Default)]
+struct Rows {
+    bases: BTreeMap<DocHash, Vec<u8>>,
+    told: BTreeMap<Key, Option<Vec<u8>>>,
+}
+
 impl Open {
     async fn new(place: &Place) -> anyhow::Result<Self> {
         let mut session = Session::open(place).await?;
@@ -218,9 +227,10 @@ impl Open {
         Ok(Self { session, ledger })
     }
 
-    async fn commit(&mut self, records: BTreeMap<Key, Option<Vec<u8>>>) -> Result<(), sqlx::Error> {
+    async fn commit(&mut self, rows: Rows) -> Result<(), sqlx::Error> {
         let mut transaction = self.session.connection.begin().await?;
-        told::keep(&mut transaction, records).await?;
+        told::keep_bases(&mut transaction, rows.bases).await?;
+        told::keep(&mut transaction, rows.told).await?;
         self.ledger.flush(&mut transaction).await?;
         transaction.commit().await
     }
@@ -235,7 +245,7 @@ impl Desk {
         for (device, known) in &*fleet {
             open.ledger.device(device, known, now);
         }
-        let counted = self.runtime.block_on(open.commit(BTreeMap::new()));
+        let counted = self.runtime.block_on(open.commit(Rows::default()));
         counted.map_err(|error| open.session.explain(error)).context("writing history")?;
         self.open = Some(open);
         self.keep_history(now)
@@ -295,7 +305,7 @@ impl Desk {
     fn write(&mut self, batch: &[Write]) -> anyhow::Result<BTreeMap<DeviceId, Known>> {
         let fleet = self.store.snapshot();
         let mut changed: BTreeMap<DeviceId, Known> = BTreeMap::new();
-        let mut records: BTreeMap<Key, Option<Vec<u8>>> = BTreeMap::new();
+        let mut rows = Rows::default();
         let mut open = match self.open.take() {
             Some(open) => open,
             None => self.runtime.block_on(Open::new(&self.keeping.place))?,
@@ -303,6 +313,10 @@ impl Desk {
         let mut at = None;
         for write in batch {
             let device = match write {
+                Write::InventoryBase(digest, content) => {
+                    rows.bases.insert(*digest, content.clone());
+                    continue;
+                }
                 Write::Approvals(in_force) => {
                     let directory = &self.directory;
                     open.ledger.approvals(in_force, clock::wall(), |hash| document(directory, hash));
@@ -334,11 +348,11 @@ impl Desk {
                 }
                 Write::Inventory(_, inventory, bytes) => {
                     known.inventory = Some(inventory.clone());
-                    records.insert((device, Kind::Inventory), Some(bytes.clone()));
+                    rows.told.insert((device, Kind::Inventory), Some(bytes.clone()));
                 }
                 Write::Scan(_, scan, bytes) => {
                     known.scan = Some(scan.clone());
-                    records.insert((device, Kind::Scan), Some(bytes.clone()));
+                    rows.told.insert((device, Kind::Scan), Some(bytes.clone()));
                 }
                 Write::Forget(_) => {
                     let nameless = DeviceRecord { label: Text::default(), ..(*known.record).clone() };
@@ -346,10 +360,10 @@ impl Desk {
                     self.directory.apply(&[Change::Put(self.directory.device(&device), bytes)])?;
                     known.record = Arc::new(nameless);
                     (known.said, known.inventory, known.scan) = (None, None, None);
-                    records.extend(Kind::ALL.map(|kind| ((device, kind), None)));
+                    rows.told.extend(Kind::ALL.map(|kind| ((device, kind), None)));
                 }
                 Write::Counted(_, counts) => known.counted = *counts,
-                Write::File(_) | Write::Device(..) | Write::Approvals(_) => {}
+                Write::File(_) | Write::Device(..) | Write::Approvals(_) | Write::InventoryBase(..) => {}
             }
         }
         let at = at.unwrap_or_else(clock::wall);
@@ -359,7 +373,7 @@ impl Desk {
             if let Some(said) = &known.said
                 && !before.is_some_and(|before| Arc::ptr_eq(before, said))
             {
-                records.insert((*device, Kind::Status), Some(told::status(said)));
+                rows.told.insert((*device, Kind::Status), Some(told::status(said)));
                 let counted = before.map(|before| before.bytes).unwrap_or_default();
                 open.ledger.bytes(known, &counted, &said.bytes, at);
             }
@@ -367,7 +381,7 @@ impl Desk {
         }
         #[cfg(test)]
         self.directory.perhaps_panic();
-        let committed = self.runtime.block_on(open.commit(records));
+        let committed = self.runtime.block_on(open.commit(rows));
         committed.map_err(|error| open.session.explain(error))?;
         self.open = Some(open);
         if let Err(error) = self.keep_history(at) {

@@ -220,6 +220,13 @@ impl Past {
         // Versions of one approval are one rollout; what counts is the newest.
         let mut rollouts: BTreeMap<(i64, i64), Went> = BTreeMap::new();
         for (key, one) in approvals(pool, &names).await? {
+            if one.action == Action::None {
+                // Whoever declines ends what was approved before.
+                if let Some(known) = rollouts.get_mut(&key) {
+                    known.ended = known.ended.or(Some(one.seen));
+                }
+                continue;
+            }
             let known = rollouts.entry(key).or_insert_with(|| Went {
                 group: one.group,
                 release: one.release,
@@ -235,7 +242,6 @@ impl Past {
             }
             known.ended = one.ended;
         }
-        rollouts.retain(|_, went| went.action != Action::None);
         for (key, went) in &mut rollouts {
             let expected = members.get(&key.0).copied().unwrap_or_default();
             add(&mut went.stands, expected, stands.get(key));

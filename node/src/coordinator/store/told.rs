@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use futures::TryStreamExt as _;
 use sqlx::{AnyConnection, Connection as _, Row as _};
-use upswarm_protocol::ids::DeviceId;
+use upswarm_protocol::ids::{DeviceId, DocHash};
 
 use super::database::{Place, Session};
 use super::known::Said;
@@ -48,6 +48,7 @@ pub(crate) struct Told {
     /// How each device is.
     pub(crate) said: BTreeMap<DeviceId, Said>,
     /// Records for the core.
+    pub(crate) inventory_bases: Vec<(DocHash, Vec<u8>)>,
     pub(crate) inventories: Vec<(DeviceId, Vec<u8>)>,
     pub(crate) scans: Vec<(DeviceId, Vec<u8>)>,
 }
@@ -90,6 +91,14 @@ impl Session {
 
     async fn told(&mut self) -> anyhow::Result<Told> {
         let mut told = Told::default();
+        let bases = sqlx::query("SELECT digest, content FROM inventory_base").fetch_all(&mut self.connection).await;
+        for row in bases.map_err(|error| self.explain(error)).context("reading what inventories have in common")? {
+            let read = (row.try_get::<Vec<u8>, _>(0).map(TryInto::try_into), row.try_get::<Vec<u8>, _>(1));
+            // Inventories over one that is damaged are told anew.
+            if let (Ok(Ok(digest)), Ok(content)) = read {
+                told.inventory_bases.push((DocHash(digest), content));
+            }
+        }
         let mut failed = None;
         let mut rows = sqlx::query("SELECT device, kind, content FROM told").fetch(&mut self.connection);
         loop {
@@ -148,6 +157,21 @@ pub(super) async fn keep(
     }
     let taken = "ON CONFLICT (device, kind) DO UPDATE SET content = excluded.content";
     write(connection, "told (device, kind, content)", taken, rows).await
+}
+
+/// Puts bases in, or with no bytes takes them out.
+pub(super) async fn keep_bases(
+    connection: &mut AnyConnection,
+    bases: BTreeMap<DocHash, Vec<u8>>,
+) -> Result<(), sqlx::Error> {
+    let (gone, new): (Vec<_>, Vec<_>) = bases.into_iter().partition(|(_, content)| content.is_empty());
+    for (digest, _) in gone {
+        let delete = sqlx::query("DELETE FROM inventory_base WHERE digest = $1").bind(digest.0.to_vec());
+        delete.execute(&mut *connection).await?;
+    }
+    let rows = new.into_iter().map(|(digest, content)| vec![Value::Bytes(digest.0.to_vec()), Value::Bytes(content)]);
+    let taken = "ON CONFLICT (digest) DO UPDATE SET content = excluded.content";
+    write(connection, "inventory_base (digest, content)", taken, rows.collect()).await
 }
 
 fn pack(json: &[u8]) -> Vec<u8> {
