@@ -117,6 +117,9 @@ type States = BTreeMap<(GroupId, ReleaseId, u8), u64>;
 /// By group: members.
 type Members = BTreeMap<GroupId, u64>;
 
+/// States, members, and the approvals that are in force.
+type Day = (States, Members, BTreeSet<(GroupId, ReleaseId)>);
+
 /// What everything looks like, counted device by device.
 #[derive(Default)]
 struct Model {
@@ -124,12 +127,12 @@ struct Model {
     approved: BTreeMap<(GroupId, ReleaseId), u64>,
     ever: BTreeSet<(GroupId, ReleaseId)>,
     /// As it stood at the end of each day.
-    days: BTreeMap<u64, (States, Members, BTreeSet<(GroupId, ReleaseId)>)>,
+    days: BTreeMap<u64, Day>,
     bytes: BTreeMap<u64, u64>,
 }
 
 impl Model {
-    fn count(&self) -> (States, Members, BTreeSet<(GroupId, ReleaseId)>) {
+    fn count(&self) -> Day {
         let (mut states, mut members) = (States::new(), Members::new());
         for known in self.fleet.values().filter(|known| known.counted) {
             for group in known.record.groups.iter() {
