@@ -126,6 +126,7 @@ fn approval(schedule: Schedule, rings: Vec<Ring>, issued: i64) -> Approval {
         release: ReleaseId([2; 32]),
         version: 1,
         action: Action::Install,
+        back: false,
         issued,
         expires: issued + Duration::from_secs(300 * 86_400),
         schedule,

@@ -29,6 +29,7 @@ fn approval(schedule: Schedule, rings: &[Ring]) -> Approval {
         release: ReleaseId([2; 32]),
         version: 1,
         action: Action::Install,
+        back: false,
         issued: MONDAY,
         expires: MONDAY + Duration::from_secs(30 * 86_400),
         schedule,

@@ -100,6 +100,7 @@ impl ScheduleArgs {
             release,
             version,
             action,
+            back: false,
             issued: now,
             expires: now + life,
             schedule: self.schedule(now)?,

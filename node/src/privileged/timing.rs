@@ -148,6 +148,7 @@ mod tests {
             release: ReleaseId([2; 32]),
             version: 1,
             action: Action::Install,
+            back: false,
             issued: MONDAY - HOUR,
             expires: MONDAY + 1000 * HOUR,
             schedule,

@@ -312,13 +312,19 @@ fn checked(
     let described = described(root, request.group.as_ref(), (&draft.group, approval.group))?;
     // 6. Action, schedule, rings, life and remark are those that were asked for.
     let mut wanted = match &draft.intent {
-        Intent::Decide { action, schedule } => schedule
-            .approval((approval.group, approval.release), approval.version, *action, approval.issued)
-            .map_err(|error| error.to_string())?,
+        Intent::Decide { action, schedule, back } => {
+            let wanted = schedule
+                .approval((approval.group, approval.release), approval.version, *action, approval.issued)
+                .map_err(|error| error.to_string())?;
+            Approval { back: *back, ..wanted }
+        }
         Intent::Decline { note } => plain(&approval, Action::None, note)?,
         Intent::Expedite => expedited(&approval, replaced, publics)?,
     };
     wanted.group_version = described.as_ref().map_or(0, |known| known.version);
+    if approval.action == Action::Install && approval.back != release.goes_back() {
+        return Err("release and approval do not both say that machines go back".to_owned());
+    }
     if wanted != approval {
         return Err(format!("asked for: {}; drafted: {}", words::of(&wanted), words::of(&approval)));
     }
@@ -513,6 +519,7 @@ fn plain(drafted: &Approval, action: Action, note: &str) -> Result<Approval, Str
         release: drafted.release,
         version: drafted.version,
         action,
+        back: false,
         issued: drafted.issued,
         expires: drafted.issued + LIFE,
         schedule: Default::default(),
@@ -536,7 +543,7 @@ fn expedited(
         );
     }
     let mut wanted = plain(drafted, before.action, before.note.as_str())?;
-    (wanted.schedule, wanted.rings) = (before.schedule, before.rings);
+    (wanted.schedule, wanted.rings, wanted.back) = (before.schedule, before.rings, before.back);
     wanted.schedule.expedite = true;
     wanted.schedule.deadline = wanted.schedule.deadline.filter(|deadline| *deadline > drafted.issued);
     Ok(wanted)

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use sha2::{Digest as _, Sha256};
+use upswarm_protocol::time::Wall;
 
 use super::tests::{Bench, Snapshot};
-use crate::apt_setup::{self, Selected};
+use crate::apt_setup::{self, Selected, Word};
 use crate::sys::find;
 
 fn run(command: &mut Command) -> String {
@@ -115,7 +116,7 @@ async fn it_gets_the_selection_from_here_and_nothing_else() {
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let note = apt_setup::Snapshot {
         upstream: "sec".into(),
-        counter: 1,
+        word: Word { counter: 1, said: Wall(1), back: false },
         suite: "stable".into(),
         aliases: words(&["stable"]),
         origin: "Test".into(),

@@ -78,6 +78,7 @@ impl Snapshot {
                 source: Text::lossy("openssl"),
                 when_absent: WhenAbsent::Never,
             }]),
+            back: false,
             timeout_s: 60,
         };
         let release = Release {

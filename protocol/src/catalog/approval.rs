@@ -160,6 +160,8 @@ pub struct Approval {
     pub version: u64,
     /// What to do.
     pub action: Action,
+    /// Machines with later versions go back to those of the release. Its release must say so too; without it none goes back.
+    pub back: bool,
     /// When it was signed.
     pub issued: Wall,
     /// After this no new install rests on it.

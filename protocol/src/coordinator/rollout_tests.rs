@@ -20,6 +20,7 @@ fn approval(release: ReleaseId, version: u64, issued: Wall, rings: &[(u16, u32)]
         release,
         version,
         action: Action::Install,
+        back: false,
         issued,
         expires: issued + 30 * DAY,
         schedule: Schedule::default(),

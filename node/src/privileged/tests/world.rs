@@ -200,6 +200,7 @@ impl World {
             release: ReleaseId::of(body),
             version,
             action: Action::Install,
+            back: false,
             issued: self.now - HOUR,
             expires: self.now + 100 * HOUR,
             schedule: Schedule::default(),

@@ -26,6 +26,18 @@ pub(super) enum Superseded {
     },
 }
 
+/// A release that is approved here.
+type Approved<'a> = (&'a ReleaseId, &'a Deployment, &'a Release);
+
+/// How a release stands to another of the same product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Before,
+    Later,
+    /// Machines go back to it.
+    Back,
+}
+
 impl Ask<'_> {
     /// A release gives way to one that names it as superseded, and to a later one of the same product, as soon as that is
     /// installed or may be installed. It does not give way to one that is held, has failed or waits for its ring: until then
@@ -45,22 +57,50 @@ impl Ask<'_> {
             let root = self.view.trust.root();
             let its_own = root.publisher_of(&later.product) == root.publisher_of(&release.product);
             let says_so = its_own && later.supersedes.contains(id);
-            let is_later = later.product == release.product && later.counter > release.counter;
-            if !(says_so || is_later) {
+            let order = if later.product == release.product {
+                self.order((&other, theirs, later), (id, deployment, release))
+            } else {
+                Order::Before
+            };
+            if !says_so && order == Order::Before {
                 continue;
             }
             match self.takes_over(&other, theirs, later) {
                 None => verdict = Superseded::NotKnownYet,
                 Some(false) => {}
                 Some(true) => {
-                    let why =
-                        if says_so { "its publisher says so" } else { "it is a later release of the same product" };
+                    let why = match order {
+                        _ if says_so => "its publisher says so",
+                        Order::Back => "that approval, the later of both, takes machines back to it",
+                        _ => "it is a later release of the same product",
+                    };
                     let because = format!("{} is approved here, and {why}", name(later));
                     return Superseded::By { later: name(later), because };
                 }
             }
         }
         verdict
+    }
+
+    /// How another release of the product stands to one: later by its counter, unless an approval takes machines back. That counts
+    /// against everything that was said before it. An approver says each; of two words the later counts.
+    fn order(&self, other: Approved<'_>, own: Approved<'_>) -> Order {
+        let approvals = self.view.trust.catalog().approvals();
+        let said = |(id, deployment, _): Approved<'_>| {
+            approvals.get(&(deployment.group, *id)).map_or(deployment.approval.issued, |known| known.said())
+        };
+        let is_back = |(_, deployment, release): Approved<'_>| deployment.approval.back && release.goes_back();
+        let later = other.2.counter > own.2.counter;
+        let by_number = if later { Order::Later } else { Order::Before };
+        match (is_back(other), is_back(own)) {
+            (false, false) => by_number,
+            (true, true) if (said(other), other.2.counter) > (said(own), own.2.counter) => Order::Back,
+            (true, true) => Order::Before,
+            (true, false) if said(other) >= said(own) => Order::Back,
+            (true, false) => by_number,
+            (false, true) if said(other) > said(own) => by_number,
+            (false, true) => Order::Before,
+        }
     }
 
     /// A removal gives way to a later version of the package that is there or on its way: what detection finds is that one, and

@@ -27,6 +27,7 @@ fn approval(rings: &[(u16, u32)], schedule: Schedule) -> Approval {
         release: RELEASE,
         version: 1,
         action: Action::Install,
+        back: false,
         issued: NOW,
         expires: NOW + LIFE,
         schedule,
