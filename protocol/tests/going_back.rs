@@ -178,3 +178,39 @@ fn a_rule_that_was_there_before_does_not_undo_it_and_one_signed_since_does() {
     let machine = Machine::start(&world, &documents, true);
     assert!(machine.0.trust().may_install(&earlier.release, &GROUP, NOW).is_err());
 }
+
+#[test]
+fn machines_without_an_agent_get_the_approval_in_force_once_it_is_for_all() {
+    let world = World::new();
+    let (earlier, later) = (world.publish(&state_of(EARLIER, true)), world.publish(&state_of(LATER, false)));
+    let signed = Some(Filtered { signature: Bounded::default(), certificate: Bounded::default() });
+    let ring = |up_to: u16, delay_s: u32| RingPlan { rings: list(vec![Ring { up_to, delay_s }]), stop_above: 0 };
+    let later_said = |hours: u32, change: &dyn Fn(&mut Approval)| {
+        let mut said =
+            Approval { issued: NOW - HOUR * hours, filtered: signed.clone(), ..approval(GROUP, later.release, 1) };
+        change(&mut said);
+        world.approve(&said)
+    };
+    let seen = |decisions: &[Doc]| {
+        let documents = [&[earlier.clone(), later.clone()], decisions].concat();
+        let machine = Machine::start(&world, &documents, true);
+        let found = machine.0.filtered(&GROUP.to_string(), machine.1);
+        assert_eq!(machine.0.filtered("nobody", machine.1), []);
+        found.into_iter().map(|(approval, _)| approval.release).collect::<Vec<_>>()
+    };
+    assert_eq!(seen(&[later_said(2, &|_| ())]), [later.release]);
+    assert_eq!(seen(&[later_said(2, &|said| said.rings = ring(10_000, 7200))]), [later.release]);
+    assert_eq!(seen(&[later_said(2, &|said| said.rings = ring(10_000, 7300))]), []);
+    assert_eq!(seen(&[later_said(2, &|said| said.rings = ring(5000, 0))]), []);
+    assert_eq!(seen(&[later_said(2, &|said| said.schedule.available_from = Some(NOW + DAY))]), []);
+    assert_eq!(seen(&[later_said(2, &|said| said.action = Action::None)]), []);
+    assert_eq!(seen(&[later_said(2, &|said| said.filtered = None)]), []);
+    let back =
+        Approval { issued: NOW - HOUR, back: true, filtered: signed.clone(), ..approval(GROUP, earlier.release, 1) };
+    let back = world.approve(&back);
+    assert_eq!(seen(&[later_said(2, &|_| ()), back.clone()]), [earlier.release]);
+    assert_eq!(seen(&[later_said(0, &|_| ()), back]), [later.release]);
+    // What is in force and has no repository is not made up for by an older one that has.
+    let unsigned = world.approve(&Approval { issued: NOW, back: true, ..approval(GROUP, earlier.release, 1) });
+    assert_eq!(seen(&[later_said(2, &|_| ()), unsigned]), []);
+}

@@ -132,6 +132,7 @@ fn approval(schedule: Schedule, rings: Vec<Ring>, issued: i64) -> Approval {
         schedule,
         rings: RingPlan { rings: Bounded::new(rings).expect("few rings"), stop_above: 0 },
         note: Text::default(),
+        filtered: None,
     }
 }
 

@@ -35,6 +35,7 @@ fn approval(schedule: Schedule, rings: &[Ring]) -> Approval {
         schedule,
         rings: RingPlan { rings: Bounded::new(rings.to_vec()).expect("few rings"), stop_above: 0 },
         note: Text::default(),
+        filtered: None,
     }
 }
 

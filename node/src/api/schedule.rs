@@ -106,6 +106,7 @@ impl ScheduleArgs {
             schedule: self.schedule(now)?,
             rings: self.rings()?,
             note: Text::new(self.note.as_str()).map_err(named("--note"))?,
+            filtered: None,
         };
         check(&approval)?;
         Ok(approval)

@@ -154,6 +154,7 @@ mod tests {
             schedule,
             rings: RingPlan::default(),
             note: Text::default(),
+            filtered: None,
         }
     }
 

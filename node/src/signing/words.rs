@@ -80,6 +80,12 @@ pub(super) fn approval(
             }
         });
     }
+    if upstream.is_some_and(|signed| signed.compared) {
+        lines.push(format!(
+            "filtered    the same packages as a repository for machines without an agent, signed by your repository key, until {}",
+            approval.expires
+        ));
+    }
     lines.push(release(of));
     lines.join("\n")
 }

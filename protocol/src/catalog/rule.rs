@@ -76,6 +76,7 @@ impl ApprovalRule {
             schedule,
             rings: self.rings.clone(),
             note: Text::lossy(&format!("by rule r{}", self.number)),
+            filtered: None,
         }
     }
 

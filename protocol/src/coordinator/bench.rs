@@ -345,6 +345,7 @@ pub(super) fn plain_approval(group: GroupId, now: Wall, release: ReleaseId, vers
         schedule: Schedule::default(),
         rings: RingPlan::default(),
         note: Text::default(),
+        filtered: None,
     }
 }
 

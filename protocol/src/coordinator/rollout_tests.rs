@@ -26,6 +26,7 @@ fn approval(release: ReleaseId, version: u64, issued: Wall, rings: &[(u16, u32)]
         schedule: Schedule::default(),
         rings: RingPlan { rings: Bounded::new(rings).unwrap(), stop_above },
         note: Text::default(),
+        filtered: None,
     }
 }
 

@@ -436,6 +436,7 @@ pub fn approval(group: GroupId, release: ReleaseId, version: u64) -> Approval {
         schedule: Schedule::default(),
         rings: RingPlan::default(),
         note: text("ok"),
+        filtered: None,
     }
 }
 

@@ -130,6 +130,7 @@ fn full_approval() -> Approval {
         },
     };
     approval.rings = RingPlan { rings: list(vec![Ring { up_to: 500, delay_s: 0 }]), stop_above: 1000 };
+    approval.filtered = Some(Filtered { signature: list(vec![1, 2]), certificate: list(vec![3]) });
     approval
 }
 

@@ -136,6 +136,7 @@ fn approval(
             schedule: Default::default(),
             rings: Default::default(),
             note,
+            filtered: None,
         })
     };
     match (&draft.intent, before) {

@@ -206,6 +206,7 @@ impl World {
             schedule: Schedule::default(),
             rings: RingPlan::default(),
             note: text(""),
+            filtered: None,
         }
     }
 

@@ -9,6 +9,7 @@ use crate::ids::ReleaseId;
 use crate::node::Detection;
 use crate::report::DeploymentState;
 use crate::schedule::{self, Decision, Why};
+use crate::time::Wall;
 
 /// Whether another release takes a deployment's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,13 +30,40 @@ pub(super) enum Superseded {
 /// A release that is approved here.
 type Approved<'a> = (&'a ReleaseId, &'a Deployment, &'a Release);
 
+/// What decides between approved releases of one product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::node) struct Word {
+    pub(in crate::node) counter: u64,
+    /// When an approver said so.
+    pub(in crate::node) said: Wall,
+    /// Whether machines go back to it.
+    pub(in crate::node) back: bool,
+}
+
 /// How a release stands to another of the same product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
+pub(in crate::node) enum Order {
     Before,
     Later,
     /// Machines go back to it.
     Back,
+}
+
+impl Word {
+    /// Later by its counter, unless an approval takes machines back. That counts against everything that was said before it. An
+    /// approver says each; of two words the later counts.
+    pub(in crate::node) fn order(&self, own: &Word) -> Order {
+        let by_number = if self.counter > own.counter { Order::Later } else { Order::Before };
+        match (self.back, own.back) {
+            (false, false) => by_number,
+            (true, true) if (self.said, self.counter) > (own.said, own.counter) => Order::Back,
+            (true, true) => Order::Before,
+            (true, false) if self.said >= own.said => Order::Back,
+            (true, false) => by_number,
+            (false, true) if self.said > own.said => by_number,
+            (false, true) => Order::Before,
+        }
+    }
 }
 
 impl Ask<'_> {
@@ -82,25 +110,17 @@ impl Ask<'_> {
         verdict
     }
 
-    /// How another release of the product stands to one: later by its counter, unless an approval takes machines back. That counts
-    /// against everything that was said before it. An approver says each; of two words the later counts.
     fn order(&self, other: Approved<'_>, own: Approved<'_>) -> Order {
         let approvals = self.view.trust.catalog().approvals();
-        let said = |(id, deployment, _): Approved<'_>| {
-            approvals.get(&(deployment.group, *id)).map_or(deployment.approval.issued, |known| known.said())
+        let word = |(id, deployment, release): Approved<'_>| {
+            let known = approvals.get(&(deployment.group, *id));
+            Word {
+                counter: release.counter,
+                said: known.map_or(deployment.approval.issued, |known| known.said()),
+                back: deployment.approval.back && release.goes_back(),
+            }
         };
-        let is_back = |(_, deployment, release): Approved<'_>| deployment.approval.back && release.goes_back();
-        let later = other.2.counter > own.2.counter;
-        let by_number = if later { Order::Later } else { Order::Before };
-        match (is_back(other), is_back(own)) {
-            (false, false) => by_number,
-            (true, true) if (said(other), other.2.counter) > (said(own), own.2.counter) => Order::Back,
-            (true, true) => Order::Before,
-            (true, false) if said(other) >= said(own) => Order::Back,
-            (true, false) => by_number,
-            (false, true) if said(other) > said(own) => by_number,
-            (false, true) => Order::Before,
-        }
+        word(other).order(&word(own))
     }
 
     /// A removal gives way to a later version of the package that is there or on its way: what detection finds is that one, and

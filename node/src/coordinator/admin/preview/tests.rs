@@ -33,6 +33,7 @@ fn approval(rings: &[(u16, u32)], schedule: Schedule) -> Approval {
         schedule,
         rings: RingPlan { rings: Bounded::new(rings).unwrap(), stop_above: 500 },
         note: Text::default(),
+        filtered: None,
     }
 }
 
