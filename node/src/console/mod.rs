@@ -15,6 +15,7 @@ mod guard;
 mod live;
 mod pages;
 mod passing;
+mod refused;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use self::decide::Drafts;
 use self::guard::Guard;
 use self::live::Live;
+use self::refused::Refused;
 use self::trouble::Trouble;
 use crate::coordinator::client::Client;
 use crate::door::{self, Door, Listener};
@@ -80,6 +82,7 @@ pub(crate) struct Console {
     live: Live,
     keys: Keys,
     drafts: Drafts,
+    refused: Refused,
     place: String,
 }
 
@@ -106,6 +109,7 @@ pub(crate) async fn bind(client: Client, options: Options) -> Result<Bound, CliE
         guard,
         keys: options.keys,
         drafts: Drafts::default(),
+        refused: Refused::default(),
         place: options.place,
     };
     let door = Door {
@@ -158,6 +162,7 @@ fn routes(console: Arc<Console>) -> Router {
         .route("/act/sync", post(act::sync))
         .route("/act/draft", post(decide::draft))
         .route("/act/sign", post(decide::sign))
+        .route("/drafts/{draft}", get(decide::preview))
         .route("/act/leave", post(guard::leave))
         // Whoever looks ahead (a preview of links, a scanner) must not use the secret up.
         .route("/enter", get(guard::enter).head(guard::get_alone))
