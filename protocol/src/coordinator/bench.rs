@@ -340,11 +340,13 @@ pub(super) fn plain_approval(group: GroupId, now: Wall, release: ReleaseId, vers
         release,
         version,
         action: Action::Install,
+        back: false,
         issued: now,
         expires: now + Duration::from_secs(86400),
         schedule: Schedule::default(),
         rings: RingPlan::default(),
         note: Text::default(),
+        filtered: None,
     }
 }
 
