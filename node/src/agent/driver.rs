@@ -5,6 +5,7 @@
 //! fetches, serves and installs under way and no more.
 
 mod disk;
+mod installs;
 mod sink;
 mod snapshots;
 mod start;
@@ -23,11 +24,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use upswarm_cache::{Store, StoreConfig};
-use upswarm_protocol::catalog::Action;
 use upswarm_protocol::chunk::ChunkList;
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::envelope::{self, Kind, Role};
-use upswarm_protocol::ids::{PayloadId, ReleaseId};
+use upswarm_protocol::ids::PayloadId;
 use upswarm_protocol::node::{
     Conditions, FetchError, FetchFrom, FetchId, Input, MachineRules, NodeConfig, NodeState, Output, Restored,
     ServeWhat, StoreError,
@@ -410,14 +410,8 @@ impl Driver {
             Output::Detect { release } => self.detect(release),
             Output::Install { release, action } => self.install(release, action),
             Output::Notice { release, text, near } => self.tell(release, text, near),
-            Output::Restart { release } => {
-                let (done, restarted) = (self.done.clone(), self.installer.restart(&self.state, release));
-                tokio::spawn(async move {
-                    let outcome = restarted.await;
-                    info!(release = %release.short(), ?outcome, "restart");
-                    let _ = done.send(vec![Input::RestartEnded { release, outcome }]).await;
-                });
-            }
+            Output::Restart { release } => self.restart(release),
+            Output::ReadLog { release, ordered, order } => self.read_log(release, ordered, order),
             Output::Encrypt { message, to } => {
                 let seq = message.seq();
                 debug!(seq, "reports");
@@ -582,39 +576,6 @@ impl Driver {
             batch.extend(lost);
             batch.push(Input::Opened { payload, result });
             let _ = done.send(batch).await;
-        });
-    }
-
-    /// Writes the notice where programs of the person at the machine find it, and shows it.
-    fn tell(&mut self, release: Option<ReleaseId>, text: String, near: bool) {
-        let path = self.notice.clone();
-        let Some(release) = release else {
-            let _ = std::fs::remove_file(&path);
-            return;
-        };
-        info!("{text}");
-        if let Err(error) = std::fs::write(&path, format!("{text}\n")) {
-            warn!("cannot write {}: {error}", path.display());
-        }
-        tokio::spawn(self.installer.tell(&self.state, release, text, near));
-    }
-
-    fn detect(&mut self, release: ReleaseId) {
-        let (done, detected) = (self.done.clone(), self.installer.detect(&self.state, release));
-        tokio::spawn(async move {
-            let result = detected.await;
-            let _ = done.send(vec![Input::Detected { release, result }]).await;
-        });
-    }
-
-    fn install(&mut self, release: ReleaseId, action: Action) {
-        let installed = self.installer.install(&self.state, |id| self.store.path(id), release, action);
-        let done = self.done.clone();
-        info!(release = %release.short(), ?action, "begins");
-        tokio::spawn(async move {
-            let outcome = installed.await;
-            info!(release = %release.short(), ?outcome, "ended");
-            let _ = done.send(vec![Input::InstallEnded { release, action, outcome }]).await;
         });
     }
 

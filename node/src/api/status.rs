@@ -231,3 +231,28 @@ pub(crate) struct OriginStatus {
     /// Payload bytes that it has served since it started.
     pub(crate) payload_bytes: u64,
 }
+
+/// A state as people say it: of a deployment, or what a scan says of a release.
+pub(crate) fn state_words(state: &str) -> &'static str {
+    match state {
+        "Installed" => "Installed",
+        "Uninstalled" => "Removed",
+        "Failed" => "Failed",
+        "Stalled" => "Stalled",
+        "Pending" => "Pending",
+        "OnHold" => "On hold",
+        "Offering" => "Looking for bytes",
+        "Downloading" => "Downloading",
+        "Downloaded" => "Downloaded",
+        "Installing" => "Installing",
+        "RestartRequired" => "Waits for restart",
+        "Uninstalling" => "Being removed",
+        "Superseded" => "Superseded",
+        "Canceled" => "Taken back",
+        "NotApplicable" => "Not concerned",
+        "Required" => "Needed",
+        "Declined" => "Declined",
+        "NotTold" => "Not told",
+        _ => "Not known",
+    }
+}

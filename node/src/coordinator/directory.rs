@@ -14,6 +14,7 @@
 //! D/payload/<hex>           payload bytes; complete, and hashed before they got their name
 //! D/upload/                 what is still arriving
 //! D/devices/, D/invites/    one file each
+//! D/logs/                   logs of devices that were asked for, one file each
 //! D/told                    what devices told, see `store::log`
 //! D/names.json              the admin's names of groups and sites
 //! D/repositories/           upstream repositories, see `repositories::settings`
@@ -210,7 +211,7 @@ impl Directory {
 
     /// Makes the empty rooms of a new directory; durable on return.
     pub(crate) fn create(&self) -> anyhow::Result<()> {
-        for room in ["keys", "roots", "doc", "payload", "upload", "devices", "invites"] {
+        for room in ["keys", "roots", "doc", "payload", "upload", "devices", "invites", "logs"] {
             let path = self.path.join(room);
             fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
         }
@@ -313,6 +314,10 @@ impl Directory {
             Record::Device(device, bytes) => Change::Put(self.device(&device), bytes),
             Record::Invite(secret_hash, bytes) => {
                 let path = self.path.join("invites").join(hex::encode(secret_hash));
+                if bytes.is_empty() { Change::Remove(path) } else { Change::Put(path, bytes) }
+            }
+            Record::Log(device, release, bytes) => {
+                let path = self.path.join("logs").join(format!("{device}-{release}"));
                 if bytes.is_empty() { Change::Remove(path) } else { Change::Put(path, bytes) }
             }
             Record::Report(..) | Record::Inventory(..) | Record::Scan(..) => return None,

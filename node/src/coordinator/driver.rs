@@ -370,6 +370,14 @@ impl Driver {
                 let decision = self.at_desk(|desk| admin::retry::retry(&actor, desk, &request));
                 self.decide(decision, reply);
             }
+            Request::AskLog(actor, request, reply) => {
+                let decision = self.at_desk(|desk| admin::logs::ask(&actor, desk, &request));
+                self.decide(decision, reply);
+            }
+            Request::Logs(query, reply) => {
+                let now = self.clock.now().wall;
+                drop(reply.send(self.at_desk(|desk| admin::logs::list(desk, &query, now))));
+            }
             Request::Limit(actor, request, reply) => {
                 let decision = self.at_desk(|desk| admin::limits::limit(&actor, desk, &request));
                 self.decide(decision, reply);

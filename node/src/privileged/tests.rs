@@ -119,10 +119,10 @@ fn the_largest_job_fits_and_what_is_larger_is_not_read() {
     for (bytes, expected) in [
         (b"UPI\x01\0\0\0\0".to_vec(), "not a message of this version"),
         (b"GET / HTTP/1.1\r\n".to_vec(), "not a message of this version"),
-        (b"UPI\x08\xff\xff\xff\xff".to_vec(), "bytes, more than"),
-        (b"UPI\x08\x08\0\0\0\0\0\0\0\0\0\0\0".to_vec(), "malformed"),
-        (b"UPI\x08\x04\0\0\0\x09\0\0\0".to_vec(), "malformed"),
-        (b"UPI\x08\x04\0\0\0\0".to_vec(), "the connection broke"),
+        (b"UPI\x09\xff\xff\xff\xff".to_vec(), "bytes, more than"),
+        (b"UPI\x09\x08\0\0\0\0\0\0\0\0\0\0\0".to_vec(), "malformed"),
+        (b"UPI\x09\x04\0\0\0\x09\0\0\0".to_vec(), "malformed"),
+        (b"UPI\x09\x04\0\0\0\0".to_vec(), "the connection broke"),
         (b"UPI".to_vec(), "the connection broke"),
     ] {
         let (mut here, mut there) = UnixStream::pair().unwrap();

@@ -302,8 +302,20 @@ fn reports_of_inventories_and_scans() {
             "02000000{five}0400000000000000{now}0900000000000000010000000200000003000000040000000001{}{eight}02000000",
             "0100000000000000"
         ),
+        format!("03000000{five}0500000000000000{now}{eight}{now}01000200010500000000000000453a206e6f"),
     ];
-    for (message, expected) in [inventory, scan].iter().zip(expected) {
+    let log = DeviceMessage::Log(Box::new(LogReport {
+        device,
+        seq: 5,
+        issued: NOW,
+        release: ReleaseId([8; 32]),
+        ordered: NOW,
+        part: 1,
+        parts: 2,
+        found: true,
+        text: list(b"E: no".to_vec()),
+    }));
+    for (message, expected) in [inventory, scan, log].iter().zip(expected) {
         let bytes = codec::encode(message, Kind::Report.cap()).unwrap();
         pinned("a report", &bytes, &expected);
         assert_eq!(codec::decode::<DeviceMessage>(&bytes, Kind::Report.cap()).unwrap(), *message);
@@ -328,7 +340,18 @@ fn the_largest_reports_fit() {
         parts: 1,
         states: list(states),
     }));
-    for message in [inventory, scan] {
+    let log = DeviceMessage::Log(Box::new(LogReport {
+        device,
+        seq: 5,
+        issued: NOW,
+        release: ReleaseId([8; 32]),
+        ordered: NOW,
+        part: 1,
+        parts: 2,
+        found: true,
+        text: list(vec![b'x'; MAX_LOG_PART]),
+    }));
+    for message in [inventory, scan, log] {
         let signed = envelope::sign(Kind::Report, Role::Device, &message, &[&key(5)]).unwrap();
         assert!(signed.len() + 48 <= 4 << 10, "{} bytes and encryption", signed.len());
     }
@@ -381,8 +404,8 @@ const PRESENCE: &str = "030000000000000001020300505c18a3010000010000000000000016
 const LEASE: &str = "05050505050505050505050505050505050505050505050505050505050505053333333333333333333333333333333309000000000000000010000000000000010000000000000006060606060606060606060606060606060606060606060606060606060606060200000000000000010000000700000002000000000000000901";
 const REPORT: &str = "346:d02791bbceb24a12ee6f3b3f838893bb405f00eb2b7342b7ab5dc6122a3c8b93";
 const FRAMES: [&str; 24] = [
-    "0000000006000100000000000000010100000000000000020300000000000000",
-    "01000000060004040404040404040404040404040404040404040404040404040404040404040200000002000000000000007063",
+    "0000000007000100000000000000010100000000000000020300000000000000",
+    "01000000070004040404040404040404040404040404040404040404040404040404040404040200000002000000000000007063",
     "020000000100000000000000010100000000000000020000000000000000010000000000000001000000000000006f0100000000000000010000000000000070",
     "0300000002000000000000006e6f",
     "04000000",
