@@ -191,6 +191,8 @@ pub struct WanLimits {
     pub issued: Wall,
     /// The rates.
     pub rates: Bounded<WanRate, MAX_WAN_RATES>,
+    /// Whether the machines give way to everything else on the line; `None` leaves that to each.
+    pub yields: Option<bool>,
 }
 
 /// A rate, and when it applies.

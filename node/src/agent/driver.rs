@@ -29,8 +29,8 @@ use upswarm_protocol::codec::Text;
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::PayloadId;
 use upswarm_protocol::node::{
-    Conditions, FetchError, FetchFrom, FetchId, Input, MachineRules, NodeConfig, NodeState, Output, Restored,
-    ServeWhat, StoreError,
+    Conditions, FetchError, FetchFrom, FetchId, Input, MachineRules, NodeConfig, NodeState, Output, Restored, Section,
+    Sentence, ServeWhat, StoreError,
 };
 use upswarm_protocol::report::receipt;
 use upswarm_protocol::wire::{BlockStatus, BlockWhat};
@@ -182,6 +182,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
         flushed: 0,
         unflushed: Arc::default(),
     };
+    driver.origin.watch(config.coordinator.origins.first());
     let mut flush = tokio::time::interval(FLUSH_EVERY);
     let mut pace = tokio::time::interval(PACE_EVERY);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -254,7 +255,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
                     watch.rescan();
                 }
                 let install_root = config.install_root.as_deref();
-                let outside = Outside { section: driver.link.explain(), install_root };
+                let outside = Outside { section: driver.way_to_the_web(), install_root };
                 driver.inputs.extend(asked.answer(&driver.state, outside, clock.now()));
             }
             _ = look.tick(), if config.update_point.is_some() => {
@@ -605,6 +606,19 @@ impl Driver {
             }
         }
         self.rates.set = rates;
+        let others = u32::try_from(self.state.other_fetchers(now)).unwrap_or(u32::MAX);
+        self.origin.give_way(self.state.wan_yields().unwrap_or(self.rates.limits.gives_way), others);
+    }
+
+    /// What the driver itself knows of why things are as they are.
+    fn way_to_the_web(&self) -> Option<Section> {
+        let mut section = self.link.explain();
+        if let Some((text, because)) = self.origin.explain() {
+            let title = || "The way to the web".to_owned();
+            let known = section.get_or_insert_with(|| Section { title: title(), sentences: Vec::new() });
+            known.sentences.push(Sentence { text, because });
+        }
+        section
     }
 
     /// Makes verified chunks durable, when there are new ones or the last time failed.

@@ -187,6 +187,8 @@ pub enum Command {
         site: SiteId,
         /// The rates, all of them.
         rates: Bounded<WanRate, MAX_WAN_RATES>,
+        /// Whether its machines give way to everything else on the line; `None` leaves that to each.
+        yields: Option<bool>,
     },
     /// Ask a device for what programs printed when a release was last tried there.
     AskLog {

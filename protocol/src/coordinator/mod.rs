@@ -480,8 +480,8 @@ impl CoordinatorState {
                 self.order_retry(RetryOrder { release, group, device, issued: now.wall })?;
                 false
             }
-            Command::WanLimits { site, rates } => {
-                self.order_wan_limits(site, rates, now.wall)?;
+            Command::WanLimits { site, rates, yields } => {
+                self.order_wan_limits(site, (rates, yields), now.wall)?;
                 false
             }
             Command::AskLog { device, release } => {

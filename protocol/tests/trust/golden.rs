@@ -322,6 +322,19 @@ fn reports_of_inventories_and_scans() {
     }
 }
 
+#[test]
+fn orders_of_the_coordinator() {
+    let now = "00505c18a3010000";
+    let order = LogOrder { device: DeviceId([5; 32]), release: ReleaseId([8; 32]), issued: NOW };
+    let bytes = codec::encode(&order, Kind::LogOrder.cap()).unwrap();
+    pinned("the order of a log", &bytes, &format!("{}{}{now}", "05".repeat(32), "08".repeat(32)));
+    let rates = list(vec![WanRate { window: None, bytes_per_s: 1_000_000 }]);
+    let order = WanLimits { site: SiteId([1; 16]), issued: NOW, rates, yields: Some(true) };
+    let bytes = codec::encode(&order, Kind::WanLimits.cap()).unwrap();
+    let expected = format!("{}{now}01000000000000000040420f00000000000101", "01".repeat(16));
+    pinned("the order of limits", &bytes, &expected);
+}
+
 /// Signed and encrypted, the largest ones fit what neighbours pass on.
 #[test]
 fn the_largest_reports_fit() {
