@@ -93,6 +93,7 @@ impl Bench {
     pub(super) fn restart_with(durable: Vec<Record>, mut stored: Stored, now: Now) -> Self {
         let mut devices = BTreeMap::new();
         let mut invites = BTreeMap::new();
+        let mut logs = BTreeMap::new();
         let mut roots = vec![root_doc(&root(), &[])];
         for record in &durable {
             match record.clone() {
@@ -116,8 +117,10 @@ impl Bench {
                 Record::Scan(device, bytes) => stored.scans.push((device, bytes)),
                 Record::Groups(bytes) => stored.groups = Some(bytes),
                 Record::Root(_, bytes) => roots.push(bytes),
+                Record::Log(device, release, bytes) => drop(logs.insert((device, release), bytes)),
             }
         }
+        stored.logs.extend(logs.into_values().filter(|bytes| !bytes.is_empty()));
         stored.devices.extend(devices.into_values());
         stored.invites = invites.into_values().collect();
         let newest = roots.pop().unwrap();
