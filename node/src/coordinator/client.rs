@@ -31,6 +31,7 @@ use crate::api::missing::{Missing, MissingQuery};
 use crate::api::overview::{Changes, ChangesQuery, Overview};
 use crate::api::proposals::{ProposalQuery, ProposalRequest, ProposalStatus, Updates, UpdatesQuery};
 use crate::api::releases::{WithdrawRequest, Withdrawn};
+use crate::api::reports::ReportQuery;
 use crate::api::repositories::{NewUpstream, RemoveUpstream, SyncRequest, UpstreamAdded, UpstreamList};
 use crate::api::retries::{Retried, RetryRequest};
 use crate::api::roots::RootChain;
@@ -150,6 +151,15 @@ impl Client {
     /// What was signed, by whom and when.
     pub(crate) async fn audit(&self) -> Result<Audit, CliError> {
         self.json(self.admin(Method::GET, "audit")).await
+    }
+
+    /// A report over time, by its name in the API.
+    pub(crate) async fn report<T: serde::de::DeserializeOwned>(
+        &self,
+        name: &str,
+        query: &ReportQuery,
+    ) -> Result<T, CliError> {
+        self.json(self.admin(Method::GET, &format!("report/{name}")).query(query)).await
     }
 
     /// Waits until something has changed after a generation, or for some seconds.

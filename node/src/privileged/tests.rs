@@ -21,7 +21,7 @@ use upswarm_protocol::ids::DocHash;
 
 use self::world::{Bench, World, list};
 use super::wire::{
-    self, Answer, Ask, Back, Found, Job, MAX_ANSWER, MAX_ASK, Outcome, Patience, Restarted, Task, WireError,
+    self, Answer, Ask, AskedLog, Back, Found, Job, MAX_ANSWER, MAX_ASK, Outcome, Patience, Restarted, Task, WireError,
 };
 
 fn soon() -> Patience<'static> {

@@ -104,6 +104,8 @@ pub struct Stored {
     pub rollouts: Option<Vec<u8>>,
     /// The last [`Record::WanLimits`].
     pub wan_limits: Option<Vec<u8>>,
+    /// The last [`Record::InventoryBase`] of each.
+    pub inventory_bases: Vec<(DocHash, Vec<u8>)>,
     /// The last [`Record::Inventory`] of each device. One that is damaged is told again by its device.
     pub inventories: Vec<(DeviceId, Vec<u8>)>,
     /// The last [`Record::Scan`] of each device.
@@ -295,6 +297,9 @@ impl CoordinatorState {
                 damaged.insert(device);
             }
         }
+        for (digest, record) in stored.inventory_bases {
+            state.inventories.restore_base(digest, &record);
+        }
         // A device that hears that its inventory is not held tells both anew.
         for (device, record) in stored.inventories.into_iter().filter(|(device, _)| !damaged.contains(device)) {
             if let Some(known) = state.devices.get_mut(&device)
@@ -302,6 +307,9 @@ impl CoordinatorState {
             {
                 known.held = digest;
             }
+        }
+        for needless in state.inventories.needless_bases() {
+            state.persist(Record::InventoryBase(needless, Vec::new()));
         }
         if state.dynamic.has_any() {
             state.regroup_all(now);

@@ -258,11 +258,13 @@ impl World {
                         Record::Inventory(device, bytes) => drop(self.hub.inventories.insert(device, bytes)),
                         Record::Scan(device, bytes) => drop(self.hub.scans.insert(device, bytes)),
                         Record::Catalog(_)
+                        | Record::InventoryBase(..)
                         | Record::Device(..)
                         | Record::Invite(..)
                         | Record::Rollouts(_)
                         | Record::Groups(_)
                         | Record::WanLimits(_)
+                        | Record::Log(..)
                         | Record::Root(..) => {}
                     }
                     self.push(2_000, Happening::HubInput(Box::new(Input::Persisted { token })));
