@@ -211,10 +211,15 @@ impl OriginClient {
         // What another source brought of a chunk is not mixed with what this one brings.
         run.partial.clear();
         let mut reuse = reuse;
+        let mut in_pieces = true;
         while let Some((start, end)) = run.missing() {
-            let end = self.yielding.piece().map_or(end, |piece| end.min(start + piece));
-            self.yielding.may_ask(end - start).await;
-            self.fetch_piece(reuse, url, first, run, (start, end)).await?;
+            let piece = self.yielding.piece().filter(|_| in_pieces);
+            let until = piece.map_or(end, |piece| end.min(start + piece));
+            match self.fetch_piece(reuse, url, first, run, (start, until)).await {
+                // A source without ranges gives the whole file or nothing.
+                Err(Cause::Wrong(_)) if until < end => in_pieces = false,
+                other => other?,
+            }
             // Even a fresh connection has shown now that it works.
             reuse = Reuse::Pooled;
         }
@@ -232,13 +237,15 @@ impl OriginClient {
     ) -> Result<(), Cause> {
         let mut response = self.get(reuse, url, first, Some((start, end))).await?;
         check_range(&response, start, end, run.total_len)?;
+        let has_ranges = response.status() == StatusCode::PARTIAL_CONTENT;
         let mut chunk = std::mem::take(&mut run.partial);
         let mut body = Watched::new(self.patience);
         let origin = health::origin(url);
         loop {
             let left = end - run.position(&chunk);
             // The rest of a large answer would come at full speed: it is asked for again, in pieces.
-            if left == 0 || self.yielding.piece().is_some_and(|piece| end - start > 2 * piece && left > piece) {
+            let too_much = |piece: u64| has_ranges && end - start > 2 * piece && left > piece;
+            if left == 0 || self.yielding.piece().is_some_and(too_much) {
                 run.partial = chunk;
                 return Ok(());
             }
@@ -250,6 +257,7 @@ impl OriginClient {
             run.bytes += bytes.len() as u64;
             self.yielding.came(bytes.len() as u64);
             body.pausing(self.limiter.acquire(bytes.len() as u64)).await;
+            body.pausing(self.yielding.may_take(bytes.len() as u64)).await;
             while !bytes.is_empty() {
                 let want = run.chunks[run.done].len as usize;
                 let (now, rest) = bytes.split_at(bytes.len().min(want - chunk.len()));

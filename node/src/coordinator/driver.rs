@@ -1,7 +1,7 @@
 //! Moves inputs into the coordinator's core and outputs out of it. One task owns core, names and rules, and decides; the fleet
 //! store writes beside it, one batch at a time, in order, and readers look at the store. Nobody who only looks can hold it up.
 
-mod rollouts;
+mod looks;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -656,32 +656,6 @@ impl Driver {
             seen.iter().cloned().for_each(|seen| self.see(seen));
             AlarmKind::OF_DEVICES.into_iter().for_each(|kind| self.ended(kind, Some(report.device), &seen));
         }
-    }
-
-    /// Whoever is alone now and was at the last look: machines that start find each other within seconds.
-    fn look_for_the_alone(&mut self) {
-        let (live, fleet) = (self.live(), self.store.snapshot());
-        let seen = admin::alarms::alone(&View::new(&live, &fleet));
-        let alone: BTreeSet<DeviceId> = seen.iter().filter_map(|seen| seen.device).collect();
-        let before = std::mem::replace(&mut self.alone, alone);
-        for device in before.iter().filter(|device| !self.alone.contains(*device)).copied().collect::<Vec<_>>() {
-            self.ended(AlarmKind::Alone, Some(device), &[]);
-        }
-        let still = seen.into_iter().filter(|seen| seen.device.is_some_and(|device| before.contains(&device)));
-        still.collect::<Vec<_>>().into_iter().for_each(|seen| self.see(seen));
-    }
-
-    fn look_for_expiry(&mut self) {
-        let seen = admin::alarms::expiries(&self.state, self.clock.now().wall);
-        for record in self.state.devices().map(|record| record.device).collect::<Vec<_>>() {
-            if self.alarms.concern(record) {
-                let of_device: Vec<Seen> = seen.iter().filter(|seen| seen.device == Some(record)).cloned().collect();
-                self.ended(AlarmKind::Expiry, Some(record), &of_device);
-            }
-        }
-        let own: Vec<Seen> = seen.iter().filter(|seen| seen.device.is_none()).cloned().collect();
-        self.ended(AlarmKind::Expiry, None, &own);
-        seen.into_iter().for_each(|seen| self.see(seen));
     }
 
     /// Has the alarms written: at once when there is news, else from time to time.

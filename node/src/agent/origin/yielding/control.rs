@@ -101,6 +101,12 @@ impl Control {
         self.unused_since = None;
     }
 
+    /// As if so many bytes per second were left.
+    #[cfg(test)]
+    pub(in super::super) fn hold(&mut self, rate: f64) {
+        self.rate = Some(rate);
+    }
+
     /// Bytes per second; `None` for as many as the line brings.
     pub(super) fn rate(&self) -> Option<f64> {
         self.rate
