@@ -367,8 +367,8 @@ fn read(fields: &Fields) -> Result<ApprovalDraft, Trouble> {
     let unknown = |what: &str| Trouble::new(StatusCode::UNPROCESSABLE_ENTITY, "Not done", what.to_owned());
     let note = fields.get("note").unwrap_or_default().to_owned();
     let intent = match fields.get("intent").unwrap_or_default() {
-        "approve" => Intent::Decide { action: Action::Install, schedule: Box::new(schedule(fields)?) },
-        "remove" => Intent::Decide { action: Action::Uninstall, schedule: Box::new(schedule(fields)?) },
+        "approve" => Intent::Decide { action: Action::Install, schedule: Box::new(schedule(fields)?), back: false },
+        "remove" => Intent::Decide { action: Action::Uninstall, schedule: Box::new(schedule(fields)?), back: false },
         "decline" => Intent::Decline { note },
         "expedite" => Intent::Expedite,
         _ => return Err(unknown("Choose what is to be decided.")),

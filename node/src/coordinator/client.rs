@@ -26,6 +26,7 @@ use crate::api::holds::{Held, HoldRequest};
 use crate::api::inventory::{DeviceInventory, DeviceQuery, Inventories, PackageHolders, PackageQuery};
 use crate::api::invites::{DisinviteRequest, InviteList, InviteRequest, InviteView, Invited};
 use crate::api::limits::{LimitList, LimitRequest, SiteLimits};
+use crate::api::logs::{DeviceLogs, LogAsked, LogQuery, LogRequest};
 use crate::api::missing::{Missing, MissingQuery};
 use crate::api::overview::{Changes, ChangesQuery, Overview};
 use crate::api::proposals::{ProposalQuery, ProposalRequest, ProposalStatus, Updates, UpdatesQuery};
@@ -244,6 +245,16 @@ impl Client {
     /// Sets or takes back a rate of a site.
     pub(crate) async fn limit(&self, request: &LimitRequest) -> Result<SiteLimits, CliError> {
         self.json(self.admin(Method::POST, "limits").json(request)).await
+    }
+
+    /// Has a machine tell what programs printed when it last tried a release.
+    pub(crate) async fn ask_log(&self, request: &LogRequest) -> Result<LogAsked, CliError> {
+        self.json(self.admin(Method::POST, "device/logs").json(request)).await
+    }
+
+    /// Logs that a machine was asked for.
+    pub(crate) async fn logs(&self, query: &LogQuery) -> Result<DeviceLogs, CliError> {
+        self.json(self.admin(Method::GET, "device/logs").query(query)).await
     }
 
     /// Has machines try a release again.

@@ -16,6 +16,7 @@
 //! D/devices/, D/invites/    one file each
 //! D/fleet.db                what devices told and its history, see `store::schema`; elsewhere with --database
 //! D/database.json           where that is, when it is not here
+//! D/logs/                   logs of devices that were asked for, one file each
 //! D/names.json              the admin's names of groups and sites
 //! D/repositories/           upstream repositories, see `repositories::settings`
 //! D/feeds/                  feeds of advisories, see `repositories::feeds`
@@ -221,7 +222,7 @@ impl Directory {
 
     /// Makes the empty rooms of a new directory; durable on return.
     pub(crate) fn create(&self) -> anyhow::Result<()> {
-        for room in ["keys", "roots", "doc", "payload", "upload", "devices", "invites"] {
+        for room in ["keys", "roots", "doc", "payload", "upload", "devices", "invites", "logs"] {
             let path = self.path.join(room);
             fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
         }
@@ -324,6 +325,10 @@ impl Directory {
             Record::Device(device, bytes) => Change::Put(self.device(&device), bytes),
             Record::Invite(secret_hash, bytes) => {
                 let path = self.path.join("invites").join(hex::encode(secret_hash));
+                if bytes.is_empty() { Change::Remove(path) } else { Change::Put(path, bytes) }
+            }
+            Record::Log(device, release, bytes) => {
+                let path = self.path.join("logs").join(format!("{device}-{release}"));
                 if bytes.is_empty() { Change::Remove(path) } else { Change::Put(path, bytes) }
             }
             Record::Report(..) | Record::InventoryBase(..) | Record::Inventory(..) | Record::Scan(..) => return None,

@@ -32,6 +32,7 @@ pub(crate) fn catalog(state: &CoordinatorState, names: &Names, before: &Catalog)
         group: known.approval.group,
         version: known.approval.version,
         action: known.approval.action,
+        back: known.approval.back,
         expires: known.approval.expires.to_string(),
         schedule: known.approval.schedule.clone(),
         rings: known.approval.rings.clone(),

@@ -41,11 +41,12 @@ use std::sync::atomic::AtomicBool;
 use upswarm_protocol::catalog::{Action, Recipe, Release};
 use upswarm_protocol::ids::ReleaseId;
 use upswarm_protocol::node::InstallOutcome;
+use upswarm_protocol::time::Wall;
 
 use crate::sys::{self, PlaceError};
 pub(crate) use detect::detect;
 pub(crate) use files::recover;
-pub(crate) use log::newest_logs;
+pub(crate) use log::{log_for_coordinator, newest_logs};
 pub(crate) use payload::{Source, is_package_file};
 
 /// One install or uninstall.
@@ -59,6 +60,8 @@ pub(crate) struct Job<'a> {
     pub(crate) action: Action,
     /// Whether a later version of its packages may be replaced. Without it, only one that is left half installed may.
     pub(crate) downgrade: bool,
+    /// When an approver said so.
+    pub(crate) said: Wall,
     /// One per payload of the release, in order. Those that the recipe uses are complete; none is trusted.
     pub(crate) payloads: Vec<Source>,
     /// Where copies, logs and backups go; made if it is not there.

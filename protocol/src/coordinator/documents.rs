@@ -16,7 +16,7 @@ use crate::envelope::{self, Document, EnvelopeError, Kind, Role};
 use crate::ids::{DeviceId, DocHash, GroupId, PayloadId, PublicKey, ReleaseId};
 use crate::time::Wall;
 use crate::trust::{
-    Opened, approval_is_vouched, group_is_vouched, open_approval, open_group, open_release, release_is_vouched,
+    Blocked, Opened, approval_is_vouched, group_is_vouched, open_approval, open_group, open_release, release_is_vouched,
 };
 
 /// A head is good for this long.
@@ -244,7 +244,13 @@ impl Documents {
         }
         let newest = self.releases.values().filter(|known| known.release.product == release.product);
         let known = newest.map(|known| known.release.counter).max().unwrap_or(0);
-        if release.counter <= known {
+        // The counter of a snapshot begins with upstream's date of it: to go back, an earlier one is published later. Which of two
+        // counts is not its number's matter then, but its approval's.
+        let again = self
+            .releases
+            .values()
+            .any(|other| other.release.product == release.product && other.release.counter == release.counter);
+        if release.counter <= known && (again || !release.goes_back()) {
             return Err(Refusal::NotNewer { what: "the release counter", given: release.counter, known });
         }
         for other in release.depends.iter().chain(&release.supersedes) {
@@ -284,6 +290,9 @@ impl Documents {
         if let Some(by_rule) = &by_rule {
             by_rule.permits(&release.release, &approval)?;
         }
+        if approval.action == Action::Install && approval.back != release.release.goes_back() {
+            return Err(Refusal::Content(Blocked::NotBack.to_string()));
+        }
         let known = self.groups.get(&approval.group).map(|known| &known.document);
         let (given, version) = (approval.group_version, known.map_or(0, |known| known.version));
         if given > version {
@@ -292,9 +301,9 @@ impl Documents {
             )));
         }
         let only_listed = known.is_none_or(|known| known.members == Members::Listed);
-        if approval.action == Action::Uninstall && only_listed {
+        if (approval.action == Action::Uninstall || approval.back) && only_listed {
             return Err(Refusal::Content(
-                "nothing is removed for a group whose members only the coordinator names; have an approver sign who they are: \
+                "nothing is removed or taken back for a group whose members only the coordinator names; have an approver sign who they are: \
                  upswarm group sign"
                     .to_owned(),
             ));

@@ -20,6 +20,9 @@ mod inventories;
 #[cfg(test)]
 mod inventories_tests;
 mod io;
+mod logs;
+#[cfg(test)]
+mod logs_tests;
 mod pages;
 #[cfg(test)]
 mod pages_tests;
@@ -50,6 +53,7 @@ pub use io::{
     AlarmKind, Command, DeviceRecord, Done, HeldList, Input, Invite, MAX_USES, Output, Reason, Record, Refusal,
     ServeWhat,
 };
+pub use logs::{DeviceLog, MAX_LOG_RECORD};
 pub use pages::{PublishedApproval, PublishedGroup, PublishedRelease};
 pub use rollout::{HEARD_WITHIN, SILENT_AFTER};
 
@@ -108,6 +112,8 @@ pub struct Stored {
     pub scans: Vec<(DeviceId, Vec<u8>)>,
     /// The last [`Record::Groups`].
     pub groups: Option<Vec<u8>>,
+    /// Every [`Record::Log`].
+    pub logs: Vec<Vec<u8>>,
     /// Payloads that are complete in the store, with their lengths in bytes.
     pub payloads: BTreeMap<PayloadId, u64>,
     /// Chunk lists in the store.
@@ -183,6 +189,7 @@ enum After {
     Enrolled { peer: DeviceId },
     Renewed { peer: DeviceId },
     Assigned { device: DeviceId },
+    LogAsked { device: DeviceId },
     Held { device: DeviceId, digest: DocHash },
     Acknowledge(Acknowledge),
 }
@@ -218,6 +225,7 @@ pub struct CoordinatorState {
     invites: BTreeMap<[u8; 32], Invite>,
     rollouts: Rollouts,
     wan_limits: wan_limits::Orders,
+    logs: logs::Logs,
     inventories: Inventories,
     dynamic: Dynamic,
     opening: BTreeMap<u64, Opening>,
@@ -263,6 +271,7 @@ impl CoordinatorState {
             invites: stored.invites.into_iter().map(|invite| (invite.secret_hash, invite)).collect(),
             rollouts: Rollouts::restore(stored.rollouts.as_deref()),
             wan_limits: wan_limits::Orders::restore(stored.wan_limits.as_deref()).map_err(SetupError::WanLimits)?,
+            logs: logs::Logs::restore(&stored.logs),
             inventories: Inventories::default(),
             dynamic: Dynamic::default(),
             opening: BTreeMap::new(),
@@ -479,8 +488,12 @@ impl CoordinatorState {
                 self.order_retry(RetryOrder { release, group, device, issued: now.wall })?;
                 false
             }
-            Command::WanLimits { site, rates } => {
-                self.order_wan_limits(site, rates, now.wall)?;
+            Command::WanLimits { site, rates, yields } => {
+                self.order_wan_limits(site, (rates, yields), now.wall)?;
+                false
+            }
+            Command::AskLog { device, release } => {
+                self.ask_log(device, release, now)?;
                 false
             }
             Command::Invite(invite) => {
@@ -591,6 +604,7 @@ impl CoordinatorState {
             After::Enrolled { peer } => self.enrolled(peer),
             After::Renewed { peer } => self.renewed(peer),
             After::Assigned { device } => self.send_assignment(device),
+            After::LogAsked { device } => self.call(device),
             After::Held { device, digest } => {
                 if let Some(known) = self.devices.get_mut(&device) {
                     known.held = digest;

@@ -30,6 +30,7 @@ use journal::Journal;
 use restart::Restart;
 pub use rollback::takes_back;
 use supersedence::Superseded;
+pub(in crate::node) use supersedence::{Order, Word};
 pub use urgency::{Granted, NotPutOff};
 
 use super::assigned::Assigned;

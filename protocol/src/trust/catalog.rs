@@ -38,6 +38,14 @@ pub struct CatalogApproval {
     pub by_rule: Option<Arc<ByRule>>,
 }
 
+impl CatalogApproval {
+    /// When an approver said so: of what a rule made, when the rule was signed. Where one approval takes machines back and another
+    /// forward, the later word counts; a rule that was there before cannot undo a person's decision.
+    pub fn said(&self) -> Wall {
+        self.by_rule.as_ref().map_or(self.approval.issued, |by_rule| by_rule.rule.issued)
+    }
+}
+
 /// What a group is, as far as somebody has signed that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogGroup {
@@ -185,9 +193,10 @@ impl Loaded {
         Ok(Self { document, signers: signers.into() })
     }
 
-    /// The approvers of this root whose good signature it carries.
+    /// The approvers of this root whose good signature it carries; of a group, those who may say what it is.
     pub(super) fn approvers(&self, root: &Root) -> Approvers {
-        let signed = root.approvers.public().enumerate().filter(|(_, key)| self.signers.contains(key));
+        let keys = if matches!(self.document, Believed::Group(_)) { root.targeters() } else { &root.approvers };
+        let signed = keys.public().enumerate().filter(|(_, key)| self.signers.contains(key));
         signed.fold(0, |approvers, (at, _)| approvers | 1 << at)
     }
 
@@ -279,8 +288,13 @@ impl Floors {
         }
     }
 
-    /// After a change of the approvers: forgets exactly what none of those who stay has signed.
-    pub(super) fn count_again(&mut self, old: &Keys, new: &Keys) {
+    /// After a change of the root: forgets exactly what none of those who stay has signed.
+    pub(super) fn count_again(&mut self, old: &Root, new: &Root) {
+        self.count_those(|(_, release)| release.is_some(), &old.approvers, &new.approvers);
+        self.count_those(|(_, release)| release.is_none(), old.targeters(), new.targeters());
+    }
+
+    fn count_those(&mut self, counts: impl Fn(&Subject) -> bool, old: &Keys, new: &Keys) {
         let places: Vec<Option<usize>> = old.public().map(|key| new.public().position(|other| other == key)).collect();
         if new.keys.len() == places.len() && places.iter().enumerate().all(|(at, place)| *place == Some(at)) {
             return;
@@ -290,7 +304,10 @@ impl Floors {
                 places.iter().enumerate().filter(|(at, _)| before >> at & 1 == 1).filter_map(|(_, place)| *place);
             stay.fold(0, |approvers, place| approvers | 1 << place)
         };
-        self.0.retain(|_, floors| {
+        self.0.retain(|subject, floors| {
+            if !counts(subject) {
+                return true;
+            }
             floors.iter_mut().for_each(|floor| floor.approvers = moved(floor.approvers));
             floors.retain(|floor| floor.approvers != 0);
             !floors.is_empty()

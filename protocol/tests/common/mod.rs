@@ -153,6 +153,7 @@ impl World {
                 rule("apt", keys(std::slice::from_ref(&sync), 1)),
             ]),
             approvers: keys(&approvers, 1),
+            targeting: None,
             group_rules: list(vec![GroupRule { group: CAREFUL, threshold: 2 }]),
             upstreams: list(vec![UpstreamRule {
                 name: text("debian"),
@@ -414,6 +415,7 @@ pub fn snapshot(counter: u64, packages: &[(&str, WhenAbsent)]) -> Release {
         in_release: 1,
         indexes: list(vec![AptIndex { payload: 2, path: text("main/binary-amd64/Packages.xz") }]),
         packages: list(packages.collect()),
+        back: false,
         timeout_s: 600,
     });
     release.payloads = list(files);
@@ -429,11 +431,13 @@ pub fn approval(group: GroupId, release: ReleaseId, version: u64) -> Approval {
         release,
         version,
         action: Action::Install,
+        back: false,
         issued: NOW - HOUR,
         expires: NOW + 30 * DAY,
         schedule: Schedule::default(),
         rings: RingPlan::default(),
         note: text("ok"),
+        filtered: None,
     }
 }
 

@@ -112,6 +112,7 @@ impl World {
             root: keys(1),
             publishers: list([PublisherRule { product_prefix: text("org.example."), keys: keys(10) }]),
             approvers: keys(20),
+            targeting: None,
             group_rules: list([]),
             upstreams: list([]),
             online: keys(30),
@@ -200,11 +201,13 @@ impl World {
             release: ReleaseId::of(body),
             version,
             action: Action::Install,
+            back: false,
             issued: self.now - HOUR,
             expires: self.now + 100 * HOUR,
             schedule: Schedule::default(),
             rings: RingPlan::default(),
             note: text(""),
+            filtered: None,
         }
     }
 
