@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use super::Console;
 use super::guard::Visitor;
 use super::pages::devices;
+use super::pages::reports::{self, Asked};
 use super::trouble::Trouble;
 use crate::api::fleet::{MAX_PER_PAGE, MachineQuery, MachineRow};
 use crate::text;
@@ -81,8 +82,28 @@ pub(super) async fn audit_csv(State(console): State<Arc<Console>>, _visitor: Vis
     csv("audit.csv", &["issued", "kind", "what", "note", "signers", "document", "expires"], lines)
 }
 
+pub(super) async fn report_csv(
+    State(console): State<Arc<Console>>,
+    _visitor: Visitor,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Result<Response, Trouble> {
+    let Query(asked) = asked?;
+    let report = reports::lines(&console, &asked).await?;
+    csv(&format!("{}.csv", asked.name()), &report.head, report.rows.into_iter())
+}
+
+pub(super) async fn report_json(
+    State(console): State<Arc<Console>>,
+    _visitor: Visitor,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Result<Response, Trouble> {
+    let Query(asked) = asked?;
+    let report: serde_json::Value = console.client.report(asked.name(), &asked.query()).await?;
+    Ok(Json(report).into_response())
+}
+
 /// A file as RFC 4180 has it, in which no cell is a formula, turns the direction of writing or hides anything.
-pub(super) fn csv(name: &str, head: &[&str], lines: impl Iterator<Item = Vec<String>>) -> Result<Response, Trouble> {
+fn csv(name: &str, head: &[&str], lines: impl Iterator<Item = Vec<String>>) -> Result<Response, Trouble> {
     let failed = |error: csv::Error| Trouble::from(anyhow::Error::new(error).context("writing CSV"));
     let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
     writer.write_record(head).map_err(failed)?;

@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use askama::Template;
-use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 
 use super::{Frame, Page, render};
@@ -14,7 +12,6 @@ use crate::api::reports::{
     Approvals, Basis, Compliance, ReportQuery, RolloutTimes, Savings, Tally, Vulnerable, action_word,
 };
 use crate::console::Console;
-use crate::console::export::csv;
 use crate::console::guard::Visitor;
 use crate::console::trouble::Trouble;
 use crate::console::{show, trend};
@@ -80,9 +77,9 @@ impl Report {
 }
 
 /// A report as lines.
-struct Lines {
-    head: Vec<&'static str>,
-    rows: Vec<Vec<String>>,
+pub(in crate::console) struct Lines {
+    pub(in crate::console) head: Vec<&'static str>,
+    pub(in crate::console) rows: Vec<Vec<String>>,
     basis: Vec<String>,
     picture: String,
 }
@@ -132,28 +129,13 @@ pub(crate) async fn page(State(console): State<Arc<Console>>, visitor: Visitor, 
     })
 }
 
-pub(crate) async fn as_csv(
-    State(console): State<Arc<Console>>,
-    _visitor: Visitor,
-    asked: Asks,
-) -> Result<Response, Trouble> {
-    let Query(asked) = asked?;
-    let Lines { head, rows, .. } = lines(&console, &asked).await?;
-    csv(&format!("{}.csv", asked.show.word()), &head, rows.into_iter())
-}
-
-pub(crate) async fn as_json(
-    State(console): State<Arc<Console>>,
-    _visitor: Visitor,
-    asked: Asks,
-) -> Result<Response, Trouble> {
-    let Query(asked) = asked?;
-    let report: serde_json::Value = console.client.report(asked.show.word(), &asked.query()).await?;
-    Ok(Json(report).into_response())
-}
-
 impl Asked {
-    fn query(&self) -> ReportQuery {
+    /// The report's name in the API.
+    pub(in crate::console) fn name(&self) -> &'static str {
+        self.show.word()
+    }
+
+    pub(in crate::console) fn query(&self) -> ReportQuery {
         let given = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
         let of_releases = matches!(self.show, Report::Rollout | Report::Approvals);
         ReportQuery {
@@ -171,7 +153,7 @@ impl Asked {
     }
 }
 
-async fn lines(console: &Console, asked: &Asked) -> Result<Lines, Trouble> {
+pub(in crate::console) async fn lines(console: &Console, asked: &Asked) -> Result<Lines, Trouble> {
     let (name, query) = (asked.show.word(), asked.query());
     Ok(match asked.show {
         Report::Compliance => compliance(console.client.report(name, &query).await?),

@@ -12,6 +12,7 @@ pub(crate) mod counted;
 pub(crate) mod database;
 #[cfg(test)]
 mod database_tests;
+mod kind;
 pub(crate) mod known;
 pub(crate) mod ledger;
 #[cfg(test)]

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use upswarm_protocol::ids::DeviceId;
 
-use super::told::{Key, Kind};
+use super::kind::{Key, Kind};
 use crate::coordinator::files::read_if_there;
 
 const MAGIC: &[u8; 8] = b"UPTOLD\0\x01";

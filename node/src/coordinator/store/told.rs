@@ -9,6 +9,7 @@ use sqlx::{AnyConnection, Connection as _, Row as _};
 use upswarm_protocol::ids::{DeviceId, DocHash};
 
 use super::database::{Place, Session};
+pub(crate) use super::kind::{Key, Kind};
 use super::known::Said;
 use super::old_log;
 use super::rows::{Value, write};
@@ -18,29 +19,6 @@ use crate::sys;
 const PACKED: u8 = 1;
 /// A status is far shorter: deployments and their reasons are bounded.
 const MAX_STATUS: usize = 16 << 20;
-
-/// What a row is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
-    /// How the device is.
-    Status = 0,
-    /// What is installed on it.
-    Inventory = 1,
-    /// What it is missing.
-    Scan = 2,
-}
-
-impl Kind {
-    /// Every kind.
-    pub(crate) const ALL: [Kind; 3] = [Kind::Status, Kind::Inventory, Kind::Scan];
-
-    pub(super) fn from_number(number: i64) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| *kind as i64 == number)
-    }
-}
-
-/// The device and kind of a row.
-pub(crate) type Key = (DeviceId, Kind);
 
 /// Everything that devices told last.
 #[derive(Debug, Default)]

@@ -120,7 +120,7 @@ async fn a_fleet_of_many_is_taken_in_kept_and_shown() {
         "sites",
         "groups",
         "catalog",
-        "inventory/package?name=lib0-package-0",
+        "inventory/package?package=lib0-package-0",
         "report/compliance",
         "report/rollout",
         "report/savings",
