@@ -42,6 +42,7 @@ struct HubDisk {
     devices: BTreeMap<DeviceId, DeviceRecord>,
     reports: Vec<LastReport>,
     inventories: BTreeMap<DeviceId, Vec<u8>>,
+    inventory_bases: BTreeMap<DocHash, Vec<u8>>,
     scans: BTreeMap<DeviceId, Vec<u8>>,
     logs: BTreeMap<ReleaseId, Vec<u8>>,
 }
@@ -263,6 +264,12 @@ impl Pair {
                             self.disk.devices.insert(device, codec::decode(&bytes, 1 << 20).unwrap());
                         }
                         hub::Record::Inventory(device, bytes) => drop(self.disk.inventories.insert(device, bytes)),
+                        hub::Record::InventoryBase(digest, bytes) if bytes.is_empty() => {
+                            drop(self.disk.inventory_bases.remove(&digest));
+                        }
+                        hub::Record::InventoryBase(digest, bytes) => {
+                            drop(self.disk.inventory_bases.insert(digest, bytes));
+                        }
                         hub::Record::Scan(device, bytes) => drop(self.disk.scans.insert(device, bytes)),
                         hub::Record::Log(_, release, bytes) => drop(self.disk.logs.insert(release, bytes)),
                         hub::Record::Report(..)
@@ -402,6 +409,7 @@ fn start_hub(world: &World, disk: &HubDisk, now: Now) -> CoordinatorState {
         devices: disk.devices.values().cloned().collect(),
         reports: disk.reports.clone(),
         inventories: disk.inventories.clone().into_iter().collect(),
+        inventory_bases: disk.inventory_bases.clone().into_iter().collect(),
         scans: disk.scans.clone().into_iter().collect(),
         logs: disk.logs.values().cloned().collect(),
         ..Stored::default()

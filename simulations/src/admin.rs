@@ -49,6 +49,8 @@ pub fn approval(
         schedule,
         rings,
         note: Text::default(),
+        back: false,
+        filtered: None,
     }
 }
 
