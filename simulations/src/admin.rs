@@ -144,6 +144,7 @@ impl Admin {
                 keys: one(&publisher),
             }]),
             approvers: one(&approver),
+            targeting: None,
             group_rules: Bounded::default(),
             upstreams: Bounded::default(),
             online: one(&online),

@@ -14,9 +14,9 @@
 //! D/payload/<hex>           payload bytes; complete, and hashed before they got their name
 //! D/upload/                 what is still arriving
 //! D/devices/, D/invites/    one file each
-//! D/logs/                   logs of devices that were asked for, one file each
 //! D/fleet.db                what devices told and its history, see `store::schema`; elsewhere with --database
 //! D/database.json           where that is, when it is not here
+//! D/logs/                   logs of devices that were asked for, one file each
 //! D/names.json              the admin's names of groups and sites
 //! D/repositories/           upstream repositories, see `repositories::settings`
 //! D/feeds/                  feeds of advisories, see `repositories::feeds`

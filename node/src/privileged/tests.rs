@@ -70,7 +70,7 @@ fn the_bytes_of_every_message_are_pinned() {
         (Ask::Job(Box::new(restart)), &restarted),
         (Ask::Job(Box::new(note)), &noted),
         (
-            Ask::Log(Box::new(crate::privileged::AskedLog { roots: list([list(bytes(1))]), order: list(bytes(2)) })),
+            Ask::Log(Box::new(AskedLog { roots: list([list(bytes(1))]), order: list(bytes(2)) })),
             "555049092200000002000000010000000000000003000000000000000101010300000000000000020202",
         ),
     ];

@@ -50,6 +50,7 @@ pub(super) fn root() -> Root {
         root: keys(ROOT),
         publishers: Bounded::new(vec![rule]).unwrap(),
         approvers: keys(APPROVER),
+        targeting: None,
         group_rules: Bounded::default(),
         upstreams: Bounded::default(),
         online: keys(ONLINE),

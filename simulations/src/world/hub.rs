@@ -260,11 +260,11 @@ impl World {
                         Record::Catalog(_)
                         | Record::InventoryBase(..)
                         | Record::Device(..)
+                        | Record::Log(..)
                         | Record::Invite(..)
                         | Record::Rollouts(_)
                         | Record::Groups(_)
                         | Record::WanLimits(_)
-                        | Record::Log(..)
                         | Record::Root(..) => {}
                     }
                     self.push(2_000, Happening::HubInput(Box::new(Input::Persisted { token })));
