@@ -215,6 +215,7 @@ impl OriginClient {
         while let Some((start, end)) = run.missing() {
             let piece = self.yielding.piece().filter(|_| in_pieces);
             let until = piece.map_or(end, |piece| end.min(start + piece));
+            self.yielding.may_ask(until - start).await;
             match self.fetch_piece(reuse, url, first, run, (start, until)).await {
                 // A source without ranges gives the whole file or nothing.
                 Err(Cause::Wrong(_)) if until < end => in_pieces = false,
@@ -257,7 +258,6 @@ impl OriginClient {
             run.bytes += bytes.len() as u64;
             self.yielding.came(bytes.len() as u64);
             body.pausing(self.limiter.acquire(bytes.len() as u64)).await;
-            body.pausing(self.yielding.may_take(bytes.len() as u64)).await;
             while !bytes.is_empty() {
                 let want = run.chunks[run.done].len as usize;
                 let (now, rest) = bytes.split_at(bytes.len().min(want - chunk.len()));

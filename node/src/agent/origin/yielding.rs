@@ -1,6 +1,6 @@
 //! Giving way on a thin line: beside a running fetch it is measured how long the way to the origin takes, and while that says that
-//! somebody else wants the line, the fetch is held to a rate ([`control`]). What is not read is not sent for long, and no more is asked
-//! for than the rate brings in seconds: the sockets' buffers would take the rest at the line's full speed.
+//! somebody else wants the line, the fetch is held to a rate ([`control`]) and asks for pieces only: what was asked for comes at the
+//! line's full speed.
 //!
 //! What is measured is how long a TCP connection takes to be made. The origin's kernel answers that, so a busy origin is no reason to
 //! give way. Through a proxy nothing is measured, and nobody gives way.
@@ -36,7 +36,7 @@ const RESTED: Duration = Duration::from_secs(60);
 /// The rate that all machines of a site keep together, and each of them at least, bytes per second: less would look like no progress.
 const FLOOR: (f64, f64) = (24_576.0, 8_192.0);
 /// A piece brings what the rate brings in this time.
-const PIECE_S: f64 = 2.0;
+const PIECE_S: f64 = 0.25;
 const PIECES: (u64, u64) = (16 << 10, 4 << 20);
 /// A site that fetches this many bytes per second has no thin line: 50 Mbit/s.
 const NOT_THIN: f64 = 6.25e6;
@@ -114,6 +114,7 @@ impl Shared {
         let thin = speed * (1.0 + others) < NOT_THIN;
         state.control.measured(origin, took, now, (speed, floor, thin));
         match state.control.rate() {
+            // While one piece comes, the next is earned.
             Some(rate) => self.limiter.set_rate_and_burst(rate as u64, burst_of(rate)),
             None => self.limiter.set_rate(None),
         }
@@ -188,8 +189,8 @@ impl Yielding {
         self.0.state().control.rate().map(piece_of)
     }
 
-    /// Waits until so many bytes more may be taken.
-    pub(super) async fn may_take(&self, bytes: u64) {
+    /// Waits until so many bytes may be asked for.
+    pub(super) async fn may_ask(&self, bytes: u64) {
         self.0.limiter.acquire(bytes).await;
     }
 
@@ -218,7 +219,7 @@ impl Yielding {
 
 /// What may go at once after a pause, in bytes.
 fn burst_of(rate: f64) -> u64 {
-    ((rate * 0.1) as u64).max(BURST)
+    piece_of(rate).max(BURST)
 }
 
 /// What is asked for at once at a rate, in bytes.
