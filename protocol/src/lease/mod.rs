@@ -291,9 +291,12 @@ impl Leases {
         let names = |(device, holder): &(&DeviceId, &Holder)| {
             is_fresh(holder, now) && holder.extents.contains(&extent) && self.is_credited(device, now)
         };
-        // Of several that name it the first in order is the one that was meant to fetch it.
+        // Of several that name it the first in order is the one that was meant to fetch it; whoever owes has no part in what comes,
+        // unless nobody else can have brought it.
         let owners = self.owners(extent);
-        let first = self.holders.iter().filter(names).min_by_key(|(device, _)| self.turn(&owners, extent, device));
+        let alone = self.holders.iter().filter(names).count() == 1;
+        let counts = |named: &(&DeviceId, &Holder)| names(named) && (alone || !self.owes(named.1, now));
+        let first = self.holders.iter().filter(counts).min_by_key(|(device, _)| self.turn(&owners, extent, device));
         let first = first.map(|(device, _)| *device);
         if let Some(holder) = first.and_then(|device| self.holders.get_mut(&device)) {
             (holder.kept, holder.kept_at) = (Some(now), self.came);

@@ -238,6 +238,22 @@ fn after_the_wan_was_away_nobody_owes_anything_and_one_that_lets_others_bring_it
 }
 
 #[test]
+fn what_another_brings_after_a_break_pays_nobody_s_debt() {
+    let mut views = in_order(0, &[(1, 8), (2, 8), (3, 8)]);
+    let (first, second) = (views[0].me.0[0], views[1].me.0[0]);
+    let view = &mut views[2];
+    for seq in 0..20 {
+        hear(view, at(400 + seq * 500), first, 1 + seq, &[0, 1, 2, 3], &[]);
+    }
+    assert!(!view.claimed(at(9900), 1), "it owes");
+    // Another has begun, and what it brings is named by the one that owes as well.
+    hear(view, at(9900), second, 1, &[0], &[]);
+    view.evidence(at(10_000), 0);
+    assert!(view.claimed(at(10_000), 0), "it comes");
+    assert!(!view.claimed(at(10_000), 1) && !view.claimed(at(10_000), 2), "but not from there");
+}
+
+#[test]
 fn nobody_gives_way_where_it_has_fetched_something() {
     let mut views = in_order(0, &[(1, 8), (2, 8)]);
     let first = views[0].me.0[0];
