@@ -202,7 +202,7 @@ impl Pair {
         self.hub_hears(hub::Input::ChunkListHeld { hash: payload.chunk_list, list: held });
         self.hub_hears(hub::Input::PayloadHeld { payload: payload.id, len: payload.len });
         let doc = self.world.publish(&release);
-        self.hub_hears(hub::Input::Admin { request: counter, command: Command::Publish(doc.bytes) });
+        self.hub_hears(hub::Input::Admin { request: counter, command: Command::Publish(doc.bytes), entry: None });
         doc.release
     }
 
@@ -268,7 +268,8 @@ impl Pair {
                         | hub::Record::Rollouts(_)
                         | hub::Record::Groups(_)
                         | hub::Record::WanLimits(_)
-                        | hub::Record::Root(..) => {}
+                        | hub::Record::Root(..)
+                        | hub::Record::Audit(..) => {}
                     }
                     self.push(2_000, Going::Hub(Box::new(hub::Input::Persisted { token })));
                 }

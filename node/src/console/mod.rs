@@ -151,6 +151,7 @@ fn routes(console: Arc<Console>) -> Router {
         .route("/alarms", get(pages::alarms::page))
         .route("/audit", get(pages::audit::page))
         .route("/audit.csv", get(export::audit_csv))
+        .route("/decisions.csv", get(export::decisions_csv))
         .route("/search", get(pages::search))
         .route("/act/hold", post(act::hold))
         .route("/act/retry", post(act::retry))

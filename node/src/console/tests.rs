@@ -243,6 +243,9 @@ async fn what_was_previewed_is_signed_with_the_passphrase_and_nothing_else() {
         "/alarms",
         "/alarms?all=true",
         "/audit",
+        "/audit?topic=login&q=browser&before=999",
+        "/decisions.csv",
+        "/decisions.csv?topic=approval",
         "/search?q=tool",
         "/updates?from=repositories",
         "/devices.csv",
@@ -254,7 +257,14 @@ async fn what_was_previewed_is_signed_with_the_passphrase_and_nothing_else() {
         assert!(!page.contains('\u{202e}') || path.contains(".json"), "{path}");
         assert!(!is_html || !page.contains("<script>alert") && !page.contains("<b>tool"), "{path}");
     }
-    for path in ["/devices?standing=fine", "/devices?page=x", "/devices/nobody", "/updates/nothing", "/sites/nowhere"] {
+    for path in [
+        "/devices?standing=fine",
+        "/devices?page=x",
+        "/audit?topic=nothing",
+        "/devices/nobody",
+        "/updates/nothing",
+        "/sites/nowhere",
+    ] {
         let status = bench.get(path).header("cookie", &cookie).send().await.unwrap().status();
         assert!(status.is_client_error(), "{path}: {status}");
     }
@@ -311,6 +321,10 @@ async fn what_was_previewed_is_signed_with_the_passphrase_and_nothing_else() {
     assert_eq!(decide("decline", "0").await.status(), StatusCode::CONFLICT, "the page is old");
     let audit = bench.page(&cookie, "/audit").await;
     assert!(audit.contains("was approved for group office") && audit.contains("approver"), "{audit}");
+    let logins = bench.page(&cookie, "/audit?topic=login").await;
+    assert!(logins.contains("a browser was let into the console") && logins.contains("admin socket, user"), "{logins}");
+    let csv = bench.page(&cookie, "/decisions.csv?topic=approval").await;
+    assert_eq!(csv.lines().count(), 2, "{csv}");
     bench.stop().await;
 }
 

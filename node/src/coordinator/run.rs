@@ -152,7 +152,8 @@ pub(crate) async fn start(
     };
     let origins = origins(&options, http)?;
 
-    let Loaded { setup, identity, report_key, said, log, names, rules, alarms } = directory.load(origins)?;
+    let Loaded { setup, identity, report_key, said, log, names, rules, alarms, audit_trouble, restored } =
+        directory.load(origins)?;
     let web = Web::new(&ProxyConfig::default(), None)?;
     let repositories = Arc::new(Repositories::open(directory.path(), &web)?);
     let device = setup.device;
@@ -183,6 +184,8 @@ pub(crate) async fn start(
         names,
         rules,
         alarms,
+        audit_trouble,
+        restored,
         clock,
         report_key,
         counters: counters.clone(),

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::catalog::{
-    Action, Approval, Classification, Detect, FilePlacement, GroupDocument, HeldKey, Index, Keys, Members, NodeRole,
-    Payload, Platform, PublisherRule, Recipe, Release, RestartPolicy, RingPlan, Schedule, Severity,
+    AUDIT_MAGIC, Action, Approval, Classification, Detect, FilePlacement, GroupDocument, HeldKey, Index, Keys, Members,
+    NodeRole, Payload, Platform, PublisherRule, Recipe, Release, RestartPolicy, RingPlan, Schedule, Severity,
 };
 use crate::catalog::{page, walk};
 use crate::codec;
@@ -63,6 +63,15 @@ pub(super) fn root_doc(root: &Root, others: &[&SigningKey]) -> Vec<u8> {
     envelope::sign(Kind::Root, Role::Root, root, &[&[&first], others].concat()).unwrap()
 }
 
+/// Where a log ends after more of its bytes.
+fn after_line(before: AuditEnd, bytes: &[u8]) -> AuditEnd {
+    let text = core::str::from_utf8(bytes.strip_prefix(AUDIT_MAGIC).unwrap_or(bytes)).unwrap();
+    let entry = text.trim_end().splitn(3, ' ').nth(2).unwrap();
+    let (again, after) = before.append(entry.as_bytes()).unwrap();
+    assert_eq!(again, bytes);
+    after
+}
+
 /// A coordinator with a disk that is written only when the test says so.
 pub(super) struct Bench {
     pub(super) state: CoordinatorState,
@@ -115,6 +124,10 @@ impl Bench {
                 Record::Scan(device, bytes) => stored.scans.push((device, bytes)),
                 Record::Groups(bytes) => stored.groups = Some(bytes),
                 Record::Root(_, bytes) => roots.push(bytes),
+                Record::Audit(at, bytes) => {
+                    assert_eq!(at, stored.audit.len, "it goes on where it ended");
+                    stored.audit = after_line(stored.audit, &bytes);
+                }
             }
         }
         stored.devices.extend(devices.into_values());
@@ -185,7 +198,7 @@ impl Bench {
 
     pub(super) fn admin(&mut self, command: Command) -> Vec<Output> {
         self.requests += 1;
-        self.input(Input::Admin { request: self.requests, command })
+        self.input(Input::Admin { request: self.requests, command, entry: None })
     }
 
     pub(super) fn done(&mut self, command: Command) -> Result<Done, Refusal> {

@@ -124,6 +124,9 @@ pub enum Input {
         request: u64,
         /// What is wanted.
         command: Command,
+        /// What the log of decisions is to say of it once it is accepted, at most [`crate::catalog::MAX_AUDIT_ENTRY`] bytes without an end of
+        /// line; nothing of what no person decided.
+        entry: Option<Vec<u8>>,
     },
     /// Everything up to this [`Output::Persist`] is durable.
     Persisted {
@@ -144,6 +147,8 @@ pub struct HeldList {
 /// What an admin may want.
 #[derive(Debug, Clone)]
 pub enum Command {
+    /// Nothing but the log's entry: what was decided lies outside of the core.
+    Note,
     /// Add a release to the catalog: its envelope.
     Publish(Vec<u8>),
     /// Add an approval to the catalog: its envelope.
@@ -326,6 +331,8 @@ pub enum Record {
     Groups(Vec<u8>),
     /// A root's envelope by its version; those before it stay.
     Root(u64, Vec<u8>),
+    /// Bytes of the log of decisions at a position of its file, which is where it ended. On disk no later than what they speak of.
+    Audit(u64, Vec<u8>),
 }
 
 /// A document that a peer may read.
@@ -367,6 +374,8 @@ pub enum AlarmKind {
     Rollout,
     /// A standing rule could not be applied to what it is about.
     Rule,
+    /// The log of decisions is not the one that was signed.
+    Audit,
     /// A machine that was retired is there.
     Back,
     /// What else machines say of themselves.

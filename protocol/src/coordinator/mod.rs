@@ -8,6 +8,8 @@
 mod assignment_tests;
 mod assignments;
 #[cfg(test)]
+mod audit_tests;
+#[cfg(test)]
 mod bench;
 mod clock;
 #[cfg(test)]
@@ -58,7 +60,7 @@ use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 
-use crate::catalog::{Head, Hold, Root};
+use crate::catalog::{AuditEnd, Head, Hold, Root};
 use crate::codec::{Bounded, Text};
 use crate::envelope::{self, Document, Kind, Role};
 use crate::ids::{DeviceId, DocHash, GroupId, PayloadId, PublicKey, ReleaseId};
@@ -77,6 +79,11 @@ use rollout::Rollouts;
 
 /// A head is signed anew after this long.
 pub const HEAD_INTERVAL: Duration = Duration::from_secs(3600);
+/// A decision that changes nothing in the index stands in the next one, signed at the latest after this long.
+pub const AUDIT_SIGNED_WITHIN: Duration = Duration::from_secs(300);
+/// Index versions that a directory from a backup leaves out: more than were published after any backup that is of use. So no version stands
+/// for two indexes, although nobody here knows which the coordinator before had used.
+pub const RESTORED_GAP: u64 = 1 << 20;
 /// A peer that has not shown a certificate by then is left.
 pub const HELLO_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -112,6 +119,10 @@ pub struct Stored {
     pub lists: BTreeMap<DocHash, HeldList>,
     /// Envelopes of the roots before today's.
     pub earlier_roots: Vec<Vec<u8>>,
+    /// Where the log of decisions ends.
+    pub audit: AuditEnd,
+    /// All of this comes from a backup, and is used for the first time.
+    pub restored: bool,
 }
 
 /// What a device last said.
@@ -218,6 +229,7 @@ pub struct CoordinatorState {
     wan_limits: wan_limits::Orders,
     inventories: Inventories,
     dynamic: Dynamic,
+    audit: AuditEnd,
     opening: BTreeMap<u64, Opening>,
     next_open: u64,
     serving: BTreeMap<u64, DeviceId>,
@@ -242,7 +254,11 @@ impl CoordinatorState {
         };
         documents.payloads = stored.payloads;
         documents.lists = stored.lists;
-        let change = documents.origins != origins;
+        documents.audit = stored.audit.head;
+        if stored.restored {
+            documents.raise_floor(documents.version().saturating_add(RESTORED_GAP));
+        }
+        let change = stored.restored || documents.origins != origins;
         documents.origins = origins;
         let mut state = Self {
             me: device,
@@ -263,6 +279,7 @@ impl CoordinatorState {
             wan_limits: wan_limits::Orders::restore(stored.wan_limits.as_deref()).map_err(SetupError::WanLimits)?,
             inventories: Inventories::default(),
             dynamic: Dynamic::default(),
+            audit: stored.audit,
             opening: BTreeMap::new(),
             next_open: 0,
             serving: BTreeMap::new(),
@@ -309,6 +326,11 @@ impl CoordinatorState {
     /// Version of the newest index, public or about to be.
     pub fn index_version(&self) -> u64 {
         self.documents.version()
+    }
+
+    /// Where the log of decisions ends, on disk or about to be.
+    pub fn audit(&self) -> AuditEnd {
+        self.audit
     }
 
     /// The root of trust.
@@ -380,7 +402,7 @@ impl CoordinatorState {
             Input::ReportOpened { open, bytes } => self.report_opened(open, bytes, now),
             Input::PayloadHeld { payload, len } => self.documents.payload_held(payload, len),
             Input::ChunkListHeld { hash, list } => self.documents.list_held(hash, list),
-            Input::Admin { request, command } => self.admin(request, command, now),
+            Input::Admin { request, command, entry } => self.admin(request, command, entry, now),
             Input::Persisted { token } => self.persisted(token),
         }
     }
@@ -420,20 +442,24 @@ impl CoordinatorState {
         [Some(head), hello, rollout, groups, clocks].into_iter().flatten().min()
     }
 
-    fn admin(&mut self, request: u64, command: Command, now: Now) {
-        if let Err(refusal) = self.try_admin(request, command, now) {
+    fn admin(&mut self, request: u64, command: Command, entry: Option<Vec<u8>>, now: Now) {
+        if let Err(refusal) = self.try_admin(request, command, entry, now) {
             self.outputs.push_back(Output::Answer { request, result: Err(refusal) });
         }
     }
 
-    fn try_admin(&mut self, request: u64, command: Command, now: Now) -> Result<(), Refusal> {
-        if self.is_behind() {
+    fn try_admin(&mut self, request: u64, command: Command, entry: Option<Vec<u8>>, now: Now) -> Result<(), Refusal> {
+        let is_note = matches!(command, Command::Note);
+        let added = entry.map(|entry| self.audit.append(&entry).ok_or(Refusal::Full("the log's entry"))).transpose()?;
+        // What lies outside of the core is decided already.
+        if self.is_behind() && !is_note {
             return Err(Refusal::Busy);
         }
-        if !matches!(command, Command::Hold { on: true, .. } | Command::Revoke(_) | Command::Disinvite(_)) {
+        if !is_note && !matches!(command, Command::Hold { on: true, .. } | Command::Revoke(_) | Command::Disinvite(_)) {
             self.clock_is_right(now)?;
         }
         let change = match command {
+            Command::Note => false,
             Command::Publish(bytes) => self.enter(|documents, root| documents.publish(root, bytes, now.wall))?,
             Command::Approve(bytes) => {
                 let change = self.enter(|documents, root| documents.approve(root, bytes, now.wall))?;
@@ -480,6 +506,12 @@ impl CoordinatorState {
                 false
             }
         };
+        if let Some((bytes, end)) = added {
+            self.persist(Record::Audit(self.audit.len, bytes));
+            self.audit = end;
+            self.documents.audit = end.head;
+            self.head_due = self.head_due.min(now.mono + AUDIT_SIGNED_WITHIN);
+        }
         if change {
             self.issue(now, true)?;
         }
