@@ -126,11 +126,13 @@ fn approval(schedule: Schedule, rings: Vec<Ring>, issued: i64) -> Approval {
         release: ReleaseId([2; 32]),
         version: 1,
         action: Action::Install,
+        back: false,
         issued,
         expires: issued + Duration::from_secs(300 * 86_400),
         schedule,
         rings: RingPlan { rings: Bounded::new(rings).expect("few rings"), stop_above: 0 },
         note: Text::default(),
+        filtered: None,
     }
 }
 

@@ -29,11 +29,13 @@ fn approval(schedule: Schedule, rings: &[Ring]) -> Approval {
         release: ReleaseId([2; 32]),
         version: 1,
         action: Action::Install,
+        back: false,
         issued: MONDAY,
         expires: MONDAY + Duration::from_secs(30 * 86_400),
         schedule,
         rings: RingPlan { rings: Bounded::new(rings.to_vec()).expect("few rings"), stop_above: 0 },
         note: Text::default(),
+        filtered: None,
     }
 }
 

@@ -174,3 +174,59 @@ fn an_approval_that_would_remove_packages_is_refused_before_it_is_signed() {
         ("installed 1.0".into(), "installed 1.0".into())
     );
 }
+
+#[test]
+fn a_bad_patch_goes_back_and_a_good_one_goes_forward_again() {
+    if missing_tools().is_some() {
+        return;
+    }
+    let Some(lab) = Lab::new(&[2], Rates::default()) else { return };
+    let coordinator = Coordinator::new(&lab);
+    let mut nodes = join_all(&coordinator, &lab, 0, Joining::default());
+    let mut upstream = Repository::new(&lab.dir().join("mirror"));
+    let old = [0, 1].map(|at| add(&mut upstream, at, "1.0"));
+    upstream.publish(FIRST);
+    for node in &nodes {
+        let root = node.dir.join("root");
+        make_debian_root(&root);
+        old.iter().for_each(|file| install(&root, file));
+    }
+    nodes.iter_mut().for_each(Node::start);
+    coordinator.wait_for_reports(&nodes);
+    sync(&coordinator, &upstream);
+    let first = coordinator.verb(&["sync", "show", "demo"]).done();
+    let first = first["snapshots"][0]["version"].as_str().expect("a snapshot").to_owned();
+    (0..2).for_each(|at| drop(add(&mut upstream, at, "2.0")));
+    upstream.publish(SECOND);
+    coordinator.verb(&["sync", "run", "demo"]).done();
+    let offered = |count: usize| {
+        wait::until("the coordinator to know what is missing", WITHIN, || {
+            let updates = missing(&coordinator);
+            let complete = updates.len() == count && updates.iter().all(|row| row["machines"] == 2);
+            if complete { Ok(()) } else { Err(format!("{updates:?}")) }
+        });
+    };
+    offered(2);
+    coordinator.verb(&["approve", "apt:demo@latest", "--group", GROUP, "--yes"]).done();
+    (0..2).for_each(|at| wait_for(&nodes, &name(at), "2.0"));
+    offered(0);
+
+    // An earlier state is refused until somebody says that machines are to go back, and until approvers have said who goes.
+    let snapshot = format!("apt:demo@{first}");
+    let refused = coordinator.verb(&["approve", &snapshot, "--group", GROUP, "--yes"]).refused(3);
+    assert!(refused.contains("--back"), "{refused}");
+    let preview = coordinator.verb(&["approve", &snapshot, "--back", "--group", GROUP, "--dry-run"]).done();
+    let went = &preview["packages"][0];
+    assert_eq!((&went["from"][0], &went["version"], &went["back"]), (&"2.0".into(), &"1.0".into(), &2.into()));
+    let refused = coordinator.verb(&["approve", &snapshot, "--back", "--group", GROUP, "--yes"]).refused(3);
+    assert!(refused.contains("group sign"), "{refused}");
+    coordinator.verb(&["group", "sign", GROUP, "--list", "--yes"]).done();
+    coordinator.verb(&["approve", "apt:demo@before", "--back", "--group", GROUP, "--yes"]).done();
+    (0..2).for_each(|at| wait_for(&nodes, &name(at), "1.0"));
+
+    // The approval from before stands, and brings nothing back by itself.
+    offered(2);
+    assert!([0, 1].iter().all(|at| nodes.iter().all(|node| version(node, &name(*at)) == "installed 1.0")));
+    coordinator.verb(&["approve", "apt:demo@latest", "--group", GROUP, "--yes"]).done();
+    (0..2).for_each(|at| wait_for(&nodes, &name(at), "2.0"));
+}

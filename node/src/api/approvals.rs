@@ -32,6 +32,9 @@ pub(crate) enum Intent {
         action: Action,
         /// When, as it was written.
         schedule: Box<ScheduleArgs>,
+        /// Whether machines with later versions go back to the release.
+        #[serde(default)]
+        back: bool,
     },
     /// Do nothing, and retire an earlier approval.
     Decline {

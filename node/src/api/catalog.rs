@@ -93,6 +93,8 @@ pub(crate) struct CatalogApproval {
     pub(crate) group: GroupId,
     pub(crate) version: u64,
     pub(crate) action: Action,
+    /// Whether machines with later versions go back to the release.
+    pub(crate) back: bool,
     /// When no new install rests on it any more, RFC 3339.
     pub(crate) expires: String,
     /// When.

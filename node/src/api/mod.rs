@@ -18,6 +18,7 @@ pub(crate) mod missing;
 pub(crate) mod overview;
 pub(crate) mod proposals;
 pub(crate) mod releases;
+pub(crate) mod reports;
 pub(crate) mod repositories;
 pub(crate) mod retries;
 pub(crate) mod roots;

@@ -80,7 +80,7 @@ pub(crate) struct UpdateRow {
 pub(crate) struct ProposalRequest {
     /// The upstream's name.
     pub(crate) upstream: String,
-    /// `latest`, or the version of a snapshot.
+    /// `latest`, `before` (the one before what is approved in the group), or the version of a snapshot.
     pub(crate) snapshot: String,
     /// On whose machines it is tried.
     pub(crate) group: String,
@@ -96,6 +96,9 @@ pub(crate) struct ProposalRequest {
     /// Binary packages that every machine of the group gets.
     #[serde(default)]
     pub(crate) install: Vec<String>,
+    /// Machines that have later versions go back to those of the snapshot.
+    #[serde(default)]
+    pub(crate) back: bool,
     /// Publish it though apt would remove packages somewhere.
     #[serde(default)]
     pub(crate) allow_removals: bool,
@@ -139,6 +142,12 @@ pub(crate) struct Proposal {
     pub(crate) bytes: u64,
     /// Source packages that were added because selected ones are tied to them.
     pub(crate) added: Vec<String>,
+    /// Whether machines with later versions go back.
+    #[serde(default)]
+    pub(crate) back: bool,
+    /// Packages with their versions that stay when machines go back: the snapshot has no such package.
+    #[serde(default)]
+    pub(crate) stays: Vec<String>,
     /// Machines that are alike together, most of them first.
     pub(crate) states: Vec<ProposedState>,
     /// What feeds say that it mends, the worst first.
@@ -161,8 +170,14 @@ pub(crate) struct ProposedPackage {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) arch: String,
+    /// Versions that machines have of it, the oldest first.
+    #[serde(default)]
+    pub(crate) from: Vec<String>,
     /// Machines that have an earlier version.
     pub(crate) upgrades: usize,
+    /// Machines that have a later version, and go back.
+    #[serde(default)]
+    pub(crate) back: usize,
     /// Machines that get it anew.
     pub(crate) new: usize,
 }
@@ -172,6 +187,9 @@ pub(crate) struct ProposedPackage {
 pub(crate) struct ProposedState {
     pub(crate) machines: usize,
     pub(crate) upgrades: usize,
+    /// Packages that go back.
+    #[serde(default)]
+    pub(crate) back: usize,
     pub(crate) new: usize,
     /// Names of packages that apt would remove.
     pub(crate) removes: Vec<String>,

@@ -100,11 +100,13 @@ impl ScheduleArgs {
             release,
             version,
             action,
+            back: false,
             issued: now,
             expires: now + life,
             schedule: self.schedule(now)?,
             rings: self.rings()?,
             note: Text::new(self.note.as_str()).map_err(named("--note"))?,
+            filtered: None,
         };
         check(&approval)?;
         Ok(approval)

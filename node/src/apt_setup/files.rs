@@ -41,7 +41,8 @@ pub(super) fn write(root: &Path, url: &str, snapshots: &[Snapshot]) -> io::Resul
         for package in &snapshot.packages {
             let arch = if package.arch == "all" { String::new() } else { format!(":{}", package.arch) };
             let (name, version) = (&package.name, &package.version);
-            pins.push_str(&format!("\nPackage: {name}{arch}\nPin: version {version}\nPin-Priority: 990\n"));
+            let priority = super::priority(snapshot.word.back);
+            pins.push_str(&format!("\nPackage: {name}{arch}\nPin: version {version}\nPin-Priority: {priority}\n"));
         }
     }
     put(&apt.join(PREFERENCES), &pins)?;

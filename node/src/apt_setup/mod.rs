@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
+use upswarm_protocol::time::Wall;
 
 use crate::sys::{self, Access};
 use crate::upstream::sources::Entry;
@@ -36,8 +37,8 @@ const MAX_NOTE: u64 = 1 << 20;
 pub(crate) struct Snapshot {
     /// The upstream's name; its releases are of the product `apt.<name>`.
     pub(crate) upstream: String,
-    /// Orders the snapshots of an upstream: the release's counter.
-    pub(crate) counter: u64,
+    /// Which approved snapshot of the upstream this is.
+    pub(crate) word: Word,
     /// As below `dists/`.
     pub(crate) suite: String,
     /// Names of the suite by which a source of the machine may mean it: suite and codename of InRelease.
@@ -49,6 +50,18 @@ pub(crate) struct Snapshot {
     /// OpenPGP certificates, ASCII armoured.
     pub(crate) certificates: Vec<String>,
     pub(crate) packages: Vec<Selected>,
+}
+
+/// An approval of a snapshot, as far as it decides which of several of an upstream counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Word {
+    /// The release's counter, which begins with upstream's date of the snapshot.
+    pub(crate) counter: u64,
+    /// When an approver said so.
+    pub(crate) said: Wall,
+    /// Whether machines go back to it.
+    pub(crate) back: bool,
 }
 
 /// One package at exactly one version.
@@ -86,21 +99,65 @@ fn dir(state: &Path) -> PathBuf {
     state.join("apt")
 }
 
+impl Word {
+    /// Whether this takes the place of another of the same upstream, or is the same. Forward goes by upstream's date; back, and forward
+    /// again, only by a word that an approver said later.
+    fn follows(&self, known: &Word) -> bool {
+        let same = (self.counter, self.back) == (known.counter, known.back) && self.said >= known.said;
+        let later = self.said > known.said;
+        match (known.back, self.back) {
+            (false, false) => self.counter >= known.counter,
+            (_, true) => same || later,
+            (true, false) => later && self.counter > known.counter,
+        }
+    }
+}
+
+/// Refuses an approval that an approver has taken back since, one way or the other: whoever leaves that out of the catalog gains
+/// nothing.
+pub(crate) fn must_follow(state: &Path, upstream: &str, word: &Word) -> Result<(), String> {
+    let path = dir(state).join(format!("{upstream}.json"));
+    let known = match read_note(&path) {
+        Ok(known) => known.word,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(format!("cannot read what was approved before: {}: {error}", path.display())),
+    };
+    if !(known.back || word.back) || word.follows(&known) {
+        return Ok(());
+    }
+    let way = if known.back { "takes machines back" } else { "takes machines forward" };
+    Err(format!(
+        "an approver said this at {}, and a word of {} about {upstream} that {way} is known here; approve it anew if it is to be",
+        word.said, known.said
+    ))
+}
+
+/// At which priority apt takes a selected version: above 1000 it goes back to it.
+pub(crate) fn priority(back: bool) -> u16 {
+    if back { 1001 } else { 990 }
+}
+
 /// Writes down what a verified snapshot says. When apt is set up, its files follow. An older snapshot changes nothing.
 pub(crate) fn note(state: &Path, root: &Path, snapshot: &Snapshot) -> io::Result<()> {
+    let mut snapshot = snapshot.clone();
     let dir = dir(state);
     sys::make_private_dir(&dir)?;
     let path = dir.join(format!("{}.json", snapshot.upstream));
-    if let Ok(known) = read_note(&path)
-        && (known.counter > snapshot.counter || known == *snapshot)
-    {
-        // It may be that its files could not be written the last time.
-        return follow(state, root);
+    if let Ok(known) = read_note(&path) {
+        if !snapshot.word.follows(&known.word) {
+            // It may be that its files could not be written the last time.
+            return follow(state, root);
+        }
+        // Going back needs a word later than every one that was acted on.
+        snapshot.word.said = snapshot.word.said.max(known.word.said);
+        if known == snapshot {
+            return follow(state, root);
+        }
     }
     if !path.exists() && notes(state)?.len() >= MAX_UPSTREAMS {
         return Err(io::Error::other(format!("more than {MAX_UPSTREAMS} upstreams are noted in {}", dir.display())));
     }
-    sys::replace(&path, &serde_json::to_vec(snapshot)?, Access::Owner)?;
+    sys::replace(&path, &serde_json::to_vec(&snapshot)?, Access::Owner)?;
     follow(state, root)
 }
 
@@ -219,7 +276,7 @@ mod tests {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         Snapshot {
             upstream: "debian".into(),
-            counter,
+            word: Word { counter, said: Wall(counter), back: false },
             suite: "bookworm".into(),
             aliases: words(&["stable", "bookworm"]),
             origin: "Debian".into(),
@@ -351,6 +408,39 @@ mod tests {
         undo(&state, &root).unwrap();
         note(&state, &root, &snapshot(4, "4.0")).unwrap();
         assert_eq!(machine.all(), BTreeMap::new(), "after undo a note changes nothing of apt");
+    }
+
+    #[test]
+    fn back_and_forward_again_go_by_what_was_said_last() {
+        let machine = Machine::new(&[]);
+        let (state, root) = (machine.state(), machine.root());
+        let of = |counter: u64, said: u64, back: bool, version: &str| {
+            let word = Word { counter, said: Wall(said), back };
+            (word, Snapshot { word, ..snapshot(counter, version) })
+        };
+        note(&state, &root, &of(2, 10, false, "2.0").1).unwrap();
+        set_up(&state, &root, URL).unwrap();
+        let pin = |version: &str, priority: u16| {
+            let pins = machine.read("preferences.d/upswarm");
+            assert!(pins.contains(&format!("Pin: version {version}\nPin-Priority: {priority}\n")), "{pins}");
+        };
+        let steps = [
+            (1, 9, true, "1.0", false, "2.0", 990),
+            (1, 11, true, "1.0", true, "1.0", 1001),
+            // The approval from before does not count any more, whoever names it.
+            (2, 10, false, "2.0", false, "1.0", 1001),
+            (2, 12, false, "2.0", true, "2.0", 990),
+            (1, 11, true, "1.0", false, "2.0", 990),
+            (3, 5, false, "3.0", true, "3.0", 990),
+            // What was acted on meanwhile counts by its latest word.
+            (1, 12, true, "1.0", false, "3.0", 990),
+        ];
+        for (counter, said, back, version, follows, pinned, priority) in steps {
+            let (word, snapshot) = of(counter, said, back, version);
+            assert_eq!(must_follow(&state, "debian", &word).is_ok(), follows, "{word:?}");
+            note(&state, &root, &snapshot).unwrap();
+            pin(pinned, priority);
+        }
     }
 
     #[test]

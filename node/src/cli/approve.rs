@@ -25,7 +25,8 @@ EXAMPLE:
   upswarm approve 5f0c3a9e --group office --available 2026-12-01T22:00:00Z --deadline +7d --grace 2h \\
       --window \"mon-fri 22:00-05:00\" --ring 1% --ring 10%+1d --ring 100%+3d --stop-above 5%
   upswarm approve 5f0c3a9e --group office --action uninstall
-  upswarm approve apt:debian-security@latest --group office --select openssl,curl";
+  upswarm approve apt:debian-security@latest --group office --select openssl,curl
+  upswarm approve apt:debian-security@before --group office --back";
 
 const DECLINE_EXAMPLE: &str = "\
 EXAMPLE:
@@ -108,7 +109,7 @@ pub(crate) struct ExpediteArgs {
 #[derive(Debug, clap::Args)]
 struct Which {
     /// The release: PRODUCT@VERSION (the last part of the product's name suffices), its id, or at least eight first digits of it.
-    /// For approve also apt:NAME@latest or apt:NAME@VERSION, a snapshot of a repository.
+    /// For approve also apt:NAME@latest, apt:NAME@VERSION, or with --back apt:NAME@before, a snapshot of a repository.
     release: String,
     /// The group.
     #[arg(long)]
@@ -165,8 +166,13 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
     } else {
         args.selection.must_be_empty()?;
     }
-    let verb = if action == Action::Uninstall { "approved for removal" } else { "approved" };
-    let mut draft = which.draft(Intent::Decide { action, schedule: Box::new(args.schedule) });
+    let verb = match action {
+        Action::Uninstall => "approved for removal",
+        _ if args.selection.back() => "approved to go back",
+        _ => "approved",
+    };
+    let back = args.selection.back();
+    let mut draft = which.draft(Intent::Decide { action, schedule: Box::new(args.schedule), back });
     (draft.zone, draft.allow_empty) = (args.zone, args.allow_empty);
     decide(
         &draft,

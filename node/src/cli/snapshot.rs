@@ -36,6 +36,10 @@ pub(super) struct Selection {
     /// Packages that every machine of the group gets.
     #[arg(long, value_delimiter = ',', value_name = "PACKAGE")]
     install: Vec<String>,
+    /// Machines that have later versions go back to those of the snapshot: to an earlier one, or with @before to the one before what
+    /// is approved in the group. Rules signed before approve nothing of it until somebody approves a later one.
+    #[arg(long)]
+    back: bool,
     /// Go on although apt would remove packages somewhere. Machines remove nothing: there it fails, and says so.
     #[arg(long)]
     allow_removals: bool,
@@ -46,7 +50,12 @@ impl Selection {
     pub(super) fn of(&self, named: &str) -> Selected {
         let name = named.split('@').next().unwrap_or(named);
         let (except, install) = (self.except.clone(), self.install.clone());
-        Selected { product: format!("{APT_PREFIX}.{name}"), except, install }
+        Selected { product: format!("{APT_PREFIX}.{name}"), except, install, back: self.back }
+    }
+
+    /// Whether machines are to go back.
+    pub(super) fn back(&self) -> bool {
+        self.back
     }
 
     /// The named source packages, and how bad what they mend must be at least.
@@ -79,6 +88,7 @@ pub(super) struct Selected {
     product: String,
     except: Vec<String>,
     install: Vec<String>,
+    back: bool,
 }
 
 impl Selected {
@@ -98,6 +108,10 @@ impl Selected {
         let Recipe::Apt(apt) = &release.install else { return refused("is no snapshot of a repository".to_owned()) };
         if *release.product != *self.product {
             return refused(format!("is of {}, and {} was asked for", release.product, self.product));
+        }
+        if apt.back != self.back {
+            let says = if apt.back { "takes machines back" } else { "takes no machine back" };
+            return refused(format!("{says}, which was not asked for"));
         }
         for package in &apt.packages {
             if self.except.iter().any(|source| **source == *package.source) {
@@ -134,6 +148,7 @@ pub(super) fn propose(
         min_severity,
         except: args.except.clone(),
         install: args.install.clone(),
+        back: args.back,
         allow_removals: args.allow_removals,
         dry_run,
     };
@@ -165,13 +180,14 @@ async fn wait(client: &Client, request: &ProposalRequest, common: Common) -> Res
 }
 
 fn text(proposal: &Proposal) -> String {
-    let mut table = Table::new(&["SOURCE", "PACKAGE", "VERSION", "ARCH", "UPGRADES", "NEW"]);
+    let mut table = Table::new(&["SOURCE", "PACKAGE", "FROM", "TO", "ARCH", "UPGRADES", "BACK", "NEW"]);
     for one in &proposal.packages {
-        let (source, name, version, arch) =
-            (one.source.clone(), one.name.clone(), one.version.clone(), one.arch.clone());
-        table.row([source, name, version, arch, one.upgrades.to_string(), one.new.to_string()]);
+        let [upgrades, back, new] = [one.upgrades, one.back, one.new].map(|machines| machines.to_string());
+        let [source, name, version, arch] = [&one.source, &one.name, &one.version, &one.arch].map(String::clone);
+        table.row([source, name, one.from.join(", "), version, arch, upgrades, back, new]);
     }
-    let mut lines = vec![format!("{} {}", proposal.product, proposal.version)];
+    let way = if proposal.back { ": machines go BACK" } else { "" };
+    let mut lines = vec![format!("{} {}{way}", proposal.product, proposal.version)];
     if table.is_empty() {
         lines.push("nothing is to be done".to_owned());
     } else {
@@ -192,6 +208,14 @@ fn text(proposal: &Proposal) -> String {
     }
     if !proposal.added.is_empty() {
         lines.push(format!("added, because selected packages are tied to them: {}", proposal.added.join(", ")));
+    }
+    if !proposal.stays.is_empty() {
+        lines.push(format!("stays, because the snapshot has no such package: {}", proposal.stays.join(", ")));
+    }
+    if proposal.back {
+        lines.push(
+            "no package's own scripts were run: one of them may refuse to go back, and the machine then says so and keeps it".to_owned(),
+        );
     }
     for state in &proposal.states {
         let machines = count(state.machines, "machine", "machines");

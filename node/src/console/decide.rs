@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use askama::Template;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use serde_json::{Map, Value};
@@ -20,6 +20,7 @@ use upswarm_protocol::envelope::{Envelope, Kind, Role};
 
 use super::guard::{Fields, Visitor};
 use super::pages::{Frame, render};
+use super::refused::Form;
 use super::trouble::Trouble;
 use super::{Console, Keys, show};
 use crate::api::approvals::{ApprovalDraft, HexBytes, Intent, Preview, SignedDocument, SigningRequest};
@@ -38,6 +39,9 @@ const MAX_DRAFTS: usize = 32;
 const DRAFT_LIFE: Duration = Duration::from_secs(10 * 60);
 /// Keys are unlocked one at a time.
 static UNLOCKING: Semaphore = Semaphore::const_new(1);
+/// What a person types or chooses in the form of an update.
+const TYPED: &[&str] =
+    &["group", "intent", "ring", "available", "deadline", "window", "stop_above", "jitter", "allow_empty", "note"];
 /// Machines of a ring that the preview names.
 const MAX_NAMED: usize = 40;
 
@@ -113,14 +117,41 @@ struct Ring {
     more: usize,
 }
 
-/// Asks the coordinator for a draft, and shows it.
+/// Asks the coordinator for a draft, and leads to its preview; or back to the form, with what was typed and why it is refused.
 pub(super) async fn draft(
     State(console): State<Arc<Console>>,
     visitor: Visitor,
     fields: Fields,
-) -> Result<Html<String>, Trouble> {
+) -> Result<Redirect, Trouble> {
     fields.must_be_of(&visitor)?;
-    let draft = read(&fields)?;
+    match drafted(&console, &fields).await {
+        Ok(name) => Ok(Redirect::to(&show::href(&["drafts", &name], &[]))),
+        Err(trouble) => {
+            let form = Form::new(&fields, TYPED, trouble.refusal()?);
+            let release = fields.get("release").unwrap_or_default().to_owned();
+            let name = console.refused.keep(form)?;
+            Ok(Redirect::to(&show::href(&["updates", &release], &[("form", &name)])))
+        }
+    }
+}
+
+/// The preview of a draft, as often as it is looked at.
+pub(super) async fn preview(
+    State(console): State<Arc<Console>>,
+    visitor: Visitor,
+    Path(name): Path<String>,
+) -> Result<Html<String>, Trouble> {
+    let draft = console.drafts.get(&name).ok_or_else(too_old)?;
+    shown(&console, &visitor, name, draft, None).await
+}
+
+fn too_old() -> Trouble {
+    let text = "This preview is older than ten minutes, or was signed already. Nothing was signed; decide anew.";
+    Trouble::conflict(text.to_owned())
+}
+
+async fn drafted(console: &Console, fields: &Fields) -> Result<String, Trouble> {
+    let draft = read(fields)?;
     let request = console.client.draft(&draft).await?;
     let seen: u64 =
         fields.get(&format!("seen.{}", draft.group)).and_then(|version| version.parse().ok()).unwrap_or_default();
@@ -134,8 +165,7 @@ pub(super) async fn draft(
     let roots = console.client.roots().await?.roots;
     let shown_as = fields.get("shown").unwrap_or_default().to_owned();
     let draft = Draft { made: Instant::now(), draft, shown: shown_as, request, roots };
-    let name = console.drafts.keep(draft.clone())?;
-    shown(&console, &visitor, name, draft, None).await
+    Ok(console.drafts.keep(draft)?)
 }
 
 /// Signs what was shown, and hands it in.
@@ -146,10 +176,7 @@ pub(super) async fn sign(
 ) -> Result<Response, Trouble> {
     fields.must_be_of(&visitor)?;
     let name = fields.get("draft").unwrap_or_default().to_owned();
-    let Some(draft) = console.drafts.get(&name) else {
-        let text = "This preview is older than ten minutes, or was signed already. Nothing was signed; decide anew.";
-        return Err(Trouble::conflict(text.to_owned()));
-    };
+    let draft = console.drafts.get(&name).ok_or_else(too_old)?;
     let dir = console.keys.dir.clone().ok_or_else(|| Trouble::from(no_keys()))?;
     let catalog = console.client.catalog().await?;
     let preview = &draft.request.preview;
@@ -340,8 +367,8 @@ fn read(fields: &Fields) -> Result<ApprovalDraft, Trouble> {
     let unknown = |what: &str| Trouble::new(StatusCode::UNPROCESSABLE_ENTITY, "Not done", what.to_owned());
     let note = fields.get("note").unwrap_or_default().to_owned();
     let intent = match fields.get("intent").unwrap_or_default() {
-        "approve" => Intent::Decide { action: Action::Install, schedule: Box::new(schedule(fields)?) },
-        "remove" => Intent::Decide { action: Action::Uninstall, schedule: Box::new(schedule(fields)?) },
+        "approve" => Intent::Decide { action: Action::Install, schedule: Box::new(schedule(fields)?), back: false },
+        "remove" => Intent::Decide { action: Action::Uninstall, schedule: Box::new(schedule(fields)?), back: false },
         "decline" => Intent::Decline { note },
         "expedite" => Intent::Expedite,
         _ => return Err(unknown("Choose what is to be decided.")),

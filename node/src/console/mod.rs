@@ -15,9 +15,11 @@ mod guard;
 mod live;
 mod pages;
 mod passing;
+mod refused;
 mod show;
 #[cfg(test)]
 mod tests;
+mod trend;
 mod trouble;
 
 use std::net::SocketAddr;
@@ -36,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use self::decide::Drafts;
 use self::guard::Guard;
 use self::live::Live;
+use self::refused::Refused;
 use self::trouble::Trouble;
 use crate::coordinator::client::Client;
 use crate::door::{self, Door, Listener};
@@ -80,6 +83,7 @@ pub(crate) struct Console {
     live: Live,
     keys: Keys,
     drafts: Drafts,
+    refused: Refused,
     place: String,
 }
 
@@ -106,6 +110,7 @@ pub(crate) async fn bind(client: Client, options: Options) -> Result<Bound, CliE
         guard,
         keys: options.keys,
         drafts: Drafts::default(),
+        refused: Refused::default(),
         place: options.place,
     };
     let door = Door {
@@ -149,6 +154,9 @@ fn routes(console: Arc<Console>) -> Router {
         .route("/groups", get(pages::groups::page))
         .route("/repositories", get(pages::repositories::page))
         .route("/alarms", get(pages::alarms::page))
+        .route("/reports", get(pages::reports::page))
+        .route("/reports.csv", get(pages::reports::as_csv))
+        .route("/reports.json", get(pages::reports::as_json))
         .route("/audit", get(pages::audit::page))
         .route("/audit.csv", get(export::audit_csv))
         .route("/decisions.csv", get(export::decisions_csv))
@@ -159,6 +167,7 @@ fn routes(console: Arc<Console>) -> Router {
         .route("/act/sync", post(act::sync))
         .route("/act/draft", post(decide::draft))
         .route("/act/sign", post(decide::sign))
+        .route("/drafts/{draft}", get(decide::preview))
         .route("/act/leave", post(guard::leave))
         // Whoever looks ahead (a preview of links, a scanner) must not use the secret up.
         .route("/enter", get(guard::enter).head(guard::get_alone))

@@ -124,6 +124,12 @@ impl Bench {
         request.body(body.join("&")).send().await.unwrap()
     }
 
+    /// The page that an answer leads to; the answer itself where it leads nowhere.
+    async fn follow(&self, cookie: &str, answer: Response) -> Response {
+        let Some(place) = answer.headers().get("location") else { return answer };
+        self.get(place.to_str().unwrap()).header("cookie", cookie).send().await.unwrap()
+    }
+
     async fn stop(self) {
         self.stop.cancel();
         self.serving.await.unwrap();
@@ -246,6 +252,13 @@ async fn what_was_previewed_is_signed_with_the_passphrase_and_nothing_else() {
         "/audit?topic=login&q=browser&before=999",
         "/decisions.csv",
         "/decisions.csv?topic=approval",
+        "/reports",
+        "/reports?show=rollout&since=30d&release=org.example.%3Cb%3Etool%401",
+        "/reports?show=vulnerable",
+        "/reports?show=savings&group=office",
+        "/reports?show=approvals",
+        "/reports.csv?show=approvals",
+        "/reports.json?show=compliance",
         "/search?q=tool",
         "/updates?from=repositories",
         "/devices.csv",
@@ -264,6 +277,9 @@ async fn what_was_previewed_is_signed_with_the_passphrase_and_nothing_else() {
         "/devices/nobody",
         "/updates/nothing",
         "/sites/nowhere",
+        "/reports?show=all",
+        "/reports?since=tomorrow",
+        "/reports?group=none",
     ] {
         let status = bench.get(path).header("cookie", &cookie).send().await.unwrap().status();
         assert!(status.is_client_error(), "{path}: {status}");
@@ -287,17 +303,32 @@ async fn what_was_previewed_is_signed_with_the_passphrase_and_nothing_else() {
         let (bench, cookie) = (&bench, &cookie);
         async move {
             let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
-            bench.act(cookie, "/act/draft", &fields).await
+            bench.follow(cookie, bench.act(cookie, "/act/draft", &fields).await).await
         }
     };
     assert_eq!(decide("approve", "3").await.status(), StatusCode::CONFLICT, "a page that has seen something else");
+    // What was typed is there again beside the reason for which it was refused.
+    let wrong = [
+        ("token", token.as_str()),
+        ("release", release.as_str()),
+        ("group", "office"),
+        ("intent", "approve"),
+        ("ring", "ten percent, \"100%+1d"),
+        ("note", "<i>first</i> try"),
+    ];
+    let again = bench.follow(&cookie, bench.act(&cookie, "/act/draft", &wrong).await).await.text().await.unwrap();
+    assert!(again.contains("role=\"alert\"") && again.contains("ten percent"), "{again}");
+    assert!(again.contains("value=\"ten percent, &#34;100%+1d\""), "{again}");
+    assert!(again.contains("value=\"&#60;i&#62;first&#60;/i&#62; try\""), "{again}");
     // The page that was decided on has put another's name to the release.
     let misled = decide("approve", "0").await.text().await.unwrap();
     assert!(misled.contains("and the document is about") && !misled.contains("/act/sign"), "{misled}");
     shown.replace("org.example.<b>tool 1".to_owned());
     let preview = decide("approve", "0").await;
     assert_eq!(preview.status(), StatusCode::OK);
+    let address = preview.url().path().to_owned();
     let preview = preview.text().await.unwrap();
+    assert_eq!(bench.page(&cookie, &address).await, preview, "it can be looked at again");
     assert!(preview.contains("type=\"password\"") && preview.contains("10 % after 0 s"), "{preview}");
     let draft = preview.split("name=\"draft\" value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
     let other = decide("approve", "0").await.text().await.unwrap();

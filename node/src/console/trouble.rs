@@ -41,6 +41,11 @@ impl Trouble {
         Self::new(StatusCode::NOT_FOUND, "Nothing here", "No page has this address.".to_owned())
     }
 
+    /// Why what was typed cannot be taken, if that is the trouble: typed otherwise, it could be.
+    pub(super) fn refusal(self) -> Result<String, Self> {
+        if self.status == StatusCode::UNPROCESSABLE_ENTITY { Ok(self.text) } else { Err(self) }
+    }
+
     /// The page that was acted on shows an earlier state.
     pub(super) fn conflict(text: String) -> Self {
         Self::new(StatusCode::CONFLICT, "Something has changed meanwhile", text)

@@ -31,6 +31,7 @@ use crate::api::missing::{Missing, MissingQuery};
 use crate::api::overview::{Changes, ChangesQuery, Overview};
 use crate::api::proposals::{ProposalQuery, ProposalRequest, ProposalStatus, Updates, UpdatesQuery};
 use crate::api::releases::{WithdrawRequest, Withdrawn};
+use crate::api::reports::ReportQuery;
 use crate::api::repositories::{NewUpstream, RemoveUpstream, SyncRequest, UpstreamAdded, UpstreamList};
 use crate::api::retries::{Retried, RetryRequest};
 use crate::api::roots::RootChain;
@@ -40,6 +41,8 @@ use crate::error::CliError;
 
 /// Longest wait for an answer that carries no payload.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for the directory to be held still.
+const MOMENT_PATIENCE: Duration = Duration::from_secs(1800);
 /// An upload that moves nothing for this long has failed.
 const READ_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -182,12 +185,22 @@ impl Client {
 
     /// Has the coordinator hold its directory still for a backup.
     pub(crate) async fn moment(&self) -> Result<Moment, CliError> {
-        self.json(self.admin(Method::POST, "backup/moment")).await
+        // A large database is copied meanwhile.
+        self.json(self.admin(Method::POST, "backup/moment").timeout(MOMENT_PATIENCE)).await
     }
 
     /// Says that somebody has entered a console.
     pub(crate) async fn entered(&self) -> Result<(), CliError> {
         self.json(self.admin(Method::POST, "console/entered")).await
+    }
+
+    /// A report over time, by its name in the API.
+    pub(crate) async fn report<T: serde::de::DeserializeOwned>(
+        &self,
+        name: &str,
+        query: &ReportQuery,
+    ) -> Result<T, CliError> {
+        self.json(self.admin(Method::GET, &format!("report/{name}")).query(query)).await
     }
 
     /// Waits until something has changed after a generation, or for some seconds.

@@ -14,7 +14,8 @@
 //! D/payload/<hex>           payload bytes; complete, and hashed before they got their name
 //! D/upload/                 what is still arriving
 //! D/devices/, D/invites/    one file each
-//! D/told                    what devices told, see `store::log`
+//! D/fleet.db                what devices told and its history, see `store::schema`; elsewhere with --database
+//! D/database.json           where that is, when it is not here
 //! D/names.json              the admin's names of groups and sites
 //! D/repositories/           upstream repositories, see `repositories::settings`
 //! D/feeds/                  feeds of advisories, see `repositories::feeds`
@@ -28,7 +29,7 @@
 //! D/wan-limits              how much of the WAN sites may use
 //! D/rollouts                what the admin accepted of rollouts that were stopped
 //! ```
-//! Every file but `told` and `audit.log`, which grow, is written beside its place, synced, renamed and the directory synced, and a removal is synced too: after a power cut each is whole,
+//! Every file but those of the database and `audit.log`, which grow, is written beside its place, synced, renamed and the directory synced, and a removal is synced too: after a power cut each is whole,
 //! old or new.
 
 use std::collections::BTreeMap;
@@ -188,9 +189,19 @@ impl Directory {
         self.path.join("alarms.json")
     }
 
-    /// What devices told.
-    pub(crate) fn told(&self) -> PathBuf {
+    /// What devices told, as earlier versions kept it.
+    pub(crate) fn old_told(&self) -> PathBuf {
         self.path.join("told")
+    }
+
+    /// The fleet store's database, when it is SQLite's.
+    pub(crate) fn fleet_db(&self) -> PathBuf {
+        self.path.join("fleet.db")
+    }
+
+    /// Where the fleet store's database is, when it is not here.
+    pub(crate) fn database_setting(&self) -> PathBuf {
+        self.path.join("database.json")
     }
 
     pub(crate) fn wan_limits(&self) -> PathBuf {
@@ -331,7 +342,7 @@ impl Directory {
                 if bytes.is_empty() { Change::Remove(path) } else { Change::Put(path, bytes) }
             }
             Record::Audit(at, bytes) => Change::Append(self.audit_log(), at, bytes),
-            Record::Report(..) | Record::Inventory(..) | Record::Scan(..) => return None,
+            Record::Report(..) | Record::InventoryBase(..) | Record::Inventory(..) | Record::Scan(..) => return None,
         })
     }
 

@@ -28,6 +28,7 @@ use super::http::shared::{Counters, RootVersions};
 use super::projection;
 use super::requests::{MAX_REQUESTS, Reply, Request};
 use super::store::alarms::{Alarms, Seen};
+use super::store::ledger::InForce;
 use super::store::names::Names;
 use super::store::part::CatalogParts;
 use super::store::rules::Rules;
@@ -107,6 +108,9 @@ pub(crate) struct Driver {
     catalog: Arc<Catalog>,
     parts: Arc<CatalogParts>,
     rollouts: Rollouts,
+    /// What history knows of approvals and of devices that are shut out.
+    in_force: Vec<InForce>,
+    revoked: BTreeSet<DeviceId>,
 }
 
 /// The rollouts as they were counted last.
@@ -159,6 +163,7 @@ impl Driver {
         } = parts;
         let catalog = Arc::new(projection::catalog(&state, &names, &Catalog::default()));
         let parts = Arc::new(CatalogParts::of(&state, &CatalogParts::default()));
+        let (in_force, revoked) = (projection::in_force(&state), state.revoked().clone());
         let mut driver = Self {
             state,
             device,
@@ -175,7 +180,7 @@ impl Driver {
             answers: BTreeMap::new(),
             next_request: 0,
             backlog: VecDeque::new(),
-            changes: Vec::new(),
+            changes: vec![Write::Approvals(in_force.clone())],
             token: None,
             saved: Vec::new(),
             moments: VecDeque::new(),
@@ -188,6 +193,8 @@ impl Driver {
             catalog,
             parts,
             rollouts: Rollouts { changed: true, ..Rollouts::default() },
+            in_force,
+            revoked,
         };
         driver.begin_log(audit_trouble, restored.as_ref());
         driver
@@ -242,8 +249,8 @@ impl Driver {
         // Between two batches: all that was acknowledged is on disk, and nothing else is under way.
         if let Some(reply) = self.moments.pop_front() {
             let directory = self.directory.clone();
-            self.holding = Some(tokio::task::spawn_blocking(move || {
-                let held = Moment::hold(&directory).map_err(|error| Refusal::Request(format!("{error:#}")));
+            self.holding = Some(tokio::spawn(async move {
+                let held = Moment::hold(&directory).await.map_err(|error| Refusal::Request(format!("{error:#}")));
                 // Nobody waits any more: nobody would let it go.
                 if let Err(Ok(moment)) = reply.send(held) {
                     drop(moment.let_go());
@@ -335,6 +342,7 @@ impl Driver {
                 self.alarms_of(&report);
                 Write::Report(report, received)
             }
+            Record::InventoryBase(digest, bytes) => Write::InventoryBase(digest, bytes),
             Record::Inventory(device, bytes) => match self.state.inventory(&device) {
                 Some(inventory) => Write::Inventory(device, inventory.clone(), bytes),
                 None => return,
@@ -485,8 +493,26 @@ impl Driver {
     fn project_catalog(&mut self) {
         if self.catalog.index_version != self.state.index_version() {
             self.parts = Arc::new(CatalogParts::of(&self.state, &self.parts));
+            self.note_history();
         }
         self.catalog = Arc::new(projection::catalog(&self.state, &self.names, &self.catalog));
+    }
+
+    /// Hands the fleet store what a new catalog means for history: approvals, and who is shut out.
+    fn note_history(&mut self) {
+        let in_force = projection::in_force(&self.state);
+        if self.in_force != in_force {
+            self.changes.push(Write::Approvals(in_force.clone()));
+            self.in_force = in_force;
+        }
+        let revoked = self.state.revoked();
+        if self.revoked != *revoked {
+            let out = revoked.difference(&self.revoked).map(|device| Write::Counted(*device, false));
+            let back = self.revoked.difference(revoked);
+            let back = back.map(|device| Write::Counted(*device, !self.names.retired().contains_key(device)));
+            self.changes.extend(out.chain(back).collect::<Vec<_>>());
+            self.revoked = revoked.clone();
+        }
     }
 
     /// What readers need besides the store.

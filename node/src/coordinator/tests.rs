@@ -5,8 +5,10 @@ mod decisions;
 mod doors;
 mod inventories;
 mod readers;
+mod reports;
 mod repositories;
 mod roots;
+mod scale;
 mod verbs;
 
 use std::path::{Path, PathBuf};

@@ -22,6 +22,7 @@ pub(super) struct Fixture {
     pub(super) id: ReleaseId,
     pub(super) root: Option<PathBuf>,
     pub(super) downgrade: bool,
+    pub(super) said: Wall,
     pub(super) cancel: AtomicBool,
 }
 
@@ -77,7 +78,15 @@ impl Fixture {
             depends: Bounded::default(),
             supersedes: Bounded::default(),
         };
-        Self { dir, release, id: ReleaseId([1; 32]), root: None, downgrade: false, cancel: AtomicBool::new(false) }
+        Self {
+            dir,
+            release,
+            id: ReleaseId([1; 32]),
+            root: None,
+            downgrade: false,
+            said: Wall(1),
+            cancel: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn install(mut self, recipe: Recipe) -> Self {
@@ -115,6 +124,7 @@ impl Fixture {
             release: &self.release,
             action,
             downgrade: self.downgrade,
+            said: self.said,
             payloads: (0..self.release.payloads.len()).map(|at| Source::Path(self.stored(at))).collect(),
             state_dir: &state,
             root: self.root.as_deref(),

@@ -41,6 +41,7 @@ use std::sync::atomic::AtomicBool;
 use upswarm_protocol::catalog::{Action, Recipe, Release};
 use upswarm_protocol::ids::ReleaseId;
 use upswarm_protocol::node::InstallOutcome;
+use upswarm_protocol::time::Wall;
 
 use crate::sys::{self, PlaceError};
 pub(crate) use detect::detect;
@@ -59,6 +60,8 @@ pub(crate) struct Job<'a> {
     pub(crate) action: Action,
     /// Whether a later version of its packages may be replaced. Without it, only one that is left half installed may.
     pub(crate) downgrade: bool,
+    /// When an approver said so.
+    pub(crate) said: Wall,
     /// One per payload of the release, in order. Those that the recipe uses are complete; none is trusted.
     pub(crate) payloads: Vec<Source>,
     /// Where copies, logs and backups go; made if it is not there.

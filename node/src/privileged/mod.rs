@@ -33,6 +33,7 @@ use upswarm_protocol::catalog::{Action, Detect, Recipe, Release};
 use upswarm_protocol::codec::Bounded;
 use upswarm_protocol::ids::{DocHash, PayloadId, ReleaseId};
 use upswarm_protocol::node::{Detection, InstallOutcome, NodeState, RestartOutcome, ServeWhat};
+use upswarm_protocol::time::Wall;
 use upswarm_protocol::trust::Trust;
 
 use crate::background;
@@ -152,7 +153,8 @@ impl Installer {
     ) -> impl Future<Output = InstallOutcome> + Send + 'static {
         let back = (action == Action::Uninstall).then(|| state.goes_back_to(&id)).flatten();
         let errand = self.errand(state, &id, What::Do(action));
-        let downgrade = back.is_some();
+        let (said, says_back) = word(state, &id);
+        let downgrade = back.is_some() || says_back;
         let (id, release, action) =
             back.map_or((id, release(state, &id), action), |(older, back)| (older, Some(back), Action::Install));
         let paths: Vec<Option<PathBuf>> =
@@ -178,7 +180,8 @@ impl Installer {
                 }
                 let (release, state_dir, root) = (&*release, &*state_dir, root.as_deref());
                 let cancel = &ending;
-                installer::run(&installer::Job { id, release, action, downgrade, payloads, state_dir, root, cancel })
+                let job = installer::Job { id, release, action, downgrade, said, payloads, state_dir, root, cancel };
+                installer::run(&job)
             });
             installed.await.unwrap_or_else(|error| failed(format!("the installer broke off: {error}")))
         }
@@ -193,6 +196,7 @@ impl Installer {
         id: ReleaseId,
     ) -> impl Future<Output = Result<(), String>> + Send + 'static {
         let errand = self.errand(state, &id, What::Note);
+        let (said, downgrade) = word(state, &id);
         let release = release(state, &id);
         let paths: Option<Vec<Option<PathBuf>>> = release.as_ref().and_then(|release| {
             let Recipe::Apt(recipe) = &release.install else { return None };
@@ -216,8 +220,9 @@ impl Installer {
             let payloads = paths.into_iter().map(|path| path.map_or(Source::Missing, Source::Path)).collect();
             let noted = background::run(move || {
                 let (release, state_dir, root, cancel) = (&*release, &*state_dir, root.as_deref(), &*ending);
-                let (action, downgrade) = (Action::None, false);
-                installer::note(&installer::Job { id, release, action, downgrade, payloads, state_dir, root, cancel })
+                let action = Action::None;
+                let job = installer::Job { id, release, action, downgrade, said, payloads, state_dir, root, cancel };
+                installer::note(&job)
             });
             noted.await.unwrap_or_else(|error| Err(format!("noting broke off: {error}")))
         }
@@ -282,6 +287,13 @@ impl Installer {
         let (ending, turn) = (self.ending.clone(), self.turn.clone());
         Some(Errand { socket, documents, what, roots, docs, ending, turn })
     }
+}
+
+/// When an approver said what is to be done with a release, and whether machines go back to it.
+fn word(state: &NodeState, id: &ReleaseId) -> (Wall, bool) {
+    let release = state.trust().catalog().releases().get(id);
+    let goes_back = release.is_some_and(|known| known.release.goes_back());
+    state.approval_of(id).map_or((Wall(0), false), |known| (known.said(), known.approval.back && goes_back))
 }
 
 /// What is wanted of the privileged installer.

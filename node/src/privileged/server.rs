@@ -189,7 +189,8 @@ impl Hall {
         }
         let asked = (admitted.id, admitted.release.clone(), action);
         // The earlier version is installed where the admitted one is to be uninstalled.
-        let downgrade = back.is_some();
+        let downgrade = back.is_some() || (admitted.approval.back && admitted.release.goes_back());
+        let said = admitted.said;
         let (done, action) = back.map_or((admitted, action), |older| (older, Action::Install));
         let mut sources: Vec<Source> = done.release.payloads.iter().map(|_| Source::Missing).collect();
         for (position, file) in positions.iter().zip(files) {
@@ -201,6 +202,7 @@ impl Hall {
             release: &done.release,
             action,
             downgrade,
+            said,
             payloads: sources,
             state_dir: &self.jobs,
             root: self.root.as_deref(),

@@ -148,11 +148,13 @@ mod tests {
             release: ReleaseId([2; 32]),
             version: 1,
             action: Action::Install,
+            back: false,
             issued: MONDAY - HOUR,
             expires: MONDAY + 1000 * HOUR,
             schedule,
             rings: RingPlan::default(),
             note: Text::default(),
+            filtered: None,
         }
     }
 

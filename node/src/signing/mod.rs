@@ -35,6 +35,9 @@ use crate::coordinator::admin::root::differences;
 use crate::coordinator::anchor::Anchor;
 use crate::coordinator::keys::KeyUse;
 use crate::error::CliError;
+use crate::upstream::compression::Compression;
+use crate::upstream::filtered::{self, Indexes, RepositoryKey};
+use crate::upstream::openpgp;
 use crate::upstream::proof::{self, Signed as SignedUpstream};
 
 /// Columns that the label of each line of [`Checked::words`] takes.
@@ -61,6 +64,8 @@ pub(crate) struct Checked {
     /// Sets of keys, each with the number of its holders that must sign.
     needs: Vec<Keys>,
     anchor: Anchor,
+    /// Of a snapshot: the Release file for machines without an agent.
+    filtered: Option<String>,
 }
 
 /// What a request is about.
@@ -116,6 +121,7 @@ pub(crate) fn check(file: RequestFile, place: &KeyPlace, carried: Carried, now: 
     let chain: Vec<&[u8]> = file.roots.iter().map(|root| root.0.as_slice()).collect();
     let root = anchor.walk(&chain, now).map_err(|error| refuse(format!("{error:#}")))?;
     let publics = place.public_halves()?;
+    let mut filtered = None;
     let (document, kind, body, needs) = match &file.asked {
         Asked::Approval(asked) => {
             let (request, draft) = (&asked.request, &asked.draft);
@@ -129,6 +135,7 @@ pub(crate) fn check(file: RequestFile, place: &KeyPlace, carried: Carried, now: 
                 refuse(format!("the release does not say what its repository's own people signed: {reason}"))
             })?;
             let words = words::approval(&approval, &release, &group, upstream.as_ref(), &request.preview);
+            filtered = upstream.filter(|signed| signed.compared).map(|_| release_file(&approval, &release, request));
             let needs = vec![approvers_of(&root, &approval.group)];
             let document = Document::Approval(Box::new(approval), draft.group.clone());
             ((document, words), (Kind::Approval, Role::Approver), &request.body, needs)
@@ -186,9 +193,13 @@ pub(crate) fn check(file: RequestFile, place: &KeyPlace, carried: Carried, now: 
         }
     };
     let (document, words) = document;
-    let body = body.0.clone();
+    let filtered = filtered.transpose().map_err(refuse)?;
+    let mut body = body.0.clone();
     if let Some(signed) = &file.signed {
         let envelope = Envelope::parse(&signed.0, kind.0, kind.1).map_err(|error| refuse(error.to_string()))?;
+        if let Some(text) = &filtered {
+            body = with_repository(envelope.unverified_body(), &body, text, now).map_err(refuse)?;
+        }
         if envelope.unverified_body() != body {
             return Err(refuse("the signatures in the file are around other bytes than the request".to_owned()));
         }
@@ -202,7 +213,7 @@ pub(crate) fn check(file: RequestFile, place: &KeyPlace, carried: Carried, now: 
             root.version
         )));
     }
-    Ok(Checked { file, words, document, kind, body, needs, anchor })
+    Ok(Checked { file, words, document, kind, body, needs, anchor, filtered })
 }
 
 impl Checked {
@@ -217,9 +228,18 @@ impl Checked {
         let keys = place.unlock(&may_sign)?;
         let keys: Vec<_> = keys.iter().collect();
         let (kind, role) = self.kind;
+        let mut body = self.body;
+        if let (Some(text), None, Document::Approval(approval, _), Some(first)) =
+            (&self.filtered, &self.file.signed, &self.document, keys.first())
+        {
+            let signed = RepositoryKey::of(first).and_then(|key| key.sign(text, approval.issued));
+            let filtered = Some(signed.context("signing the repository for machines without an agent")?);
+            let approval = Approval { filtered, ..approval.as_ref().clone() };
+            body = codec::encode(&approval, kind.cap()).context("signing an approval")?;
+        }
         let bytes = match &self.file.signed {
             Some(before) => envelope::add_signatures(&before.0, kind, role, &keys),
-            None => envelope::sign_body(kind, role, &self.body, &keys),
+            None => envelope::sign_body(kind, role, &body, &keys),
         };
         let bytes = bytes.context("signing")?;
         let mut anchor = self.anchor;
@@ -312,13 +332,19 @@ fn checked(
     let described = described(root, request.group.as_ref(), (&draft.group, approval.group))?;
     // 6. Action, schedule, rings, life and remark are those that were asked for.
     let mut wanted = match &draft.intent {
-        Intent::Decide { action, schedule } => schedule
-            .approval((approval.group, approval.release), approval.version, *action, approval.issued)
-            .map_err(|error| error.to_string())?,
+        Intent::Decide { action, schedule, back } => {
+            let wanted = schedule
+                .approval((approval.group, approval.release), approval.version, *action, approval.issued)
+                .map_err(|error| error.to_string())?;
+            Approval { back: *back, ..wanted }
+        }
         Intent::Decline { note } => plain(&approval, Action::None, note)?,
         Intent::Expedite => expedited(&approval, replaced, publics)?,
     };
     wanted.group_version = described.as_ref().map_or(0, |known| known.version);
+    if approval.action == Action::Install && approval.back != release.goes_back() {
+        return Err("release and approval do not both say that machines go back".to_owned());
+    }
     if wanted != approval {
         return Err(format!("asked for: {}; drafted: {}", words::of(&wanted), words::of(&approval)));
     }
@@ -370,6 +396,34 @@ fn of_upstream(
     }
     let metadata: Vec<&[u8]> = request.metadata.iter().map(|file| file.0.as_slice()).collect();
     proof::check(release, recipe, &metadata, now).map(Some)
+}
+
+/// The Release file of the repository that follows from an approval, by upstream's metadata that came with it.
+fn release_file(approval: &Approval, release: &Release, request: &SigningRequest) -> Result<String, String> {
+    let Recipe::Apt(recipe) = &release.install else { return Err("it is no snapshot of a repository".to_owned()) };
+    let mut indexes = request.metadata.iter().skip(2);
+    let indexes = Indexes::of(release, recipe, |index| {
+        let bytes = indexes.next().map_or(&[][..], |bytes| bytes.0.as_slice());
+        Compression::of(&index.path).open(bytes)
+    });
+    let indexes = indexes.map_err(|error| format!("the repository for machines without an agent: {error:#}"))?;
+    Ok(indexes.release_file(approval, release))
+}
+
+/// The body that another approver has signed: what was asked for, with a good signature of the repository that follows from it.
+fn with_repository(signed: &[u8], asked: &[u8], text: &str, now: Wall) -> Result<Vec<u8>, String> {
+    let wrong = |error: &dyn std::fmt::Display| format!("what another approver signed: {error}");
+    let approval: Approval = codec::decode(signed, Kind::Approval.cap()).map_err(|error| wrong(&error))?;
+    let plain = Approval { filtered: None, ..approval.clone() };
+    if codec::encode(&plain, Kind::Approval.cap()).map_err(|error| wrong(&error))? != asked {
+        return Err("the signatures in the file are around other bytes than the request".to_owned());
+    }
+    let Some(filtered) = &approval.filtered else { return Ok(signed.to_vec()) };
+    let certificate = filtered::certificate(filtered).map_err(|error| wrong(&format!("{error:#}")))?;
+    let certificates = openpgp::certificates(certificate.as_bytes()).map_err(|error| wrong(&error))?;
+    let file = filtered::in_release(text, filtered).map_err(|error| wrong(&format!("{error:#}")))?;
+    openpgp::verify(file.as_bytes(), &certificates, now).map_err(|error| wrong(&error))?;
+    Ok(signed.to_vec())
 }
 
 /// The rule about a repository that the bytes say, and what approvers have signed about its group, if it is the one that was asked
@@ -513,11 +567,13 @@ fn plain(drafted: &Approval, action: Action, note: &str) -> Result<Approval, Str
         release: drafted.release,
         version: drafted.version,
         action,
+        back: false,
         issued: drafted.issued,
         expires: drafted.issued + LIFE,
         schedule: Default::default(),
         rings: Default::default(),
         note: Text::new(note).map_err(|error| format!("--note: {error}"))?,
+        filtered: None,
     })
 }
 
@@ -536,7 +592,7 @@ fn expedited(
         );
     }
     let mut wanted = plain(drafted, before.action, before.note.as_str())?;
-    (wanted.schedule, wanted.rings) = (before.schedule, before.rings);
+    (wanted.schedule, wanted.rings, wanted.back) = (before.schedule, before.rings, before.back);
     wanted.schedule.expedite = true;
     wanted.schedule.deadline = wanted.schedule.deadline.filter(|deadline| *deadline > drafted.issued);
     Ok(wanted)

@@ -116,7 +116,7 @@ fn draft(intent: Intent) -> ApprovalDraft {
 }
 
 fn install() -> Intent {
-    Intent::Decide { action: Action::Install, schedule: Box::new(ScheduleArgs::default()) }
+    Intent::Decide { action: Action::Install, schedule: Box::new(ScheduleArgs::default()), back: false }
 }
 
 fn preview(id: ReleaseId) -> Preview {

@@ -52,6 +52,13 @@ pub(super) fn approval(
         "approval    {:?}, version {}, good until {}",
         approval.action, approval.version, approval.expires
     )];
+    if approval.back {
+        lines.push(
+            "GOES BACK   machines with later versions of the packages below are taken back to these; what an earlier approval said of \
+             the repository no longer counts, and rules signed before approve no later state of it"
+                .to_owned(),
+        );
+    }
     lines.extend(named.lines(approval.group));
     lines.extend(schedule(approval));
     if !approval.note.is_empty() {
@@ -60,7 +67,10 @@ pub(super) fn approval(
     let required = claimed.required;
     lines.push(format!("machines    {required} of {} lack it -- the coordinator's claim", claimed.devices));
     if let Some(signed) = upstream {
-        let until = signed.valid_until.map_or_else(|| "without end".to_owned(), |until| format!("good until {until}"));
+        let until = signed.valid_until.map_or_else(
+            || "without end".to_owned(),
+            |until| format!("{} until {until}", if until <= approval.issued { "which was good only" } else { "good" }),
+        );
         lines.push(format!("upstream    signed its state of {}, {until}", signed.date));
         lines.push(match signed.compared {
             true => "            each package below is in its indexes, by version, source and SHA-256".to_owned(),
@@ -69,6 +79,12 @@ pub(super) fn approval(
                     .to_owned()
             }
         });
+    }
+    if upstream.is_some_and(|signed| signed.compared) {
+        lines.push(format!(
+            "filtered    the same packages as a repository for machines without an agent, signed by your repository key, until {}",
+            approval.expires
+        ));
     }
     lines.push(release(of));
     lines.join("\n")
@@ -280,7 +296,7 @@ fn sign(rule: &Detect) -> String {
         Detect::Package { kind, name, version } => {
             format!("the {kind:?} package {} is at {} or later", one_line(name), one_line(version))
         }
-        Detect::Selection => "none of the packages below is there in an earlier version".to_owned(),
+        Detect::Selection => "none of the packages below is there in a version that is to be replaced".to_owned(),
     }
 }
 
@@ -290,6 +306,9 @@ fn packages(apt: &AptRecipe) -> Vec<String> {
     let line = |package: &upswarm_protocol::catalog::AptPackage| {
         let what = one_line(&format!("{}:{}={}", package.name, package.arch, package.version));
         match &package.when_absent {
+            WhenAbsent::Never if apt.back => {
+                format!("TAKES BACK  to {what} with apt, where another version is installed")
+            }
             WhenAbsent::Never => format!("upgrades    {what} with apt, where an earlier version is installed"),
             WhenAbsent::With(others) => format!("brings      {what} with {}", words(others.iter().map(name))),
             WhenAbsent::Always => format!("installs    {what} with apt, on every machine"),

@@ -17,10 +17,12 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use upswarm_cache::{Store, StoreError};
 use upswarm_protocol::catalog::{Payload, Recipe, Release};
-use upswarm_protocol::ids::PayloadId;
+use upswarm_protocol::codec::{Bounded, Text};
+use upswarm_protocol::ids::{DocHash, PayloadId};
 use upswarm_protocol::time::Wall;
 
 use super::budget::Budget;
+use super::filtered::Built;
 use super::request::{Wanted, may_ask, wanted};
 use super::{Asked, Question};
 use crate::byte_range;
@@ -46,11 +48,12 @@ pub(super) struct Shared {
     budget: Budget,
     reads: Semaphore,
     names: Vec<String>,
+    pub(super) built: Built,
 }
 
 /// No, and why.
 #[derive(Debug)]
-struct Refusal {
+pub(super) struct Refusal {
     status: StatusCode,
     reason: String,
     retry_after: Option<Duration>,
@@ -58,9 +61,31 @@ struct Refusal {
 
 /// A payload that may be had.
 #[derive(Debug)]
-struct Found {
+pub(super) struct Found {
     payload: Payload,
     modified: Wall,
+    /// What is not in the store but follows from what is.
+    bytes: Option<Bytes>,
+}
+
+impl Found {
+    pub(super) fn payload(payload: Payload, modified: Wall) -> Self {
+        Self { payload, modified, bytes: None }
+    }
+
+    pub(super) fn text(bytes: Vec<u8>, modified: Wall) -> Self {
+        let payload = Payload {
+            name: Text::default(),
+            id: PayloadId::of(&bytes),
+            len: bytes.len() as u64,
+            chunk_list: DocHash::default(),
+            chunk_list_len: 0,
+            sha256: [0; 32],
+            urls: Bounded::default(),
+            patches: Bounded::default(),
+        };
+        Self { payload, modified, bytes: Some(bytes.into()) }
+    }
 }
 
 impl Shared {
@@ -77,10 +102,11 @@ impl Shared {
             budget: Budget::new(config.daily.0),
             reads: Semaphore::new(READS),
             names: config.names.clone(),
+            built: Built::default(),
         }
     }
 
-    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Refusal> {
+    pub(super) async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Refusal> {
         let away = || refuse(StatusCode::SERVICE_UNAVAILABLE, "the node is busy or about to end; try again");
         let (reply, answer) = oneshot::channel();
         let asked = async {
@@ -91,13 +117,14 @@ impl Shared {
     }
 
     /// The payload that a request means.
-    async fn find(&self, wanted: Wanted) -> Result<Found, Refusal> {
+    async fn find(&self, wanted: Wanted, host: &str) -> Result<Found, Refusal> {
         match wanted {
+            Wanted::Filtered { group, part } => self.filtered(group, part, host).await,
             Wanted::Payload(id) => {
                 let found = self.ask(|reply| Question::Payload(id, reply)).await?;
                 let missing = || not_found(format!("no release that is approved for this machine has a payload {id}"));
                 let (release, payload) = found.ok_or_else(missing)?;
-                Ok(Found { payload, modified: release.issued })
+                Ok(Found::payload(payload, release.issued))
             }
             Wanted::File { release: id, name } => {
                 let release = self.ask(|reply| Question::Release(id, reply)).await?;
@@ -106,7 +133,7 @@ impl Shared {
                 let named = |payload: &&Payload| payload.name.as_str() == name;
                 let payload = release.payloads.iter().find(named).cloned();
                 let missing = || not_found(format!("{} {} has no file {name:?}", release.product, release.version));
-                Ok(Found { payload: payload.ok_or_else(missing)?, modified: release.issued })
+                Ok(Found::payload(payload.ok_or_else(missing)?, release.issued))
             }
             Wanted::Pool { upstream, file } => {
                 let snapshots = self.snapshots(&upstream).await?;
@@ -116,7 +143,7 @@ impl Shared {
                     let payloads =
                         recipe.packages.iter().filter_map(|of| release.payloads.get(usize::from(of.payload)));
                     let payload = payloads.into_iter().find(|payload| payload.name.as_str() == file)?.clone();
-                    Some(Found { payload, modified: release.issued })
+                    Some(Found::payload(payload, release.issued))
                 });
                 found.ok_or_else(|| not_found(format!("{file:?} of {upstream} is not approved for this machine")))
             }
@@ -146,14 +173,19 @@ impl Shared {
         if payload.len > MAX_DESCRIPTION as u64 {
             return Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, "the description of the upstream is too long"));
         }
+        let read = UpstreamDescription::parse(&self.whole(payload).await?);
+        read.map(|description| description.suite).map_err(internal)
+    }
+
+    /// All bytes of a payload that is not large, as soon as they are here.
+    pub(super) async fn whole(&self, payload: &Payload) -> Result<Vec<u8>, Refusal> {
         self.fetch(payload)?;
         let (mut text, mut waited) = (Vec::new(), Waited::default());
         while (text.len() as u64) < payload.len {
             let piece = self.piece(payload.id, text.len() as u64, payload.len, &mut waited).await;
             text.extend(piece.map_err(|error| refuse(StatusCode::GATEWAY_TIMEOUT, error.to_string()))?);
         }
-        let read = UpstreamDescription::parse(&text);
-        read.map(|description| description.suite).map_err(internal)
+        Ok(text)
     }
 
     /// Has missing bytes of a payload fetched, within the day's budget.
@@ -216,11 +248,16 @@ impl Shared {
         let wanted = wanted(request.uri.path()).ok_or_else(nothing)?;
         // What has a hash in its path is always the same.
         let fixed = matches!(&wanted, Wanted::Payload(_) | Wanted::File { .. });
-        let found = self.find(wanted).await?;
+        let host = request.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let found = self.find(wanted, host).await?;
         let (answer, range) = head(&found, &request.headers, fixed);
         let Some(range) = range else { return answer.body(Body::empty()).map_err(internal) };
         if method == Method::HEAD {
             return answer.body(Body::empty()).map_err(internal);
+        }
+        if let Some(bytes) = found.bytes {
+            let part = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
+            return answer.body(Body::from(bytes.slice(part(range.start)..part(range.end)))).map_err(internal);
         }
         self.fetch(&found.payload)?;
         let (id, end) = (found.payload.id, range.end);
@@ -257,7 +294,7 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
 fn metadata(release: &Release, path: &str, newest: bool) -> Option<Found> {
     let Recipe::Apt(recipe) = &release.install else { return None };
     let payload = |at: u16| release.payloads.get(usize::from(at));
-    let found = |payload: &Payload| Some(Found { payload: payload.clone(), modified: release.issued });
+    let found = |payload: &Payload| Some(Found::payload(payload.clone(), release.issued));
     if let Some((dir, hash)) = path.split_once("/by-hash/") {
         let hash = hex::decode(hash.strip_prefix("SHA256/")?).ok()?;
         let indexes = recipe.indexes.iter().filter(|index| index.path.rsplit_once('/').map(|(of, _)| of) == Some(dir));
@@ -335,7 +372,7 @@ fn refuse(status: StatusCode, reason: impl Into<String>) -> Refusal {
     Refusal { status, reason: reason.into(), retry_after: None }
 }
 
-fn not_found(reason: String) -> Refusal {
+pub(super) fn not_found(reason: String) -> Refusal {
     refuse(StatusCode::NOT_FOUND, reason)
 }
 
@@ -343,6 +380,6 @@ fn unknown(upstream: &str) -> Refusal {
     not_found(format!("no snapshot of {upstream:?} is approved for this machine yet"))
 }
 
-fn internal(error: impl std::fmt::Display) -> Refusal {
+pub(super) fn internal(error: impl std::fmt::Display) -> Refusal {
     refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
 }

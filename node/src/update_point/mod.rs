@@ -4,6 +4,7 @@
 //! GET /apt/UPSTREAM/dists/SUITE/InRelease        upstream's own bytes, of the newest approved snapshot
 //! GET /apt/UPSTREAM/dists/SUITE/main/...         its indexes, by name and by hash (by-hash of older approved snapshots too)
 //! GET /apt/UPSTREAM/pool/.../FILE.deb            the packages that are selected, nothing else
+//! GET /apt/filtered/GROUP...                     repositories for machines without an agent: see `filtered`
 //! GET /payload/BLAKE3, /release/ID/NAME          payloads of approved releases, for scripts
 //! ```
 //! The node's core says what is approved and has missing bytes fetched; they are read from the store chunk by chunk and sent in
@@ -13,6 +14,7 @@
 
 mod answer;
 mod budget;
+mod filtered;
 #[cfg(test)]
 mod load;
 #[cfg(test)]
@@ -30,7 +32,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use upswarm_cache::Store;
-use upswarm_protocol::catalog::{Payload, Recipe, Release};
+use upswarm_protocol::catalog::{Approval, Payload, Recipe, Release};
 use upswarm_protocol::ids::{PayloadId, ReleaseId};
 use upswarm_protocol::node::{Input, NodeState};
 use upswarm_protocol::time::Now;
@@ -49,11 +51,20 @@ const MAX_ASKED: usize = 32;
 /// What products of repositories begin with.
 const APT: &str = "apt.";
 
+/// An approval for machines without an agent, and its release.
+#[derive(Debug, Clone)]
+struct Filter {
+    approval: Arc<Approval>,
+    release: Arc<Release>,
+}
+
 /// What the core is asked.
 #[derive(Debug)]
 enum Question {
     /// Snapshots of an upstream, the newest first.
     Upstream(String, oneshot::Sender<Vec<Arc<Release>>>),
+    /// What machines without an agent may have in a group: of each upstream the approval in force.
+    Filtered(String, oneshot::Sender<Vec<Filter>>),
     /// Any release.
     Release(ReleaseId, oneshot::Sender<Option<Arc<Release>>>),
     /// A payload of any release, with when that was issued.
@@ -78,6 +89,10 @@ impl Asked {
                 };
                 let offers = state.offers(now).into_iter().map(|(_, release)| release);
                 let _ = reply.send(offers.filter(is_of_it).collect());
+            }
+            Question::Filtered(group, reply) => {
+                let approved = state.filtered(&group, now).into_iter();
+                let _ = reply.send(approved.map(|(approval, release)| Filter { approval, release }).collect());
             }
             Question::Release(id, reply) => {
                 let offers = state.offers(now);

@@ -4,12 +4,18 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
+use upswarm_protocol::catalog::{Action, Approval, Recipe};
+use upswarm_protocol::ids::GroupId;
+use upswarm_protocol::time::Wall;
 
+use super::Filter;
 use super::tests::{Bench, Snapshot};
-use crate::apt_setup::{self, Selected};
+use crate::apt_setup::{self, Selected, Word};
 use crate::sys::find;
+use crate::upstream::filtered::{Indexes, RepositoryKey};
 
 fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
@@ -115,7 +121,7 @@ async fn it_gets_the_selection_from_here_and_nothing_else() {
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let note = apt_setup::Snapshot {
         upstream: "sec".into(),
-        counter: 1,
+        word: Word { counter: 1, said: Wall(1), back: false },
         suite: "stable".into(),
         aliases: words(&["stable"]),
         origin: "Test".into(),
@@ -157,4 +163,113 @@ async fn it_gets_the_selection_from_here_and_nothing_else() {
     assert!(fetched.status.success(), "{}", said(&fetched));
     let archive = root.join("var/cache/apt/archives/demo-app_2.0_amd64.deb");
     assert_eq!(fs::read(archive).unwrap(), snapshot.file(&deb));
+}
+
+/// The stanza that the update point gives, on a machine that knows nothing else; what apt says of it, and its candidates.
+async fn without_agent(bench: &Bench, root: &Path, sources: &str) -> (bool, String, Vec<String>) {
+    for part in ["etc/apt/sources.list.d", "etc/apt/preferences.d", "var/lib/apt/lists/partial", "var/lib/dpkg"] {
+        fs::create_dir_all(root.join(part)).unwrap();
+    }
+    fs::create_dir_all(root.join("var/cache/apt/archives/partial")).unwrap();
+    fs::write(root.join("var/lib/dpkg/status"), "").unwrap();
+    fs::write(root.join("etc/apt/sources.list.d/upswarm.sources"), sources).unwrap();
+    assert!(sources.contains(&format!("http://{}/apt/filtered/office\n", bench.address)), "{sources}");
+    let root = root.to_owned();
+    let asked = tokio::task::spawn_blocking(move || {
+        let updated = apt(&root, "apt-get", &["-oAPT::Update::Error-Mode=any", "update"]);
+        let policy = apt(&root, "apt-cache", &["policy", "openssl", "demo-extra"]);
+        (updated, said(&policy))
+    });
+    let (updated, policy) = asked.await.unwrap();
+    let candidates = policy.lines().filter(|line| line.contains("Candidate:")).map(|line| line.trim().to_owned());
+    (updated.status.success(), said(&updated), candidates.collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_without_an_agent_gets_what_an_approver_signed_and_nothing_else() {
+    if ["apt-get", "dpkg-deb", "gpgv"].iter().any(|tool| find(tool).is_none()) {
+        eprintln!("SKIPPED: this needs apt, dpkg and gpgv");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut index = String::new();
+    let mut files = Vec::new();
+    for (name, version) in [("openssl", "3"), ("openssl", "4"), ("demo-extra", "1")] {
+        let (control, bytes) = package(dir.path(), name, version);
+        let file = format!("{name}_{version}_amd64.deb");
+        index += &format!(
+            "{control}Phased-Update-Percentage: 0\nFilename: pool/main/d/{name}/{file}\nSize: {}\nSHA256: {}\n\n",
+            bytes.len(),
+            hex::encode(Sha256::digest(&bytes))
+        );
+        files.push((file, bytes));
+    }
+    let (deb, bytes) = files.swap_remove(0);
+    let index = ("Packages", index.into_bytes());
+    let snapshot = Snapshot::of(1, "stable", "-", b"signed".to_vec(), index.clone(), (&deb, bytes));
+    let bench = Bench::new(Vec::new(), 1 << 20).await;
+    bench.hold_all(&snapshot);
+    let now = crate::clock::wall();
+    let (hour, day) = (std::time::Duration::from_secs(3600), std::time::Duration::from_secs(86_400));
+    let plain = |issued: Wall, expires: Wall| Approval {
+        group: GroupId([7; 16]),
+        group_version: 0,
+        release: snapshot.id,
+        version: 1,
+        action: Action::Install,
+        back: false,
+        issued,
+        expires,
+        schedule: Default::default(),
+        rings: Default::default(),
+        note: Default::default(),
+        filtered: None,
+    };
+    let Recipe::Apt(recipe) = &snapshot.release.install else { panic!("an apt recipe") };
+    let indexes = Indexes::of(&snapshot.release, recipe, |_| Ok(&index.1[..])).unwrap();
+    let signed = |approval: Approval, seed: u8| {
+        let key = RepositoryKey::of(&ed25519_dalek::SigningKey::from_bytes(&[seed; 32])).unwrap();
+        let text = indexes.release_file(&approval, &snapshot.release);
+        Approval { filtered: Some(key.sign(&text, approval.issued).unwrap()), ..approval }
+    };
+    let put = |approval: Option<Approval>| {
+        let filter = |approval| Filter { approval: Arc::new(approval), release: snapshot.release.clone() };
+        *bench.filtered.lock().unwrap() = approval.map(filter).into_iter().collect();
+    };
+    let good = signed(plain(now - hour, now + day), 1);
+    put(Some(good.clone()));
+    let get = |path: &str| reqwest::get(format!("http://{}/apt/filtered/{path}", bench.address));
+    let sources = get("office.sources").await.unwrap().text().await.unwrap();
+    let root = dir.path().join("good");
+    let (updated, text, candidates) = without_agent(&bench, &root, &sources).await;
+    assert!(updated, "{text}");
+    // Of what is not selected it does not even know, and nothing is phased.
+    assert_eq!(candidates, ["Candidate: 3"], "{text}");
+    let fetched = tokio::task::spawn_blocking({
+        let root = root.clone();
+        move || apt(&root, "apt-get", &["-y", "--download-only", "install", "openssl"])
+    });
+    let fetched = fetched.await.unwrap();
+    assert!(fetched.status.success(), "{}", said(&fetched));
+    let archive = root.join("var/cache/apt/archives/openssl_3_amd64.deb");
+    assert_eq!(fs::read(archive).unwrap(), snapshot.file(&deb));
+
+    let forged = signed(plain(now - hour, now + day), 2);
+    let moved = Approval { filtered: good.filtered.clone(), ..plain(now - hour, now + 2 * day) };
+    let late = signed(plain(now - 2 * day, now - hour), 1);
+    for (name, approval, why) in [
+        ("forged", Some(forged), "NO_PUBKEY"),
+        ("moved", Some(moved), "BADSIG"),
+        ("late", Some(late), "expired"),
+        ("gone", None, "404"),
+    ] {
+        put(approval);
+        let (updated, text, candidates) = without_agent(&bench, &dir.path().join(name), &sources).await;
+        assert!(!updated && text.contains(why), "{name}: {text}");
+        assert_eq!(candidates, [""; 0], "{name}");
+    }
+    // Whoever read InRelease before it went finds its index still.
+    let hash = hex::encode(Sha256::digest(indexes.at("main/binary-amd64/Packages").unwrap()));
+    let path = format!("office/dists/sec/main/binary-amd64/by-hash/SHA256/{hash}");
+    assert_eq!(get(&path).await.unwrap().status(), 200);
 }

@@ -5,6 +5,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use upswarm_protocol::ids::{PayloadId, ReleaseId};
 
+use super::filtered::{self, Part};
+
+/// What stands in the place of an upstream's name for machines without an agent.
+const FILTERED: &str = "filtered";
 /// A path longer than any in a repository.
 const MAX_PATH: usize = 1 << 10;
 
@@ -20,6 +24,11 @@ pub(super) enum Wanted {
     Pool {
         upstream: String,
         file: String,
+    },
+    /// Something for machines without an agent of a group.
+    Filtered {
+        group: String,
+        part: Part,
     },
     Payload(PayloadId),
     File {
@@ -41,6 +50,10 @@ pub(super) fn wanted(path: &str) -> Option<Wanted> {
     match kind {
         "apt" => {
             let (upstream, rest) = rest.split_once('/')?;
+            if upstream == FILTERED {
+                let (group, part) = filtered::part(rest)?;
+                return Some(Wanted::Filtered { group, part });
+            }
             let (part, path) = rest.split_once('/')?;
             let (upstream, path) = (upstream.to_owned(), path.to_owned());
             match part {
@@ -120,12 +133,25 @@ mod tests {
     fn a_path_names_one_thing_or_nothing() {
         let dists = |upstream: &str, path: &str| Some(Wanted::Dists { upstream: upstream.into(), path: path.into() });
         let pool = |upstream: &str, file: &str| Some(Wanted::Pool { upstream: upstream.into(), file: file.into() });
+        let filtered = |group: &str, part: Part| Some(Wanted::Filtered { group: group.into(), part });
         let id = PayloadId([7; 32]);
         for (path, means) in [
             ("/apt/debian/dists/bookworm/InRelease", dists("debian", "bookworm/InRelease")),
             ("/apt/d/dists/b/main/by-hash/SHA256/00", dists("d", "b/main/by-hash/SHA256/00")),
             ("/apt/d/pool/main/g/g++/g++_1%253a2%2bb1_amd64.deb", pool("d", "g++_1%3a2+b1_amd64.deb")),
             ("/apt/d/pool/x.deb", pool("d", "x.deb")),
+            ("/apt/filtered/office.sources", filtered("office", Part::Sources)),
+            ("/apt/filtered/office.asc", filtered("office", Part::Certificates)),
+            (
+                "/apt/filtered/office/dists/sec/main/x",
+                filtered("office", Part::Dists { upstream: "sec".into(), path: "main/x".into() }),
+            ),
+            (
+                "/apt/filtered/o/pool/sec/a.deb",
+                filtered("o", Part::Pool { upstream: "sec".into(), file: "a.deb".into() }),
+            ),
+            ("/apt/filtered/o/pool/sec/main/a.deb", None),
+            ("/apt/filtered/office", None),
             (&format!("/payload/{id}"), Some(Wanted::Payload(id))),
             (
                 &format!("/release/{}/a b", ReleaseId([7; 32])),

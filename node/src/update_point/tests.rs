@@ -78,6 +78,7 @@ impl Snapshot {
                 source: Text::lossy("openssl"),
                 when_absent: WhenAbsent::Never,
             }]),
+            back: false,
             timeout_s: 60,
         };
         let release = Release {
@@ -122,6 +123,8 @@ pub(super) struct Bench {
     pub(super) address: SocketAddr,
     pub(super) wanted: mpsc::Receiver<PayloadId>,
     offers: Offers,
+    /// For machines without an agent of the group `office`.
+    pub(super) filtered: Arc<Mutex<Vec<Filter>>>,
     client: reqwest::Client,
     stop: CancellationToken,
 }
@@ -153,6 +156,8 @@ impl Bench {
         let (want, wanted) = mpsc::channel(100);
         let offers: Offers = Arc::new(Mutex::new(snapshots));
         let offered = offers.clone();
+        let filtered = Arc::new(Mutex::new(Vec::<Filter>::new()));
+        let filters = filtered.clone();
         tokio::spawn(async move {
             while let Some(Asked(question)) = asked.recv().await {
                 let snapshots = offered.lock().unwrap().clone();
@@ -172,6 +177,10 @@ impl Bench {
                         });
                         let _ = reply.send(found);
                     }
+                    Question::Filtered(group, reply) => {
+                        let filters = filters.lock().unwrap().clone();
+                        let _ = reply.send(if group == "office" { filters } else { Vec::new() });
+                    }
                     Question::Want(id) => want.send(id).await.unwrap(),
                 }
             }
@@ -184,7 +193,7 @@ impl Bench {
         let stop = CancellationToken::new();
         tokio::spawn(door.serve(answer::routes(shared), stop.clone()));
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { _dir: dir, store, stored, address, wanted, offers, client, stop }
+        Self { _dir: dir, store, stored, address, wanted, offers, filtered, client, stop }
     }
 
     /// Approves one more, which is the newest from now on.

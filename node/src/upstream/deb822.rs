@@ -28,6 +28,8 @@ pub(crate) enum Deb822Error {
 pub(crate) struct Paragraph {
     /// Line of its first field, from 1.
     pub(crate) line: u64,
+    /// All of it as it is written, where that was asked for.
+    pub(crate) text: String,
     values: Vec<Option<String>>,
 }
 
@@ -44,17 +46,23 @@ pub(crate) struct Paragraphs<'a, R> {
     wanted: &'a [&'a str],
     line: Vec<u8>,
     number: u64,
+    with_text: bool,
 }
 
 impl<'a, R: BufRead> Paragraphs<'a, R> {
     /// `wanted` are names of fields; case does not matter.
     pub(crate) fn new(input: R, wanted: &'a [&'a str]) -> Self {
-        Self { input, wanted, line: Vec::new(), number: 0 }
+        Self { input, wanted, line: Vec::new(), number: 0, with_text: false }
+    }
+
+    /// Keeps the text of each paragraph too, without remarks.
+    pub(crate) fn with_text(self) -> Self {
+        Self { with_text: true, ..self }
     }
 
     /// The next paragraph; `None` at the end.
     pub(crate) fn next(&mut self) -> Result<Option<Paragraph>, Deb822Error> {
-        let mut paragraph = Paragraph { line: 0, values: vec![None; self.wanted.len()] };
+        let mut paragraph = Paragraph { values: vec![None; self.wanted.len()], ..Paragraph::default() };
         let mut kept = 0;
         // The wanted field that a continuation line belongs to.
         let mut current: Option<usize> = None;
@@ -65,6 +73,15 @@ impl<'a, R: BufRead> Paragraphs<'a, R> {
             let number = self.number;
             let wrong = |what| Deb822Error::Malformed { line: number, what };
             let line = self.line.trim_ascii_end();
+            if self.with_text && !line.is_empty() && !line.starts_with(b"#") {
+                kept += line.len() + 1;
+                if kept > MAX_PARAGRAPH {
+                    return Err(wrong("a paragraph that is longer than any"));
+                }
+                let text = std::str::from_utf8(line).map_err(|_| wrong("a line that is not UTF-8"))?;
+                paragraph.text.push_str(text);
+                paragraph.text.push('\n');
+            }
             match line.first() {
                 None if paragraph.line > 0 => return Ok(Some(paragraph)),
                 None => continue,

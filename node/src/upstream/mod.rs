@@ -8,6 +8,7 @@
 
 pub(crate) mod compression;
 pub(crate) mod deb822;
+pub(crate) mod filtered;
 pub(crate) mod openpgp;
 pub(crate) mod packages;
 pub(crate) mod plan;
@@ -101,6 +102,11 @@ impl UpstreamDescription {
                 "{:?} is no name for an upstream: take at most {MAX_NAME} of a-z, 0-9 and -, which does not stand first or last",
                 self.name
             ));
+        }
+        if self.name == "filtered" {
+            return invalid(
+                "filtered is what repositories for machines without an agent are called; take another name".to_owned(),
+            );
         }
         if !is_path(&self.suite) {
             return invalid(format!("{:?} is no suite; write for example bookworm-security", self.suite));

@@ -80,7 +80,18 @@ const FIELDS: [&str; 17] = [
 
 /// Hands every package to `each`, in the order of the index; returns how many there are.
 pub(crate) fn read(input: impl BufRead, mut each: impl FnMut(Package)) -> Result<usize, PackagesError> {
-    let mut paragraphs = Paragraphs::new(input, &FIELDS);
+    walk(Paragraphs::new(input, &FIELDS), |package, _| each(package))
+}
+
+/// The same, with each stanza as it is written.
+pub(crate) fn read_with_text(input: impl BufRead, each: impl FnMut(Package, &str)) -> Result<usize, PackagesError> {
+    walk(Paragraphs::new(input, &FIELDS).with_text(), each)
+}
+
+fn walk(
+    mut paragraphs: Paragraphs<'_, impl BufRead>,
+    mut each: impl FnMut(Package, &str),
+) -> Result<usize, PackagesError> {
     let mut count = 0;
     while let Some(mut paragraph) = paragraphs.next()? {
         let line = paragraph.line;
@@ -129,7 +140,7 @@ pub(crate) fn read(input: impl BufRead, mut each: impl FnMut(Package)) -> Result
         };
         let essential = take("Essential").eq_ignore_ascii_case("yes");
         let (multi_arch, section) = (take("Multi-Arch"), take("Section"));
-        each(Package {
+        let package = Package {
             name,
             version,
             arch,
@@ -143,7 +154,8 @@ pub(crate) fn read(input: impl BufRead, mut each: impl FnMut(Package)) -> Result
             multi_arch,
             section,
             description,
-        });
+        };
+        each(package, &paragraph.text);
     }
     Ok(count)
 }

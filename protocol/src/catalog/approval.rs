@@ -146,6 +146,16 @@ pub struct RingPlan {
     pub stop_above: u16,
 }
 
+/// What an approver signs for machines without an agent: the Release file of a repository that holds exactly the packages of the
+/// approval, and that follows from the rest of the approval and its release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filtered {
+    /// OpenPGP signature packet over that file.
+    pub signature: Bounded<u8, 512>,
+    /// OpenPGP certificate of the approver's repository key.
+    pub certificate: Bounded<u8, 1024>,
+}
+
 /// The approver's decision: a release, for a group, with a schedule. A newer version of the same (group, release) replaces it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Approval {
@@ -160,6 +170,8 @@ pub struct Approval {
     pub version: u64,
     /// What to do.
     pub action: Action,
+    /// Machines with later versions go back to those of the release. Its release must say so too; without it none goes back.
+    pub back: bool,
     /// When it was signed.
     pub issued: Wall,
     /// After this no new install rests on it.
@@ -170,4 +182,6 @@ pub struct Approval {
     pub rings: RingPlan,
     /// The admin's remark.
     pub note: Text<256>,
+    /// For machines without an agent; nothing where there is no such repository.
+    pub filtered: Option<Filtered>,
 }

@@ -1,8 +1,11 @@
+use core::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::PackageKind;
 use crate::codec::{Bounded, Text};
+use crate::version::compare;
 
 /// The first name of every product that is a snapshot of a repository: `apt.debian-security`.
 pub const APT_PREFIX: &str = "apt";
@@ -55,6 +58,8 @@ pub struct AptRecipe {
     pub indexes: Bounded<AptIndex, 32>,
     /// The selected packages: these versions and nothing else.
     pub packages: Bounded<AptPackage, 480>,
+    /// Machines with later versions of them go back to these. Without it they keep what they have.
+    pub back: bool,
     /// Seconds after which it is reported as hanging.
     pub timeout_s: u32,
 }
@@ -66,12 +71,25 @@ pub enum Standing {
     Absent,
     /// An earlier version is installed.
     Older,
-    /// The selected version or a later one is installed.
-    Enough,
+    /// The selected version is installed.
+    Same,
+    /// A later version is installed.
+    Newer,
+}
+
+impl Standing {
+    /// That of an installed version, by dpkg's order.
+    pub fn of(installed: &str, selected: &str) -> Self {
+        match compare(PackageKind::Deb, installed, selected) {
+            Ordering::Less => Self::Older,
+            Ordering::Equal => Self::Same,
+            Ordering::Greater => Self::Newer,
+        }
+    }
 }
 
 impl AptRecipe {
-    /// Positions in [`AptRecipe::packages`] of what a machine is to install or upgrade.
+    /// Positions in [`AptRecipe::packages`] of what a machine is to install or upgrade, or to take back to the selected version.
     ///
     /// A package that comes `With` others is needed where one of those is: what a machine already upgraded pulled in its
     /// dependencies then, and a later version of it may need them no more.
@@ -82,7 +100,8 @@ impl AptRecipe {
             .filter(|(_, (package, standing))| match standing {
                 Standing::Older => true,
                 Standing::Absent => package.when_absent == WhenAbsent::Always,
-                Standing::Enough => false,
+                Standing::Same => false,
+                Standing::Newer => self.back,
             })
             .map(|(at, _)| at)
             .collect();
@@ -153,14 +172,15 @@ mod tests {
                 path: Text::lossy("main/binary-amd64/Packages.xz"),
             }]),
             packages: Bounded::truncated(packages),
+            back: false,
             timeout_s: 60,
         }
     }
 
-    fn needed(recipe: &AptRecipe, older: &[&str], enough: &[&str]) -> String {
+    fn needed(recipe: &AptRecipe, older: &[&str], newer: &[&str]) -> String {
         let standing = |package: &AptPackage| match &*package.name {
             name if older.contains(&name) => Standing::Older,
-            name if enough.contains(&name) => Standing::Enough,
+            name if newer.contains(&name) => Standing::Newer,
             _ => Standing::Absent,
         };
         let names = recipe.needed(standing).into_iter().map(|at| recipe.packages[at].name.to_string());
@@ -179,7 +199,7 @@ mod tests {
         assert_eq!(needed(&recipe, &["openssl"], &["meta"]), "openssl");
         assert_eq!(needed(&recipe, &[], &[]), "");
         assert!(!recipe.concerns(|_| Standing::Absent));
-        assert!(recipe.concerns(|package| if &*package.name == "meta" { Standing::Enough } else { Standing::Absent }));
+        assert!(recipe.concerns(|package| if &*package.name == "meta" { Standing::Same } else { Standing::Absent }));
     }
 
     #[test]
@@ -188,6 +208,15 @@ mod tests {
         assert_eq!(needed(&recipe, &[], &[]), "agent");
         assert_eq!(needed(&recipe, &[], &["agent"]), "");
         assert!(recipe.concerns(|_| Standing::Absent));
+    }
+
+    #[test]
+    fn a_machine_goes_back_only_where_the_recipe_says_so() {
+        let mut recipe = recipe(vec![package("a", WhenAbsent::Never), package("b", WhenAbsent::Never)]);
+        assert_eq!(needed(&recipe, &["b"], &["a"]), "b");
+        recipe.back = true;
+        assert_eq!(needed(&recipe, &["b"], &["a"]), "a b");
+        assert!(recipe.needed(|_| Standing::Same).is_empty());
     }
 
     #[test]

@@ -18,7 +18,8 @@ mod rule;
 pub mod walk;
 
 pub use approval::{
-    Action, ActiveHours, Approval, Deferral, FetchAhead, MinuteOfDay, Ring, RingPlan, Schedule, Weekdays, Window,
+    Action, ActiveHours, Approval, Deferral, FetchAhead, Filtered, MinuteOfDay, Ring, RingPlan, Schedule, Weekdays,
+    Window,
 };
 pub use apt::{APT_PREFIX, AptIndex, AptPackage, AptRecipe, Standing, WhenAbsent};
 pub use assignment::Assignment;

@@ -306,6 +306,11 @@ pub struct Release {
 }
 
 impl Release {
+    /// Whether machines with later versions go back to its own: then its approval must say so too.
+    pub fn goes_back(&self) -> bool {
+        matches!(&self.install, Recipe::Apt(apt) if apt.back)
+    }
+
     /// How it is removed: as its publisher says, else by what its installation says by itself. Files go from where they were put;
     /// packages by their own names, which detection and the payloads' file names both tell. `None`: nobody can tell.
     pub fn removal(&self) -> Option<Recipe> {

@@ -69,11 +69,14 @@ impl ApprovalRule {
             group_version: self.group_version,
             version: 0,
             action: Action::Install,
+            // Only a person takes a fleet back.
+            back: false,
             issued: now,
             expires: (now + Duration::from_secs(self.life_s.into())).min(self.expires),
             schedule,
             rings: self.rings.clone(),
             note: Text::lossy(&format!("by rule r{}", self.number)),
+            filtered: None,
         }
     }
 

@@ -120,6 +120,7 @@ impl Bench {
                 }),
                 Record::Rollouts(bytes) => stored.rollouts = Some(bytes),
                 Record::WanLimits(bytes) => stored.wan_limits = Some(bytes),
+                Record::InventoryBase(digest, bytes) => stored.inventory_bases.push((digest, bytes)),
                 Record::Inventory(device, bytes) => stored.inventories.push((device, bytes)),
                 Record::Scan(device, bytes) => stored.scans.push((device, bytes)),
                 Record::Groups(bytes) => stored.groups = Some(bytes),
@@ -352,11 +353,13 @@ pub(super) fn plain_approval(group: GroupId, now: Wall, release: ReleaseId, vers
         release,
         version,
         action: Action::Install,
+        back: false,
         issued: now,
         expires: now + Duration::from_secs(86400),
         schedule: Schedule::default(),
         rings: RingPlan::default(),
         note: Text::default(),
+        filtered: None,
     }
 }
 

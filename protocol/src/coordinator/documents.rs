@@ -16,13 +16,19 @@ use crate::envelope::{self, Document, EnvelopeError, Kind, Role};
 use crate::ids::{DeviceId, DocHash, GroupId, PayloadId, PublicKey, ReleaseId};
 use crate::time::Wall;
 use crate::trust::{
-    Opened, approval_is_vouched, group_is_vouched, open_approval, open_group, open_release, release_is_vouched,
+    Blocked, Opened, approval_is_vouched, group_is_vouched, open_approval, open_group, open_release, release_is_vouched,
 };
 
 /// A head is good for this long.
 pub const HEAD_LIFE: Duration = Duration::from_secs(72 * 3600);
 /// An index is good for this long, and signed anew after half of it.
 pub const INDEX_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A decision that changes nothing in the index stands in the next one, signed at the latest after this long.
+pub const AUDIT_SIGNED_WITHIN: Duration = Duration::from_secs(300);
+/// Index versions that a directory from a backup leaves out: more than were published after any backup that is of use. So no version stands
+/// for two indexes, although nobody here knows which the coordinator before had used.
+pub const RESTORED_GAP: u64 = 1 << 20;
 
 const MAX_DOCUMENTS: usize = 65536;
 const MAX_HOLDS: usize = 1024;
@@ -248,7 +254,13 @@ impl Documents {
         }
         let newest = self.releases.values().filter(|known| known.release.product == release.product);
         let known = newest.map(|known| known.release.counter).max().unwrap_or(0);
-        if release.counter <= known {
+        // The counter of a snapshot begins with upstream's date of it: to go back, an earlier one is published later. Which of two
+        // counts is not its number's matter then, but its approval's.
+        let again = self
+            .releases
+            .values()
+            .any(|other| other.release.product == release.product && other.release.counter == release.counter);
+        if release.counter <= known && (again || !release.goes_back()) {
             return Err(Refusal::NotNewer { what: "the release counter", given: release.counter, known });
         }
         for other in release.depends.iter().chain(&release.supersedes) {
@@ -288,6 +300,9 @@ impl Documents {
         if let Some(by_rule) = &by_rule {
             by_rule.permits(&release.release, &approval)?;
         }
+        if approval.action == Action::Install && approval.back != release.release.goes_back() {
+            return Err(Refusal::Content(Blocked::NotBack.to_string()));
+        }
         let known = self.groups.get(&approval.group).map(|known| &known.document);
         let (given, version) = (approval.group_version, known.map_or(0, |known| known.version));
         if given > version {
@@ -296,9 +311,9 @@ impl Documents {
             )));
         }
         let only_listed = known.is_none_or(|known| known.members == Members::Listed);
-        if approval.action == Action::Uninstall && only_listed {
+        if (approval.action == Action::Uninstall || approval.back) && only_listed {
             return Err(Refusal::Content(
-                "nothing is removed for a group whose members only the coordinator names; have an approver sign who they are: \
+                "nothing is removed or taken back for a group whose members only the coordinator names; have an approver sign who they are: \
                  upswarm group sign"
                     .to_owned(),
             ));

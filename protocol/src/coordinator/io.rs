@@ -323,6 +323,8 @@ pub enum Record {
     Rollouts(Vec<u8>),
     /// How much of the WAN sites may use: one file, replaced atomically.
     WanLimits(Vec<u8>),
+    /// What many devices have installed, by its digest, encoded; empty bytes remove it. It comes before the inventories that name it.
+    InventoryBase(DocHash, Vec<u8>),
     /// What is installed on a device, encoded.
     Inventory(DeviceId, Vec<u8>),
     /// What a device is missing, encoded.

@@ -44,7 +44,7 @@ mod tests;
 mod wan_limits;
 
 pub use counts::{MIN_DECIDED, RingStatus, RolloutStatus};
-pub use documents::{CatalogError, CatalogRecord, HEAD_LIFE, INDEX_LIFE};
+pub use documents::{AUDIT_SIGNED_WITHIN, CatalogError, CatalogRecord, HEAD_LIFE, INDEX_LIFE, RESTORED_GAP};
 pub use dynamic::MAX_DYNAMIC;
 pub use inventories::{DeviceInventory, DeviceScan};
 pub use io::Distrust;
@@ -79,11 +79,6 @@ use rollout::Rollouts;
 
 /// A head is signed anew after this long.
 pub const HEAD_INTERVAL: Duration = Duration::from_secs(3600);
-/// A decision that changes nothing in the index stands in the next one, signed at the latest after this long.
-pub const AUDIT_SIGNED_WITHIN: Duration = Duration::from_secs(300);
-/// Index versions that a directory from a backup leaves out: more than were published after any backup that is of use. So no version stands
-/// for two indexes, although nobody here knows which the coordinator before had used.
-pub const RESTORED_GAP: u64 = 1 << 20;
 /// A peer that has not shown a certificate by then is left.
 pub const HELLO_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -107,6 +102,8 @@ pub struct Stored {
     pub rollouts: Option<Vec<u8>>,
     /// The last [`Record::WanLimits`].
     pub wan_limits: Option<Vec<u8>>,
+    /// The last [`Record::InventoryBase`] of each.
+    pub inventory_bases: Vec<(DocHash, Vec<u8>)>,
     /// The last [`Record::Inventory`] of each device. One that is damaged is told again by its device.
     pub inventories: Vec<(DeviceId, Vec<u8>)>,
     /// The last [`Record::Scan`] of each device.
@@ -303,6 +300,9 @@ impl CoordinatorState {
                 damaged.insert(device);
             }
         }
+        for (digest, record) in stored.inventory_bases {
+            state.inventories.restore_base(digest, &record);
+        }
         // A device that hears that its inventory is not held tells both anew.
         for (device, record) in stored.inventories.into_iter().filter(|(device, _)| !damaged.contains(device)) {
             if let Some(known) = state.devices.get_mut(&device)
@@ -310,6 +310,9 @@ impl CoordinatorState {
             {
                 known.held = digest;
             }
+        }
+        for needless in state.inventories.needless_bases() {
+            state.persist(Record::InventoryBase(needless, Vec::new()));
         }
         if state.dynamic.has_any() {
             state.regroup_all(now);

@@ -20,11 +20,13 @@ fn approval(release: ReleaseId, version: u64, issued: Wall, rings: &[(u16, u32)]
         release,
         version,
         action: Action::Install,
+        back: false,
         issued,
         expires: issued + 30 * DAY,
         schedule: Schedule::default(),
         rings: RingPlan { rings: Bounded::new(rings).unwrap(), stop_above },
         note: Text::default(),
+        filtered: None,
     }
 }
 

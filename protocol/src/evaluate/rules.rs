@@ -280,11 +280,10 @@ impl Rule {
             Rule::Concerns(_) => "a selected package is there".to_owned(),
             Rule::Current(apt) => {
                 let there =
-                    apt.packages.iter().filter(|package| inventory.standing(package) == Standing::Enough).count();
-                format!(
-                    "{there} of the {} selected packages are installed, none in an earlier version",
-                    apt.packages.len()
-                )
+                    |package: &&AptPackage| matches!(inventory.standing(package), Standing::Same | Standing::Newer);
+                let (there, all) = (apt.packages.iter().filter(there).count(), apt.packages.len());
+                let other = if apt.back { "another" } else { "an earlier" };
+                format!("{there} of the {all} selected packages are installed, none in {other} version")
             }
             Rule::Probe(what) => format!("the machine was asked {what}"),
         }

@@ -26,8 +26,7 @@ fn of<'a>(package: &AptPackage, installed: impl Iterator<Item = (&'a PackageKey,
     let newest = versions.max_by(|a, b| compare(PackageKind::Deb, a, b));
     match newest {
         None => Standing::Absent,
-        Some(newest) if compare(PackageKind::Deb, newest, &package.version).is_lt() => Standing::Older,
-        Some(_) => Standing::Enough,
+        Some(newest) => Standing::of(newest, &package.version),
     }
 }
 
@@ -59,7 +58,8 @@ mod tests {
         };
         assert_eq!(standing("libc6", "amd64", "2"), Standing::Absent);
         assert_eq!(standing("libssl3", "amd64", "3.0.9-1"), Standing::Older);
-        assert_eq!(standing("libssl3", "amd64", "3.0.9-1~deb12u1"), Standing::Enough);
+        assert_eq!(standing("libssl3", "amd64", "3.0.9-1~deb12u1"), Standing::Same);
+        assert_eq!(standing("libssl3", "amd64", "3.0.9-1~deb12u0"), Standing::Newer);
         // It has become a package for one architecture.
         assert_eq!(standing("tzdata", "amd64", "2024b"), Standing::Older);
         assert_eq!(standing("libssl3-dev", "amd64", "1"), Standing::Absent);

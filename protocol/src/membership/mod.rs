@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use digest::BUCKETS;
 
 use crate::catalog::{Certificate, NodeRole};
-use crate::codec::Text;
+use crate::codec::{Bounded, Text};
 use crate::ids::{DeviceId, DocHash, MemberKey, MentionId, PayloadKey, SiteId};
 use crate::lease;
 use crate::time::{Mono, Wall};
@@ -115,6 +115,17 @@ impl Entry {
         presence.flat_map(|p| p.fetches.iter().chain(p.holds.iter())).copied().collect()
     }
 
+    /// What counts of its claims: payloads that it may fetch over the WAN, and those that it holds, each in order.
+    fn counted(&self) -> (&[PayloadKey], &[PayloadKey]) {
+        match &self.record {
+            Some(record) if self.is_here() => {
+                let may_fetch = self.mention.wan_weight > 0;
+                (if may_fetch { &record.presence.fetches } else { &[] }, &record.presence.holds)
+            }
+            _ => (&[], &[]),
+        }
+    }
+
     fn member(&self) -> Option<(&DeviceId, Member<'_>)> {
         let record = self.record.as_deref()?;
         let member = Member {
@@ -193,10 +204,22 @@ pub struct Membership {
     gone: BTreeMap<MemberKey, (Wall, Mono)>,
 }
 
-/// Each payload that a member fetches, and each that it holds.
-fn claimed(presence: &Presence) -> BTreeSet<(PayloadKey, bool)> {
-    let fetched = presence.fetches.iter().map(|key| (*key, true));
-    fetched.chain(presence.holds.iter().map(|key| (*key, false))).collect()
+/// What is in one of two lists in order and not in the other: `true` for what only the second has.
+fn moved<'a>(was: &'a [PayloadKey], is: &'a [PayloadKey]) -> impl Iterator<Item = (PayloadKey, bool)> + 'a {
+    let (mut was, mut is) = (was.iter().copied().peekable(), is.iter().copied().peekable());
+    core::iter::from_fn(move || {
+        loop {
+            match (was.peek(), is.peek()) {
+                (Some(old), Some(new)) if old == new => {
+                    was.next();
+                    is.next();
+                }
+                (Some(old), Some(new)) if old > new => return is.next().map(|key| (key, true)),
+                (None, _) => return is.next().map(|key| (key, true)),
+                (Some(_), _) => return was.next().map(|key| (key, false)),
+            }
+        }
+    })
 }
 
 impl Membership {
@@ -245,10 +268,16 @@ impl Membership {
         if let Some(issued) = self.gone_since(now, &key, presence.issued) {
             return Heard::Gone(issued);
         }
+        for claims in [&mut presence.fetches, &mut presence.holds] {
+            let mut keys = core::mem::take(claims).into_vec();
+            // They come in order from honest members: this looks at each once.
+            keys.sort_unstable();
+            keys.dedup();
+            *claims = Bounded::truncated(keys);
+        }
         let mention = Mention::of(&presence, &certificate);
         let mut standing = if presence.leaving { Standing::Leaving { since: now } } else { Standing::Here };
         let mut change = Change { device: Some(device), ..Change::default() };
-        change.payloads.extend(presence.fetches.iter().chain(&presence.holds).copied());
         if let Some(known) = self.members.get(&key) {
             match &known.record {
                 Some(record) if record.certificate.device != device => return Heard::Useless,
@@ -262,20 +291,29 @@ impl Membership {
             let before = known.record.as_ref().filter(|_| known.is_here() && !presence.leaving && same_weight);
             match before {
                 Some(before) => {
-                    let (was, is) = (claimed(&before.presence), claimed(&presence));
-                    change.payloads = was.symmetric_difference(&is).map(|(key, _)| *key).collect();
+                    let fetches = moved(&before.presence.fetches, &presence.fetches);
+                    let holds = moved(&before.presence.holds, &presence.holds);
+                    change.payloads = fetches.chain(holds).map(|(key, _)| key).collect();
                 }
-                None => change.payloads.extend(known.claims()),
+                None => {
+                    change.payloads = known.claims();
+                    change.payloads.extend(presence.fetches.iter().chain(&presence.holds).copied());
+                }
             }
-            self.take_out(&key);
-        } else if self.members.len() >= MAX_MEMBERS {
+        } else {
+            change.payloads = presence.fetches.iter().chain(&presence.holds).copied().collect();
+        }
+        let was = self.lift_out(&key);
+        if was.is_none() && self.members.len() >= MAX_MEMBERS {
             // Whoever is only mentioned gives way to one who has shown a certificate.
             let Some(other) = self.mentioned.first().copied() else { return Heard::Useless };
             self.take_out(&other);
         }
         presence.certificate = Default::default();
         let record = Some(Box::new(Record { certificate, certificate_hash, raw, presence }));
-        self.put_in(Entry { mention, heard: now, standing, uplink_score: uplink_score(&mention), record });
+        let entry = Entry { mention, heard: now, standing, uplink_score: uplink_score(&mention), record };
+        self.recount(&device, was.as_ref().map_or((&[], &[]), Entry::counted), entry.counted());
+        self.set_in(entry);
         Heard::News(change)
     }
 
@@ -370,7 +408,41 @@ impl Membership {
         }
     }
 
+    /// Moves the index of claims from what counted of a member's to what does now.
+    fn recount(&mut self, device: &DeviceId, was: (&[PayloadKey], &[PayloadKey]), is: (&[PayloadKey], &[PayloadKey])) {
+        let fetches = moved(was.0, is.0).map(|(key, new)| (key, new, true));
+        let holds = moved(was.1, is.1).map(|(key, new)| (key, new, false));
+        for (key, new, fetches) in fetches.chain(holds) {
+            let claimed = self.claimed.entry(key).or_default();
+            let devices = if fetches { &mut claimed.fetchers } else { &mut claimed.holders };
+            if new {
+                devices.insert(*device);
+            } else {
+                devices.remove(device);
+            }
+            if claimed.fetchers.is_empty() && claimed.holders.is_empty() {
+                self.claimed.remove(&key);
+            }
+        }
+    }
+
     fn put_in(&mut self, entry: Entry) {
+        if let Some(record) = &entry.record {
+            self.recount(&record.certificate.device, (&[], &[]), entry.counted());
+        }
+        self.set_in(entry);
+    }
+
+    fn take_out(&mut self, key: &MemberKey) -> Option<Entry> {
+        let entry = self.lift_out(key)?;
+        if let Some(record) = &entry.record {
+            self.recount(&record.certificate.device, entry.counted(), (&[], &[]));
+        }
+        Some(entry)
+    }
+
+    /// Puts a member in whose claims are counted.
+    fn set_in(&mut self, entry: Entry) {
         let key = entry.mention.member;
         self.digest.toggle(&entry.mention);
         self.by_heard.insert((entry.heard, key));
@@ -388,14 +460,6 @@ impl Membership {
             }
             if let Some(record) = &entry.record {
                 let device = record.certificate.device;
-                if weight > 0 {
-                    for key in &record.presence.fetches {
-                        self.claimed.entry(*key).or_default().fetchers.insert(device);
-                    }
-                }
-                for key in &record.presence.holds {
-                    self.claimed.entry(*key).or_default().holders.insert(device);
-                }
                 if record.presence.uplink {
                     self.connected_uplinks.insert(device);
                 }
@@ -409,7 +473,8 @@ impl Membership {
         self.members.insert(key, entry);
     }
 
-    fn take_out(&mut self, key: &MemberKey) -> Option<Entry> {
+    /// Takes a member out and leaves its claims counted.
+    fn lift_out(&mut self, key: &MemberKey) -> Option<Entry> {
         let entry = self.members.remove(key)?;
         self.digest.toggle(&entry.mention);
         self.by_heard.remove(&(entry.heard, *key));
@@ -427,14 +492,6 @@ impl Membership {
             let device = record.certificate.device;
             self.connected_uplinks.remove(&device);
             self.caches.remove(&device);
-            for key in entry.claims() {
-                let Some(claimed) = self.claimed.get_mut(&key) else { continue };
-                claimed.fetchers.remove(&device);
-                claimed.holders.remove(&device);
-                if claimed.fetchers.is_empty() && claimed.holders.is_empty() {
-                    self.claimed.remove(&key);
-                }
-            }
         }
         Some(entry)
     }

@@ -153,3 +153,64 @@ fn the_same_uplinks_with_records_and_without() {
     assert_eq!(choose(true).len(), UPLINKS);
     assert_eq!(choose(false), choose(true));
 }
+
+/// Who may fetch, and who holds, each payload, counted anew from every record.
+fn counted(members: &Membership) -> BTreeMap<PayloadKey, (BTreeSet<DeviceId>, BTreeSet<DeviceId>)> {
+    let mut all: BTreeMap<PayloadKey, (BTreeSet<_>, BTreeSet<_>)> = BTreeMap::new();
+    for (device, member) in members.iter().filter(|(_, member)| member.is_here()) {
+        for key in member.presence.fetches.iter().filter(|_| member.presence.wan_weight > 0) {
+            all.entry(*key).or_default().0.insert(*device);
+        }
+        for key in member.presence.holds.iter() {
+            all.entry(*key).or_default().1.insert(*device);
+        }
+    }
+    all
+}
+
+#[test]
+fn the_index_of_claims_is_what_a_count_finds_and_every_move_is_told() {
+    for seed in 0..40 {
+        let mut rng = crate::rng::Rng::new(seed);
+        let mut members = members();
+        let mut issued = 1;
+        for _ in 0..150 {
+            let before = counted(&members);
+            let number = 1 + rng.below(6) as u16;
+            let key = MemberKey::from(&device(number));
+            issued += 1;
+            let change = match rng.below(8) {
+                0 => members.suspect(NOW, &key, false),
+                1 => members.is_alive(&key),
+                2 => members.remove(NOW + Duration::from_secs(issued), &key),
+                3 => members.noted(NOW, mention(number, issued)),
+                _ => {
+                    // Neither in order nor once: what a member says of itself is up to it.
+                    let mut some = || (0..rng.below(9)).map(|_| PayloadKey([rng.below(12) as u8; 8])).collect();
+                    let (fetches, holds) = (some(), some());
+                    let mut said = presence(issued, &[]);
+                    (said.fetches, said.holds) = (Bounded::truncated(fetches), Bounded::truncated(holds));
+                    (said.wan_weight, said.leaving) = ([0, 1, 8][rng.below(3)], rng.below(9) == 0);
+                    match hear(&mut members, number, &said) {
+                        Heard::News(change) => Some(change),
+                        _ => None,
+                    }
+                }
+            };
+            let now = counted(&members);
+            let keys: BTreeSet<_> = before.keys().chain(now.keys()).copied().collect();
+            for key in keys {
+                let fetchers: BTreeSet<_> = members.candidates(key).map(|(device, _)| device).collect();
+                let holders: BTreeSet<_> = members.holders(key).copied().collect();
+                assert_eq!((fetchers, holders), now.get(&key).cloned().unwrap_or_default(), "seed {seed}");
+                if before.get(&key) != now.get(&key) {
+                    assert!(
+                        change.as_ref().is_some_and(|change| change.payloads.contains(&key)),
+                        "seed {seed}: {key:?}"
+                    );
+                }
+            }
+            assert!(members.claimed.keys().all(|key| now.contains_key(key)), "seed {seed}: an empty place is kept");
+        }
+    }
+}

@@ -30,6 +30,7 @@ use journal::Journal;
 use restart::Restart;
 pub use rollback::takes_back;
 use supersedence::Superseded;
+pub(in crate::node) use supersedence::{Order, Word};
 pub use urgency::{Granted, NotPutOff};
 
 use super::assigned::Assigned;
@@ -50,6 +51,8 @@ use crate::trust::Trust;
 const MAX_ATTEMPTS: u8 = 4;
 /// Long waits are looked at again after this: the wall clock may be set.
 const LOOK_AGAIN: core::time::Duration = core::time::Duration::from_secs(900);
+/// Between two looks at a deployment whose payloads come one after the other.
+const LOOKS_APART: core::time::Duration = core::time::Duration::from_millis(100);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -84,6 +87,8 @@ struct Deployment {
     code: Option<i32>,
     reason: String,
     since: Wall,
+    /// When news of its payloads had it looked at last.
+    bytes_seen: Option<Mono>,
 }
 
 /// Every deployment of this device: as many as the catalog has approvals for its groups, and a bounded number that it had.
@@ -206,10 +211,19 @@ impl Deployments {
         self.dirty.insert(id);
     }
 
-    /// The store or the network has news about a payload.
-    pub(super) fn payload_moved(&mut self, payload: &PayloadId) {
-        let concerned = self.index.needing(payload).filter(|id| self.map.get(id).is_some_and(|d| !is_final(d.state)));
-        self.dirty.extend(concerned);
+    /// The store or the network has news about a payload. While more is to come, a look at each of many payloads would be as
+    /// many looks at all of them: then they keep a distance.
+    pub(super) fn payload_moved(&mut self, payload: &PayloadId, more_to_come: bool, cx: &mut Cx) {
+        for id in self.index.needing(payload) {
+            let Some(deployment) = self.map.get_mut(&id).filter(|d| !is_final(d.state)) else { continue };
+            let next = deployment.bytes_seen.map_or(cx.now.mono, |seen| seen + LOOKS_APART);
+            if more_to_come && next > cx.now.mono {
+                cx.timer(Reason::Deployment(id), next);
+            } else {
+                deployment.bytes_seen = Some(cx.now.mono);
+                self.dirty.insert(id);
+            }
+        }
     }
 
     /// Whoever decides by this one is to be looked at, it included.

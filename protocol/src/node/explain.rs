@@ -275,7 +275,7 @@ impl NodeState {
                 }
                 None => "the newest index".to_owned(),
             },
-            Blocked::NoRelease | Blocked::NotApproved | Blocked::Declined => {
+            Blocked::NoRelease | Blocked::NotApproved | Blocked::NotBack | Blocked::Declined => {
                 format!("the catalog in force, index version {}", self.trust.catalog().index_version())
             }
             Blocked::GroupUnknown | Blocked::OnlyListed => {

@@ -499,7 +499,8 @@ impl NodeState {
                 E::AtWork(payload) => self.claim_at_once(&payload, now),
                 E::Shares => self.be_known(),
                 E::Moved(payload) => {
-                    self.deployments.payload_moved(&payload);
+                    let more_to_come = self.downloads.is_fetching();
+                    self.deployments.payload_moved(&payload, more_to_come, &mut self.cx);
                     self.on_demand_moved(&payload);
                 }
                 E::Evicted => self.deployments.touch_all(),

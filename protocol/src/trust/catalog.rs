@@ -38,6 +38,14 @@ pub struct CatalogApproval {
     pub by_rule: Option<Arc<ByRule>>,
 }
 
+impl CatalogApproval {
+    /// When an approver said so: of what a rule made, when the rule was signed. Where one approval takes machines back and another
+    /// forward, the later word counts; a rule that was there before cannot undo a person's decision.
+    pub fn said(&self) -> Wall {
+        self.by_rule.as_ref().map_or(self.approval.issued, |by_rule| by_rule.rule.issued)
+    }
+}
+
 /// What a group is, as far as somebody has signed that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogGroup {

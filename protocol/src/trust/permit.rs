@@ -39,6 +39,8 @@ pub enum Blocked {
     GroupUnknown,
     /// Nothing is removed where the coordinator alone says who belongs to the group.
     OnlyListed,
+    /// Of release and approval, one takes machines back to earlier versions, and the other does not.
+    NotBack,
     /// The approval says that nothing is to be done.
     Declined,
     /// The release has expired at this time.
@@ -78,6 +80,9 @@ impl fmt::Display for Blocked {
                 "nothing is removed or taken back for a group whose members only the coordinator names; an approver must sign who \
                  they are: upswarm group sign",
             ),
+            Blocked::NotBack => f.write_str(
+                "release and approval do not both say that machines go back to earlier versions; approve it with --back",
+            ),
             Blocked::Declined => f.write_str("the approver declined the release for this group"),
             Blocked::ReleaseExpired(at) => {
                 write!(f, "the release expired at {at}; its publisher must sign it again")
@@ -111,6 +116,8 @@ pub struct Admitted {
     pub release: Release,
     /// The approval of it.
     pub approval: Approval,
+    /// When an approver said so; see [`super::CatalogApproval::said`].
+    pub said: Wall,
     /// What its group is, if that has a document: whether this machine belongs to it is for the caller to see.
     pub group: Option<GroupDocument>,
 }
@@ -163,6 +170,7 @@ impl Trust {
         let (Believed::Approval(approved), approvers) = self.open_named(Kind::Approval, &of_approval, approval)? else {
             return Err(Blocked::NotApproved.into());
         };
+        let said = approved.said();
         let (id, release, approval, approved_by) = (known.id, known.release, approved.approval, approved.by_rule);
         // 3. One is about the other.
         if approval.release != id {
@@ -186,6 +194,7 @@ impl Trust {
         if approval.action == Action::None {
             return Err(Blocked::Declined.into());
         }
+        agree(&release, &approval)?;
         if let Some(hold) = self.catalog().hold(&id, &approval.group) {
             return Err(Blocked::Held(hold).into());
         }
@@ -195,6 +204,7 @@ impl Trust {
             id,
             release: release.as_ref().clone(),
             approval: approval.as_ref().clone(),
+            said,
             group: group.map(Arc::unwrap_or_clone),
         })
     }
@@ -226,7 +236,7 @@ impl Trust {
             return Err(Blocked::GroupUnknown);
         }
         let only_listed = group.is_none_or(|group| group.members == Members::Listed);
-        if approval.action == Action::Uninstall && only_listed {
+        if (approval.action == Action::Uninstall || approval.back) && only_listed {
             return Err(Blocked::OnlyListed);
         }
         Ok(())
@@ -324,6 +334,7 @@ impl Trust {
         if approved.approval.action == Action::None {
             return Err(Blocked::Declined);
         }
+        agree(&known.release, &approved.approval)?;
         // A stop by the newest index counts before its documents are there: a hold, a document that it no longer names, an
         // approval of which a later version has been seen.
         if let Some(hold) = catalog.hold(release, group) {
@@ -337,4 +348,11 @@ impl Trust {
         unexpired(known.release.expires, Blocked::ReleaseExpired)?;
         unexpired(approved.approval.expires, Blocked::ApprovalExpired)
     }
+}
+
+/// Whether both say alike that machines go back to earlier versions. What the release says is the sync key's word; what an old
+/// approval of it said, an approver did not mean for this.
+fn agree(release: &Release, approval: &Approval) -> Result<(), Blocked> {
+    let both = approval.action != Action::Install || approval.back == release.goes_back();
+    if both { Ok(()) } else { Err(Blocked::NotBack) }
 }

@@ -8,8 +8,8 @@ use ed25519_dalek::VerifyingKey;
 
 use crate::catalog::page::{self, Entry, Parts};
 use crate::catalog::{
-    APT_PREFIX, Applicability, Approval, ApprovalRule, AptRecipe, Detect, GroupDocument, Head, Index, Keys, MAX_LISTED,
-    Members, Payload, Piece, PublisherRule, Recipe, Release, Root, WhenAbsent, Window, pieces,
+    APT_PREFIX, Action, Applicability, Approval, ApprovalRule, AptRecipe, Detect, GroupDocument, Head, Index, Keys,
+    MAX_LISTED, Members, Payload, Piece, PublisherRule, Recipe, Release, Root, WhenAbsent, Window, pieces,
 };
 use crate::chunk;
 use crate::codec::Text;
@@ -186,6 +186,7 @@ pub fn validate_rule(rule: &ApprovalRule) -> Result<(), Invalid> {
 /// Checks what an approver's approval says.
 pub fn validate_approval(approval: &Approval) -> Result<(), Invalid> {
     ensure(approval.version >= 1, "version", "versions begin at 1")?;
+    ensure(!approval.back || approval.action != Action::Uninstall, "back", "what is removed goes nowhere else")?;
     timing(approval)
 }
 

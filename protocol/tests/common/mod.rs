@@ -414,6 +414,7 @@ pub fn snapshot(counter: u64, packages: &[(&str, WhenAbsent)]) -> Release {
         in_release: 1,
         indexes: list(vec![AptIndex { payload: 2, path: text("main/binary-amd64/Packages.xz") }]),
         packages: list(packages.collect()),
+        back: false,
         timeout_s: 600,
     });
     release.payloads = list(files);
@@ -429,11 +430,13 @@ pub fn approval(group: GroupId, release: ReleaseId, version: u64) -> Approval {
         release,
         version,
         action: Action::Install,
+        back: false,
         issued: NOW - HOUR,
         expires: NOW + 30 * DAY,
         schedule: Schedule::default(),
         rings: RingPlan::default(),
         note: text("ok"),
+        filtered: None,
     }
 }
 

@@ -258,6 +258,7 @@ impl World {
                         Record::Inventory(device, bytes) => drop(self.hub.inventories.insert(device, bytes)),
                         Record::Scan(device, bytes) => drop(self.hub.scans.insert(device, bytes)),
                         Record::Catalog(_)
+                        | Record::InventoryBase(..)
                         | Record::Device(..)
                         | Record::Invite(..)
                         | Record::Rollouts(_)

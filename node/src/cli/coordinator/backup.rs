@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::cli::admin::AdminArgs;
 use crate::cli::{CliError, Common, progress};
+use crate::coordinator::backup::format::Header;
 use crate::coordinator::backup::moment::{self, Moment};
 use crate::coordinator::backup::{self, paths, restore};
 use crate::coordinator::client::Client;
@@ -93,7 +94,7 @@ pub(super) fn backup(args: BackupArgs, common: Common) -> Result<(), CliError> {
     let moment = match &lock {
         Some(_) => {
             moment::clear(&data_dir)?;
-            Moment::hold(&directory)?
+            crate::cli::runtime()?.block_on(Moment::hold(&directory))?
         }
         None => crate::cli::runtime()?.block_on(Client::of(&data_dir)?.moment())?,
     };
@@ -122,13 +123,23 @@ pub(super) fn backup(args: BackupArgs, common: Common) -> Result<(), CliError> {
         header.index_version,
         header.decisions,
         header.made,
-    );
+    ) + &elsewhere(&header);
     let json = json!({
         "file": args.file, "bytes": size, "files": held.files, "payloads": held.payloads, "made": header.made,
         "index_version": header.index_version, "decisions": header.decisions, "keys": !args.without_keys,
     });
     common.print(&json, &text);
     Ok(())
+}
+
+/// Says what a backup cannot hold.
+fn elsewhere(header: &Header) -> String {
+    header.database.as_ref().map_or_else(String::new, |place| {
+        format!(
+            "\nThe state and history of the machines are in {place} and NOT in the backup: copy them with pg_dump. Without them machines \
+             tell their state anew, and the history is lost."
+        )
+    })
 }
 
 /// Writes beside the file first: what has its name is whole.
@@ -183,6 +194,7 @@ pub(super) fn restore(args: RestoreArgs, common: Common) -> Result<(), CliError>
             "\nPayloads are not in the backup: put them into the directory payload, or publish the releases again.",
         );
     }
+    text.push_str(&elsewhere(header));
     match restored.lacks.is_empty() {
         true => text
             .push_str(&format!("\nEnd the old coordinator for good, then: upswarm coordinator run --data-dir {dir}")),

@@ -256,7 +256,11 @@ fn apply_rules(
             let draft = ApprovalDraft {
                 release: id.to_string(),
                 group: rule.group.clone(),
-                intent: Intent::Decide { action: Action::Install, schedule: Box::new(rule.schedule.clone()) },
+                intent: Intent::Decide {
+                    action: Action::Install,
+                    schedule: Box::new(rule.schedule.clone()),
+                    back: false,
+                },
                 zone: "UTC".to_owned(),
                 allow_empty: true,
             };

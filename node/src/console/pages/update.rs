@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::{Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
 use upswarm_protocol::catalog::Action;
 
 use super::rollouts::RolloutCard;
@@ -12,6 +13,7 @@ use crate::api::missing::MissingQuery;
 use crate::api::status::StatusQuery;
 use crate::console::Console;
 use crate::console::guard::Visitor;
+use crate::console::refused::Form;
 use crate::console::show;
 use crate::text;
 
@@ -35,6 +37,14 @@ struct UpdatePage {
     groups: Vec<(String, u64, String)>,
     holds: Vec<String>,
     can_sign: bool,
+    form: Form,
+}
+
+/// Which refused form is to be filled in again.
+#[derive(serde::Deserialize)]
+pub(crate) struct Again {
+    #[serde(default)]
+    form: String,
 }
 
 struct DecisionLine {
@@ -49,7 +59,13 @@ struct DecisionLine {
     expedited: bool,
 }
 
-pub(crate) async fn page(State(console): State<Arc<Console>>, visitor: Visitor, Path(release): Path<String>) -> Page {
+pub(crate) async fn page(
+    State(console): State<Arc<Console>>,
+    visitor: Visitor,
+    Path(release): Path<String>,
+    again: Result<Query<Again>, QueryRejection>,
+) -> Page {
+    let form = console.refused.get(&again?.0.form).unwrap_or_default();
     let catalog = console.client.catalog().await?;
     let known = catalog
         .release_named(&release)
@@ -138,6 +154,7 @@ pub(crate) async fn page(State(console): State<Arc<Console>>, visitor: Visitor, 
         groups: rows.collect(),
         holds: holds.map(|hold| hold.words()).collect(),
         can_sign: console.keys.dir.is_some(),
+        form,
         release: id,
     })
 }

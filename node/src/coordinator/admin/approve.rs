@@ -101,7 +101,7 @@ fn resolve(view: &View<'_>, draft: &ApprovalDraft) -> Result<(Preview, Approval)
     let described = described(view, &group);
     approval.group_version = described.map_or(0, |known| known.version);
     let only_listed = described.is_none_or(|known| known.members == MembersAre::Coordinator);
-    if approval.action == Action::Uninstall && only_listed {
+    if (approval.action == Action::Uninstall || approval.back) && only_listed {
         return Err(Refusal::Request(format!(
             "nothing is removed or taken back in the group {name:?}, whose members only the coordinator names: have an approver sign \
              who they are with upswarm group sign {name} --list, or take a group with a rule",
@@ -131,19 +131,22 @@ fn approval(
             release: release.release,
             version,
             action,
+            back: false,
             issued: now,
             expires: now + LIFE,
             schedule: Default::default(),
             rings: Default::default(),
             note,
+            filtered: None,
         })
     };
     match (&draft.intent, before) {
         (Intent::Decide { action: Action::Uninstall, .. }, _) if !release.removable => {
             refuse("nobody can tell how it is removed; publish it with an [uninstall] table")
         }
-        (Intent::Decide { action, schedule }, _) => schedule
+        (Intent::Decide { action, schedule, back }, _) => schedule
             .approval((group, release.release), version, *action, now)
+            .map(|approval| Approval { back: *back, ..approval })
             .map_err(|error| Refusal::Request(error.to_string())),
         (Intent::Decline { .. }, Some(before)) if before.action == Action::None => refuse("it is declined already"),
         (Intent::Decline { note }, _) => plain(Action::None, note),
@@ -157,6 +160,7 @@ fn approval(
         (Intent::Expedite, Some(before)) => {
             let mut approval = plain(before.action, &before.note)?;
             (approval.schedule, approval.rings) = (before.schedule.clone(), before.rings.clone());
+            approval.back = before.back;
             approval.schedule.expedite = true;
             // A deadline that has passed says nothing more than `expedite`, and would be refused.
             approval.schedule.deadline = approval.schedule.deadline.filter(|deadline| *deadline > now);

@@ -23,6 +23,7 @@ pub(crate) mod preview;
 pub(crate) mod proposals;
 pub(crate) mod publish;
 pub(crate) mod releases;
+pub(crate) mod reports;
 pub(crate) mod repositories;
 pub(crate) mod retry;
 pub(crate) mod root;

@@ -12,19 +12,20 @@ use anyhow::{Context as _, anyhow, bail};
 use ed25519_dalek::SigningKey;
 use tokio::sync::mpsc;
 use upswarm_protocol::catalog::{
-    APT_PREFIX, AptIndex, AptPackage, AptRecipe, Classification, Detect, Payload, Platform, Recipe, Release,
-    RestartPolicy, Severity, WhenAbsent,
+    APT_PREFIX, Action, AptIndex, AptPackage, AptRecipe, Classification, Detect, PackageKind, Payload, Platform,
+    Recipe, Release, RestartPolicy, Severity, WhenAbsent,
 };
 use upswarm_protocol::codec::{self, Bounded, Text};
 use upswarm_protocol::coordinator::{HeldList, Input, Refusal};
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::{DocHash, ReleaseId};
 use upswarm_protocol::trust::validate_release;
+use upswarm_protocol::version;
 
 use super::{View, updates};
 use crate::api::actor::Actor;
 use crate::api::approvals::SignedDocument;
-use crate::api::catalog::{Catalog, content_of};
+use crate::api::catalog::{Catalog, CatalogRelease, content_of};
 use crate::api::proposals::{
     Mending, Proposal, ProposalRequest, ProposalStatus, ProposedPackage, ProposedState, UpdateRow,
 };
@@ -34,8 +35,9 @@ use crate::coordinator::directory::Directory;
 use crate::coordinator::keys::{self, KeyUse};
 use crate::coordinator::repositories::fleet::{self, Offer, State};
 use crate::coordinator::repositories::progress::Progress;
-use crate::coordinator::repositories::selection::{self, Absent, Chosen, Selected, Wish};
+use crate::coordinator::repositories::selection::{self, Absent, Aim, Chosen, Selected, Wish};
 use crate::coordinator::repositories::settings::Upstream;
+use crate::coordinator::repositories::simulate::{Install, Kind as Way};
 use crate::coordinator::repositories::snapshot::{self, IN_RELEASE, Snapshot};
 use crate::coordinator::repositories::store::{self, Known, Stored};
 use crate::coordinator::repositories::{Repositories, jobs::Work};
@@ -47,6 +49,8 @@ use crate::upstream::release::Listed;
 const LIFE: Duration = Duration::from_secs(180 * 86_400);
 /// For apt on a machine, in seconds.
 const TIMEOUT_S: u32 = 3600;
+/// Releases of one snapshot, at most.
+const MAX_OF_A_SNAPSHOT: u64 = 10_000;
 /// Packages of a release, besides its metadata.
 const MAX_PACKAGES: usize = 480;
 /// Packages that a title names.
@@ -78,8 +82,22 @@ pub(crate) fn prepare(
     let refuse = |what: String| Err(Refusal::Request(what));
     let upstream = repositories.upstream(&request.upstream)?;
     let mut snapshots = snapshot::all(&upstream.dir);
+    let group = view.catalog.group_named(&request.group).map_err(Refusal::Request)?;
+    let product = format!("{APT_PREFIX}.{}", upstream.name());
+    let of_product = view.catalog.releases.iter().filter(|known| known.product == product);
+    let is_approved = |known: &&CatalogRelease| {
+        let found = view.catalog.approval(&group, &known.release);
+        found.is_some_and(|approval| approval.action == Action::Install)
+    };
     let found = match request.snapshot.as_str() {
         "latest" => snapshots.pop(),
+        "before" => {
+            let newest = of_product.clone().filter(is_approved).map(|known| known.counter).max();
+            let now = newest.unwrap_or_else(|| snapshots.last().map_or(0, |newest| newest.facts.date.0 + 1));
+            // The state that is approved begins its counter.
+            let current = snapshots.iter().rposition(|one| one.facts.date.0 < now);
+            current.and_then(|at| at.checked_sub(1)).map(|at| snapshots.swap_remove(at))
+        }
         version => snapshots.iter().position(|one| one.version() == version).map(|at| snapshots.swap_remove(at)),
     };
     let Some(snapshot) = found else {
@@ -91,6 +109,19 @@ pub(crate) fn prepare(
             }
         });
     };
+    if request.back && (request.min_severity.is_some() || !request.install.is_empty()) {
+        return refuse(
+            "what goes back mends nothing and installs nothing: leave out severity and --install".to_owned(),
+        );
+    }
+    let newest = of_product.map(|known| known.counter).max().unwrap_or(0);
+    if !request.back && newest > snapshot.facts.date.0.saturating_add(MAX_OF_A_SNAPSHOT) {
+        return refuse(format!(
+            "{} {} is an earlier state than one that was approved already; if machines are to go back to it, say --back",
+            upstream.name(),
+            snapshot.version()
+        ));
+    }
     for name in request.select.iter().chain(&request.except).chain(&request.install) {
         if !packages::is_name(name) {
             return refuse(format!("{name:?} is no package's name"));
@@ -104,7 +135,6 @@ pub(crate) fn prepare(
             upstream.name()
         ));
     }
-    let group = view.catalog.group_named(&request.group).map_err(Refusal::Request)?;
     let machines = view.devices().filter(|record| record.groups.contains(&group)).count();
     let mut states: BTreeMap<State, usize> = BTreeMap::new();
     for record in updates::told(view, Some(&request.group))? {
@@ -195,10 +225,8 @@ pub(crate) async fn propose(
             let group = &prepared.request.group;
             bail!("apt finds no way to bring it to the machines of group {group}: {why}");
         }
-        bail!(
-            "nothing is to be done: no machine of group {} has an earlier version of what was selected",
-            prepared.request.group
-        );
+        let other = if prepared.request.back { "a version from a later state" } else { "an earlier version" };
+        bail!("nothing is to be done: no machine of group {} has {other} of what was selected", prepared.request.group);
     }
     if selected.packages.len() > MAX_PACKAGES {
         bail!(
@@ -219,6 +247,7 @@ pub(crate) async fn propose(
         return Ok(proposal);
     }
     anyhow::ensure!(prepared.pinned, "the root does not pin {}", prepared.upstream.name());
+    prepared.snapshot.is_used()?;
     let stored = collect(&prepared, &selected.packages, repositories, directory, driver, progress).await?;
     let release = release(&prepared, &selected.packages, &stored)?;
     proposal.version = release.version.to_string();
@@ -245,9 +274,13 @@ fn try_out(prepared: &Prepared, progress: &Progress) -> anyhow::Result<Selected>
     let request = &prepared.request;
     let offer = Offer::read(&prepared.snapshot, &prepared.upstream.description, None)?;
     let names: BTreeSet<String> = prepared.states.keys().flatten().map(|one| one.name.clone()).collect();
-    let mut others = Vec::new();
+    let (mut others, mut later) = (Vec::new(), Vec::new());
+    let is_later = |snapshot: &Snapshot, of: &Upstream| {
+        of.name() == prepared.upstream.name() && snapshot.facts.date > prepared.snapshot.facts.date
+    };
     for (snapshot, upstream) in prepared.known.iter().filter(|(snapshot, _)| snapshot.id != prepared.snapshot.id) {
         match Offer::read(snapshot, &upstream.description, Some(&names)) {
+            Ok(offer) if request.back && is_later(snapshot, upstream) => later.push(offer),
             Ok(offer) => others.push(offer),
             // It is only asked what installed versions depend on.
             Err(error) => tracing::warn!(upstream = upstream.name(), "{error:#}"),
@@ -272,22 +305,31 @@ fn try_out(prepared: &Prepared, progress: &Progress) -> anyhow::Result<Selected>
         except: request.except.iter().cloned().collect(),
         install: request.install.clone(),
     };
-    let known: Vec<&Offer> = std::iter::once(&offer).chain(&others).collect();
+    let known: Vec<&Offer> = std::iter::once(&offer).chain(&later).chain(&others).collect();
+    let later: Vec<&Offer> = later.iter().collect();
+    let aim = Aim { offer: &offer, back_from: request.back.then_some(&*later) };
     let suite = prepared.upstream.description.suite.as_str();
-    selection::select((&prepared.snapshot, suite), &offer, &known, &prepared.states, &wish, progress)
+    selection::select((&prepared.snapshot, suite), aim, &known, &prepared.states, &wish, progress)
 }
 
 fn shown(prepared: &Prepared, selected: &Selected) -> Proposal {
     let tried_on: usize = prepared.states.values().sum();
-    let count = |chosen: &Chosen, upgrade: bool| -> usize {
+    let is_of = |install: &Install, chosen: &Chosen| {
+        (install.name.as_str(), install.arch.as_str()) == (chosen.package.name.as_str(), chosen.package.arch.as_str())
+    };
+    let count = |chosen: &Chosen, way: Way| -> usize {
         let is = |one: &&selection::Tried| {
-            one.simulated.installs.iter().any(|install| {
-                (install.name.as_str(), install.arch.as_str())
-                    == (chosen.package.name.as_str(), chosen.package.arch.as_str())
-                    && install.upgrade == upgrade
-            })
+            one.simulated.installs.iter().any(|install| is_of(install, chosen) && install.kind() == way)
         };
         selected.tried.iter().filter(is).map(|one| one.machines).sum()
+    };
+    let from = |chosen: &Chosen| -> Vec<String> {
+        let installs = selected.tried.iter().flat_map(|one| &one.simulated.installs);
+        let before = installs.filter(|install| is_of(install, chosen)).filter_map(|install| install.before.clone());
+        let mut before: Vec<String> = before.collect();
+        before.sort_by(|a, b| version::compare(PackageKind::Deb, a, b));
+        before.dedup();
+        before
     };
     let mut packages: Vec<ProposedPackage> = selected
         .packages
@@ -297,8 +339,10 @@ fn shown(prepared: &Prepared, selected: &Selected) -> Proposal {
             name: chosen.package.name.clone(),
             version: chosen.package.version.clone(),
             arch: chosen.package.arch.clone(),
-            upgrades: count(chosen, true),
-            new: count(chosen, false),
+            from: from(chosen),
+            upgrades: count(chosen, Way::Upgrade),
+            back: count(chosen, Way::Back),
+            new: count(chosen, Way::New),
         })
         .collect();
     packages.sort_by(|a, b| (&a.source, &a.name, &a.arch).cmp(&(&b.source, &b.name, &b.arch)));
@@ -307,8 +351,9 @@ fn shown(prepared: &Prepared, selected: &Selected) -> Proposal {
         .iter()
         .map(|one| ProposedState {
             machines: one.machines,
-            upgrades: one.simulated.installs.iter().filter(|install| install.upgrade).count(),
-            new: one.simulated.installs.iter().filter(|install| !install.upgrade).count(),
+            upgrades: one.simulated.installs.iter().filter(|install| install.kind() == Way::Upgrade).count(),
+            back: one.simulated.installs.iter().filter(|install| install.kind() == Way::Back).count(),
+            new: one.simulated.installs.iter().filter(|install| install.kind() == Way::New).count(),
             removes: one.simulated.removes.clone(),
             refused: one.simulated.refused.clone(),
             partial: one.simulated.partial,
@@ -324,6 +369,8 @@ fn shown(prepared: &Prepared, selected: &Selected) -> Proposal {
         bytes: selected.packages.iter().map(|chosen| chosen.package.len).sum(),
         packages,
         added: selected.added.iter().cloned().collect(),
+        back: prepared.request.back,
+        stays: selected.stays.iter().cloned().collect(),
         states,
         mends: mends(prepared, &selected.packages),
     }
@@ -333,6 +380,9 @@ fn shown(prepared: &Prepared, selected: &Selected) -> Proposal {
 fn mends(prepared: &Prepared, chosen: &[Chosen]) -> Vec<Mending> {
     let sources: BTreeSet<&str> = chosen.iter().map(|one| one.package.source.as_str()).collect();
     let rows = prepared.offered.iter().filter(|row| sources.contains(row.source.as_str()));
+    if prepared.request.back {
+        return Vec::new();
+    }
     let mending = |row: &UpdateRow| {
         let (source, cves) = (row.source.clone(), row.cves.clone());
         row.severity.map(|severity| Mending { source, severity, cves })
@@ -368,7 +418,15 @@ async fn collect(
     for one in missing {
         let hash = hex::encode(one.package.sha256);
         let (to, listed) = (arriving.join(&hash), Listed { len: one.package.len, sha256: one.package.sha256 });
-        repositories.fetch(upstream, &one.package.filename, listed, &to, progress).await?;
+        let came = repositories.fetch(upstream, &one.package.filename, listed, &to, progress).await;
+        came.with_context(|| match prepared.request.back {
+            true => format!(
+                "{} {} is not here any more, and no mirror gave it; leave it out with --except {}, or name a mirror that keeps old \
+                 packages (for Debian, snapshot.debian.org)",
+                one.package.name, one.package.version, one.package.source
+            ),
+            false => format!("fetching {} {}", one.package.name, one.package.version),
+        })?;
         let stored = put(directory, &to, false, driver).await?;
         anyhow::ensure!(stored.sha256 == hash, "{} changed while it was stored", to.display());
         fetched.push(stored);
@@ -425,6 +483,7 @@ fn release(prepared: &Prepared, chosen: &[Chosen], payloads: &[Payload]) -> anyh
         in_release: 1,
         indexes: Bounded::new(indexes.collect::<anyhow::Result<Vec<_>>>()?)?,
         packages: Bounded::new(packages.collect::<anyhow::Result<Vec<_>>>()?)?,
+        back: prepared.request.back,
         timeout_s: TIMEOUT_S,
     };
     let product = format!("{APT_PREFIX}.{}", upstream.name());
@@ -437,7 +496,7 @@ fn release(prepared: &Prepared, chosen: &[Chosen], payloads: &[Payload]) -> anyh
         product: Text::new(product.as_str())?,
         version: Text::new(snapshot.version())?,
         counter: 0,
-        title: Text::lossy(&title(upstream.name(), chosen)),
+        title: Text::lossy(&title(upstream.name(), chosen, prepared.request.back)),
         classification,
         severity: mends.iter().map(|one| one.severity).max().unwrap_or(Severity::Unspecified),
         cves: Bounded::truncated(cves.into_iter().map(Text::lossy).collect()),
@@ -481,12 +540,13 @@ fn number(release: &mut Release, snapshot: &Snapshot, catalog: &Catalog) -> anyh
     Ok(())
 }
 
-fn title(upstream: &str, chosen: &[Chosen]) -> String {
+fn title(upstream: &str, chosen: &[Chosen], back: bool) -> String {
     let sources: BTreeSet<&str> = chosen.iter().map(|one| one.package.source.as_str()).collect();
     let named: Vec<&str> = sources.iter().copied().take(NAMED).collect();
     let more = sources.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("{upstream}: {}{more}", named.join(", "))
+    let way = if back { "back to earlier " } else { "" };
+    format!("{upstream}: {way}{}{more}", named.join(", "))
 }
 
 /// The key that signs snapshots' releases; made when it is needed first.

@@ -37,6 +37,9 @@ pub(crate) struct Header {
     pub(crate) root: String,
     /// Entries of the log of decisions.
     pub(crate) decisions: u64,
+    /// The database of the fleet's state and history, where that is not in the backup: without its password.
+    #[serde(default)]
+    pub(crate) database: Option<String>,
     /// Whether private keys are in it, encrypted.
     pub(crate) keys: bool,
     /// Whether payloads are in it.

@@ -15,14 +15,18 @@ use upswarm_protocol::ids::PayloadId;
 use super::format::Header;
 use super::paths::{PREFIX, is_left_out};
 use crate::clock;
+use crate::coordinator::database_setting;
 use crate::coordinator::directory::Directory;
 use crate::coordinator::keys;
+use crate::coordinator::store::database::{Database, Place};
 use crate::sys;
 
 /// Moments that may be there at once; each keeps what was replaced since.
 const MAX_MOMENTS: usize = 2;
 /// What grows or changes in place.
-const IN_PLACE: [&str; 4] = ["told", "audit.log", "fleet.db", "fleet.db-wal"];
+const IN_PLACE: [&str; 2] = ["told", "audit.log"];
+/// The database, which is copied by its own means.
+const DATABASE: &str = "fleet.db";
 
 /// What was there at one moment.
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,7 +40,7 @@ pub(crate) struct Moment {
 
 impl Moment {
     /// Holds still what is there now. Nobody may write meanwhile but uploads and syncs, whose work has a name only when it is whole.
-    pub(crate) fn hold(directory: &Directory) -> anyhow::Result<Self> {
+    pub(crate) async fn hold(directory: &Directory) -> anyhow::Result<Self> {
         let there = folders(directory.path())?;
         if there.len() >= MAX_MOMENTS {
             bail!(
@@ -47,13 +51,24 @@ impl Moment {
         }
         let folder = directory.path().join(format!("{PREFIX}{}", hex::encode(keys::random::<8>()?)));
         sys::create_private_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
-        let held = Self::held(directory, &folder);
+        let held = Self::held(directory, &folder).await;
         held.inspect_err(|_| drop(fs::remove_dir_all(&folder)))
     }
 
-    fn held(directory: &Directory, folder: &Path) -> anyhow::Result<Self> {
-        hold_folder(directory.path(), folder, true)
+    async fn held(directory: &Directory, folder: &Path) -> anyhow::Result<Self> {
+        let (from, to) = (directory.path().to_owned(), folder.to_owned());
+        tokio::task::spawn_blocking(move || hold_folder(&from, &to, true))
+            .await?
             .with_context(|| format!("holding the files of {} still", directory.path().display()))?;
+        let place = database_setting::place(directory)?;
+        let database = match &place {
+            Place::File(file) if file.exists() => {
+                Database::readers(place.clone())?.copy_to(&folder.join(DATABASE)).await?;
+                None
+            }
+            Place::File(_) => None,
+            Place::Postgres(..) => Some(format!("{place:?}")),
+        };
         let (root, hash) = directory.newest_root()?;
         let index = directory.index()?.map(|(index, _)| index);
         let log = folder.join("audit.log");
@@ -66,6 +81,7 @@ impl Moment {
             root_version: root.version,
             root: hash.to_string(),
             decisions,
+            database,
             keys: false,
             payloads: false,
         };
@@ -111,7 +127,7 @@ fn hold_folder(from: &Path, to: &Path, top: bool) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let (path, place) = (entry.path(), to.join(entry.file_name()));
-        if top && is_left_out(&name) || sys::is_temporary(&path) {
+        if top && (is_left_out(&name) || name == DATABASE) || sys::is_temporary(&path) {
             continue;
         }
         let held = match entry.file_type()? {

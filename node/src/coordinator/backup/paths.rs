@@ -3,7 +3,10 @@
 /// How the folder of a moment is called, before its random part.
 pub(crate) const PREFIX: &str = "moment-";
 /// What belongs to the process that runs, and what a backup holds apart.
-const LEFT_OUT: [&str; 10] = [
+const LEFT_OUT: [&str; 12] = [
+    // The copy of the database is one file.
+    "fleet.db-wal",
+    "fleet.db-shm",
     "lock",
     "admin.token",
     "admin.sock",
@@ -18,8 +21,7 @@ const LEFT_OUT: [&str; 10] = [
 
 /// Whether something at the top of a data directory is no part of a moment.
 pub(crate) fn is_left_out(name: &str) -> bool {
-    // SQLite makes this one anew.
-    LEFT_OUT.contains(&name) || name.starts_with(PREFIX) || name == "fleet.db-shm"
+    LEFT_OUT.contains(&name) || name.starts_with(PREFIX)
 }
 
 /// A path below the data directory that cannot lead out of it, and that no backup leaves to the process that runs.

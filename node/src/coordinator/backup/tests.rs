@@ -5,6 +5,10 @@ fn passphrase(text: &str) -> Passphrase {
     Passphrase::new(text).unwrap()
 }
 
+fn hold(directory: &Directory) -> anyhow::Result<Moment> {
+    tokio::runtime::Runtime::new().unwrap().block_on(Moment::hold(directory))
+}
+
 struct World {
     dir: tempfile::TempDir,
     directory: Directory,
@@ -20,7 +24,7 @@ impl World {
     }
 
     fn backup(&self, secrets: Option<&Passphrase>, with_payloads: bool) -> Vec<u8> {
-        let moment = Moment::hold(&self.directory).unwrap();
+        let moment = hold(&self.directory).unwrap();
         let mut bytes = Vec::new();
         write(&self.directory, &moment, &mut bytes, secrets, with_payloads, |_| {}).unwrap();
         moment.let_go().unwrap();
@@ -136,12 +140,12 @@ fn a_moment_stays_what_it_was_and_only_two_may_be_there() {
     let world = World::new();
     let names = world.directory.names();
     world.directory.apply(&[super::super::directory::Change::Put(names.clone(), b"before".to_vec())]).unwrap();
-    let moment = Moment::hold(&world.directory).unwrap();
+    let moment = hold(&world.directory).unwrap();
     world.directory.apply(&[super::super::directory::Change::Put(names, b"after".to_vec())]).unwrap();
     assert_eq!(fs::read(moment.folder.join("names.json")).unwrap(), b"before");
-    let second = Moment::hold(&world.directory).unwrap();
+    let second = hold(&world.directory).unwrap();
     assert!(!second.folder.join(moment.folder.file_name().unwrap()).exists(), "no moment of a moment");
-    let reason = Moment::hold(&world.directory).unwrap_err().to_string();
+    let reason = hold(&world.directory).unwrap_err().to_string();
     assert!(reason.contains("2 backups"), "{reason}");
     moment::clear(world.directory.path()).unwrap();
     assert!(!moment.folder.exists() && !second.folder.exists());

@@ -130,7 +130,12 @@ impl Driver {
     }
 
     pub(super) fn set_names(&mut self, names: Names) {
-        self.names = Arc::new(names);
+        let before = std::mem::replace(&mut self.names, Arc::new(names));
+        let (old, new) = (before.retired(), self.names.retired());
+        let gone = new.keys().filter(|device| !old.contains_key(device)).map(|device| Write::Counted(*device, false));
+        let back = old.keys().filter(|device| !new.contains_key(device));
+        let back = back.map(|device| Write::Counted(*device, !self.state.revoked().contains(device)));
+        self.changes.extend(gone.chain(back));
         self.changes.push(Write::File(Change::Put(self.directory.names(), self.names.to_bytes())));
         self.project_catalog();
     }

@@ -18,7 +18,7 @@ use upswarm_protocol::envelope::Kind;
 
 use super::refused::Refused;
 use super::shared::Shared;
-use super::{answers, api, frame_posts, origin, reading, repositories};
+use super::{answers, api, frame_posts, origin, reading, reports, repositories};
 use crate::door;
 
 /// The longest body that somebody without a token may send.
@@ -82,6 +82,11 @@ pub(crate) fn admin(shared: Arc<Shared>) -> Router {
         .route("/v1/backup/moment", post(api::moment))
         .route("/v1/console/entered", post(api::entered))
         .route("/v1/changes", get(reading::changes))
+        .route("/v1/report/compliance", get(reports::compliance))
+        .route("/v1/report/rollout", get(reports::rollout))
+        .route("/v1/report/vulnerable", get(reports::vulnerable))
+        .route("/v1/report/savings", get(reports::savings))
+        .route("/v1/report/approvals", get(reports::approvals))
         .route("/v1/alarms", get(api::get_alarms))
         .route("/v1/alarms/acknowledge", post(api::post_acknowledge))
         .route("/v1/inventory", get(api::get_inventories))

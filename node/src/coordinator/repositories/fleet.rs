@@ -58,6 +58,12 @@ pub(crate) fn is_for(facts: &Facts, inventory: &SharedInventory) -> bool {
     id == Some(origin.as_str()) && release.is_none_or(within)
 }
 
+/// Whether an installed package is one of these states'. What is newer than all of them, somebody else has built.
+pub(crate) fn came_from(installed: &Installed, states: &[&Offer]) -> bool {
+    let is_it = |offer: &&Offer| offer.exactly(&installed.name, &installed.version, &installed.arch).is_some();
+    states.iter().any(is_it)
+}
+
 /// The packages of a snapshot that the upstream may supply and that bear on some names, newest version of each first.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Offer(BTreeMap<String, Vec<Package>>);
@@ -85,6 +91,13 @@ impl Offer {
     pub(crate) fn newer(&self, installed: &Installed) -> Option<&Package> {
         let newest = self.fitting(installed)?;
         version::compare(PackageKind::Deb, &installed.version, &newest.version).is_lt().then_some(newest)
+    }
+
+    /// The package to which an installed one that came from a later state goes back.
+    pub(crate) fn earlier(&self, installed: &Installed, later: &[&Offer]) -> Option<&Package> {
+        let target = self.fitting(installed)?;
+        let is_later = version::compare(PackageKind::Deb, &installed.version, &target.version).is_gt();
+        (is_later && came_from(installed, later)).then_some(target)
     }
 
     /// The newest package that is the same as an installed one in some version.

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::bail;
 
-use super::fleet::{Installed, Offer, State};
+use super::fleet::{self, Installed, Offer, State};
 use super::progress::Progress;
 use super::relations::{self, Bound};
-use super::simulate::{Apt, Install, Simulated};
+use super::simulate::{Apt, Install, Pin, Simulated};
 use super::snapshot::Snapshot;
 use crate::upstream::packages::Package;
 
@@ -43,6 +43,8 @@ pub(crate) struct Selected {
     pub(crate) packages: Vec<Chosen>,
     /// Source packages that were added because selected ones are tied to them.
     pub(crate) added: BTreeSet<String>,
+    /// Installed packages of later states that this one has not: they stay.
+    pub(crate) stays: BTreeSet<String>,
     pub(crate) tried: Vec<Tried>,
 }
 
@@ -61,17 +63,54 @@ pub(crate) enum Absent {
     Always,
 }
 
+/// What machines are to come to.
+#[derive(Clone, Copy)]
+pub(crate) struct Aim<'a> {
+    /// The packages of the snapshot.
+    pub(crate) offer: &'a Offer,
+    /// Back from these, which are later; forward without any.
+    pub(crate) back_from: Option<&'a [&'a Offer]>,
+}
+
+impl<'a> Aim<'a> {
+    /// What takes the place of an installed package.
+    fn next(&self, installed: &Installed) -> Option<&'a Package> {
+        match self.back_from {
+            None => self.offer.newer(installed),
+            Some(later) => self.offer.earlier(installed, later),
+        }
+    }
+
+    /// How apt must take the versions of the snapshot on a machine, so that these sources move and no other.
+    fn pins(&self, state: &State, sources: &BTreeSet<String>) -> Vec<Pin<'a>> {
+        let is_selected = |new: &&Package| sources.contains(&new.source);
+        let newer = state.iter().filter_map(|one| self.offer.newer(one));
+        if self.back_from.is_none() {
+            return newer.filter(|new| !is_selected(new)).map(Pin::not).collect();
+        }
+        let back = state.iter().filter_map(|one| self.next(one)).filter(is_selected).map(Pin::back);
+        newer.map(Pin::not).chain(back).collect()
+    }
+
+    /// Names of installed packages that came from a later state and are not in this one.
+    fn stays(&self, states: &BTreeMap<State, usize>) -> BTreeSet<String> {
+        let Some(later) = self.back_from else { return BTreeSet::new() };
+        let stays = |one: &&Installed| self.offer.fitting(one).is_none() && fleet::came_from(one, later);
+        states.keys().flatten().filter(stays).map(|one| format!("{} {}", one.name, one.version)).collect()
+    }
+}
+
 /// Tries a wish with apt until nothing selected is tied to something that is not. Blocks for about a second a state and round.
 pub(crate) fn select(
     (snapshot, suite): (&Snapshot, &str),
-    offer: &Offer,
+    aim: Aim<'_>,
     known: &[&Offer],
     states: &BTreeMap<State, usize>,
     wish: &Wish,
     progress: &Progress,
 ) -> anyhow::Result<Selected> {
     let mut sources: BTreeSet<String> = match wish.select.is_empty() {
-        true => states.keys().flatten().filter_map(|one| Some(offer.newer(one)?.source.clone())).collect(),
+        true => states.keys().flatten().filter_map(|one| Some(aim.next(one)?.source.clone())).collect(),
         false => wish.select.clone(),
     };
     sources.retain(|source| !wish.except.contains(source));
@@ -87,10 +126,8 @@ pub(crate) fn select(
                 apts.insert(archs.clone(), Apt::new(snapshot, suite, &archs)?);
             }
             let Some(apt) = apts.get(&archs) else { continue };
-            let frozen: Vec<&Package> =
-                state.iter().filter_map(|one| offer.newer(one)).filter(|new| !sources.contains(&new.source)).collect();
-            let simulated = apt.upgrade(state, &frozen, &wish.install, known)?;
-            more.extend(tied(state, offer, &sources, &simulated));
+            let simulated = apt.upgrade(state, &aim.pins(state, &sources), &wish.install, known)?;
+            more.extend(tied(state, aim, &sources, &simulated));
             tried.insert(state, simulated);
         }
         more.retain(|source| !wish.except.contains(source) && !sources.contains(source));
@@ -99,9 +136,9 @@ pub(crate) fn select(
                 .into_iter()
                 .map(|(state, simulated)| Tried { machines: states.get(state).copied().unwrap_or(0), simulated })
                 .collect();
-            let packages = chosen(offer, &tried, &wish.install)?;
+            let packages = chosen(aim.offer, &tried, &wish.install)?;
             let added = sources.difference(&before).cloned().collect();
-            return Ok(Selected { packages, added, tried });
+            return Ok(Selected { packages, added, stays: aim.stays(states), tried });
         }
         sources.extend(more);
     }
@@ -121,22 +158,22 @@ fn archs(state: &State) -> Vec<String> {
 
 /// Sources that the selection is tied to: those of packages that would be removed though there is a newer version, and those that a
 /// selected package needs in a later version than is installed.
-fn tied(state: &State, offer: &Offer, sources: &BTreeSet<String>, simulated: &Simulated) -> BTreeSet<String> {
+fn tied(state: &State, aim: Aim<'_>, sources: &BTreeSet<String>, simulated: &Simulated) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let removed = |one: &&Installed| {
         simulated.removes.iter().any(|name| *name == one.name || *name == format!("{}:{}", one.name, one.arch))
     };
-    found.extend(state.iter().filter(removed).filter_map(|one| Some(offer.newer(one)?.source.clone())));
+    found.extend(state.iter().filter(removed).filter_map(|one| Some(aim.next(one)?.source.clone())));
     let upgraded: BTreeSet<&str> = simulated.installs.iter().map(|one| one.name.as_str()).collect();
     let kept = state
         .iter()
-        .filter_map(|one| offer.newer(one))
+        .filter_map(|one| aim.next(one))
         .filter(|new| sources.contains(&new.source) && !upgraded.contains(new.name.as_str()));
     for package in kept {
         for (name, bound) in needs(package) {
             let installed = state.iter().filter(|one| one.name == name);
             let old = installed.filter(|one| !bound.as_ref().is_none_or(|bound| bound.holds(&one.version)));
-            found.extend(old.filter_map(|one| Some(offer.newer(one)?.source.clone())));
+            found.extend(old.filter_map(|one| Some(aim.next(one)?.source.clone())));
         }
     }
     found
@@ -170,7 +207,7 @@ fn chosen(offer: &Offer, tried: &[Tried], install: &[String]) -> anyhow::Result<
     };
     for at in 0..packages.len() {
         let Some(own) = packages.get(at).map(|one| one.package.clone()) else { continue };
-        let new = all.iter().any(|one| one.name == own.name && one.arch == own.arch && !one.upgrade);
+        let new = all.iter().any(|one| one.name == own.name && one.arch == own.arch && one.before.is_none());
         let absent = if install.contains(&own.name) {
             Absent::Always
         } else if new {

@@ -14,10 +14,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use sha2::{Digest as _, Sha256};
+use upswarm_protocol::catalog::PackageKind;
+use upswarm_protocol::version;
 
 use super::fleet::{Offer, State};
 use super::snapshot::Snapshot;
 use super::status::Status;
+use crate::apt_setup;
 use crate::sys::{Ended, Program, find};
 use crate::upstream::compression::Compression;
 use crate::upstream::is_architecture;
@@ -54,8 +57,46 @@ pub(crate) struct Install {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) arch: String,
-    /// Whether an earlier version is there.
-    pub(crate) upgrade: bool,
+    /// The version that is there, if one is.
+    pub(crate) before: Option<String>,
+}
+
+impl Install {
+    /// How the machine gets it.
+    pub(crate) fn kind(&self) -> Kind {
+        match &self.before {
+            None => Kind::New,
+            Some(before) if version::compare(PackageKind::Deb, before, &self.version).is_gt() => Kind::Back,
+            Some(_) => Kind::Upgrade,
+        }
+    }
+}
+
+/// How a package comes to a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    New,
+    Upgrade,
+    /// A later version goes.
+    Back,
+}
+
+/// A version and how apt is to take it.
+pub(crate) struct Pin<'a> {
+    pub(crate) package: &'a Package,
+    pub(crate) priority: i32,
+}
+
+impl<'a> Pin<'a> {
+    /// It does not come.
+    pub(crate) fn not(package: &'a Package) -> Self {
+        Self { package, priority: -1 }
+    }
+
+    /// It comes in place of a later one too.
+    pub(crate) fn back(package: &'a Package) -> Self {
+        Self { package, priority: apt_setup::priority(true).into() }
+    }
 }
 
 impl Apt {
@@ -129,24 +170,27 @@ impl Apt {
         Ok(())
     }
 
-    /// What a whole upgrade would do on a machine in this state, with these packages installed too. Of `frozen` packages the
-    /// installed versions stay. `known` are indexes that may tell of installed versions. Blocks.
+    /// What a whole upgrade would do on a machine in this state, with these packages installed too, and these versions pinned.
+    /// `known` are indexes that may tell of installed versions. Blocks.
     pub(crate) fn upgrade(
         &self,
         state: &State,
-        frozen: &[&Package],
+        pins: &[Pin<'_>],
         install: &[String],
         known: &[&Offer],
     ) -> anyhow::Result<Simulated> {
         let status = Status::of(state, known);
-        let pins: String = frozen
-            .iter()
-            .map(|package| format!("Package: {}\nPin: version {}\nPin-Priority: -1\n\n", package.name, package.version))
-            .collect();
+        let stanza = |pin: &Pin<'_>| {
+            let Pin { package, priority } = pin;
+            let arch = if package.arch == "all" { String::new() } else { format!(":{}", package.arch) };
+            format!("Package: {}{arch}\nPin: version {}\nPin-Priority: {priority}\n\n", package.name, package.version)
+        };
+        let preferences: String = pins.iter().map(stanza).collect();
         fs::write(self.at("var/lib/dpkg/status"), status.text).context("writing what is installed")?;
-        fs::write(self.at("etc/apt/preferences"), pins).context("writing what is to stay")?;
-        let args = ["-s", "-q", "-y", "dist-upgrade", "--"];
-        let args: Vec<&str> = args.into_iter().chain(install.iter().map(String::as_str)).collect();
+        fs::write(self.at("etc/apt/preferences"), preferences).context("writing what is to stay")?;
+        let back = pins.iter().any(|pin| pin.priority > 1000).then_some("--allow-downgrades");
+        let args = ["-s", "-q", "-y"].into_iter().chain(back).chain(["dist-upgrade", "--"]);
+        let args: Vec<&str> = args.chain(install.iter().map(String::as_str)).collect();
         let (ended, text) = self.run(&args)?;
         let mut simulated = read(&text)?;
         simulated.partial = status.partial;
@@ -202,7 +246,7 @@ fn read(text: &str) -> anyhow::Result<Simulated> {
             // Inventories lack fields by which apt tells builds of one version apart: to it, that is an upgrade.
             Step::Install { before, version, .. } if before.as_ref() == Some(&version) => {}
             Step::Install { name, before, version, arch } => {
-                found.installs.push(Install { name, version, arch, upgrade: before.is_some() });
+                found.installs.push(Install { name, version, arch, before });
             }
         }
     }
@@ -223,16 +267,22 @@ mod tests {
     fn what_apt_prints_is_read() {
         let text = "Reading package lists...\nInst libssl3 [3.0.9-1] (3.0.15-1~deb12u1 Debian-Security:12/oldstable [amd64]) []\n\
             Inst libc6:i386 [2.36] (2.37 Debian:12 [i386])\nInst new-thing (1:2.0 Test:stable [all])\n\
+            Inst old-thing [1.1] (1.0 Test:stable [all])\n\
             Inst same [2.0] (2.0 Test:stable [all])\nRemv old:i386 [1.0]\nConf libssl3 (3.0.15-1~deb12u1 x [amd64])\n";
         let found = read(text).unwrap();
         let installs: Vec<String> = found
             .installs
             .iter()
-            .map(|one| format!("{} {} {} {}", one.name, one.version, one.arch, one.upgrade))
+            .map(|one| format!("{} {} {} {:?}", one.name, one.version, one.arch, one.kind()))
             .collect();
         assert_eq!(
             installs,
-            ["libssl3 3.0.15-1~deb12u1 amd64 true", "libc6 2.37 i386 true", "new-thing 1:2.0 all false"]
+            [
+                "libssl3 3.0.15-1~deb12u1 amd64 Upgrade",
+                "libc6 2.37 i386 Upgrade",
+                "new-thing 1:2.0 all New",
+                "old-thing 1.0 all Back"
+            ]
         );
         assert_eq!(found.removes, ["old:i386"]);
     }

@@ -24,6 +24,8 @@ use crate::upstream::release::sha256;
 const KEPT_BEFORE: usize = 2;
 const FACTS: &str = "snapshot.json";
 const SOURCES: &str = "sources.json";
+/// An empty file: a release was made of it.
+const USED: &str = "used";
 pub(crate) const IN_RELEASE: &str = "InRelease";
 
 /// A snapshot on disk.
@@ -93,6 +95,12 @@ impl Snapshot {
     /// Its version for people and releases, `20261129T120000Z`.
     pub(crate) fn version(&self) -> String {
         version(self.facts.date)
+    }
+
+    /// Notes that a release was made of it.
+    pub(crate) fn is_used(&self) -> anyhow::Result<()> {
+        sys::replace(&self.dir.join(USED), b"", Access::Owner)
+            .with_context(|| format!("writing to {}", self.dir.display()))
     }
 
     /// All bytes of it.
@@ -180,10 +188,17 @@ pub(crate) fn finish(
     Ok(Snapshot { id, dir, facts })
 }
 
-/// Removes what is too old, beginning with the oldest.
+/// Removes what is too old, beginning with the oldest. As many as of the newest stay of those that a release was made of: machines may
+/// be in that state, and go back to it.
 pub(crate) fn retire(upstream: &Path) {
     let mut snapshots = all(upstream);
-    let keep = snapshots.split_off(snapshots.len().saturating_sub(KEPT_BEFORE + 1));
+    let newest = snapshots.split_off(snapshots.len().saturating_sub(KEPT_BEFORE + 1));
+    let is_used = |snapshot: &Snapshot| snapshot.dir.join(USED).exists();
+    let used = snapshots.iter().rev().filter(|snapshot| is_used(snapshot)).take(KEPT_BEFORE + 1);
+    let used: Vec<PayloadId> = used.map(|snapshot| snapshot.id).collect();
+    let (kept, snapshots): (Vec<Snapshot>, Vec<Snapshot>) =
+        snapshots.into_iter().partition(|snapshot| used.contains(&snapshot.id));
+    let keep: Vec<Snapshot> = kept.into_iter().chain(newest).collect();
     tracing::debug!(kept = keep.len(), removed = snapshots.len(), "old snapshots");
     for old in snapshots {
         if let Err(error) = remove(&old.dir) {

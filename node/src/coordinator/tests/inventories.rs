@@ -188,6 +188,7 @@ async fn what_is_missing_is_counted_and_a_preview_says_who_needs_it() {
         intent: crate::api::approvals::Intent::Decide {
             action: upswarm_protocol::catalog::Action::Install,
             schedule: Box::default(),
+            back: false,
         },
         zone: "UTC".to_owned(),
         allow_empty: false,

@@ -63,10 +63,7 @@ impl Database {
         let newest = self.of(package).max_by(|a, b| version::compare(PackageKind::Deb, &a.version, &b.version));
         match newest {
             None => Standing::Absent,
-            Some(newest) if version::compare(PackageKind::Deb, &newest.version, &package.version).is_lt() => {
-                Standing::Older
-            }
-            Some(_) => Standing::Enough,
+            Some(newest) => Standing::of(&newest.version, &package.version),
         }
     }
 
@@ -132,9 +129,9 @@ mod tests {
             ("libx", "amd64", Standing::Older),
             ("libx", "i386", Standing::Older),
             ("libx", "arm64", Standing::Absent),
-            ("doc", "amd64", Standing::Enough),
+            ("doc", "amd64", Standing::Newer),
             ("gone", "amd64", Standing::Absent),
-            ("slow", "amd64", Standing::Enough),
+            ("slow", "amd64", Standing::Same),
         ] {
             assert_eq!(database.standing(&selected(name, arch)), standing, "{name} {arch}");
         }

@@ -38,7 +38,7 @@ use super::exec::Session;
 use super::payload::{Source, snapshot};
 use super::query::Question;
 use super::{Job, Trouble};
-use crate::apt_setup::{self, Selected, Snapshot};
+use crate::apt_setup::{self, Selected, Snapshot, Word};
 use crate::clock;
 use crate::sys::{Ended, find};
 use crate::upstream::plan::{Step, steps};
@@ -117,8 +117,9 @@ struct Wanted {
 impl Wanted {
     fn of(recipe: &AptRecipe, database: &Database) -> Self {
         let needed = recipe.needed(|package| database.standing(package));
-        let is_left_over =
-            |package: &AptPackage| database.standing(package) == Standing::Enough && database.is_broken(package);
+        let is_left_over = |package: &AptPackage| {
+            matches!(database.standing(package), Standing::Same | Standing::Newer) && database.is_broken(package)
+        };
         let packages = recipe.packages.iter().enumerate();
         let packages = packages.filter(|(at, package)| needed.contains(at) || is_left_over(package));
         let files = needed.iter().filter_map(|at| recipe.packages.get(*at));
@@ -156,6 +157,7 @@ impl Work<'_> {
         let copies = snapshot(job, &positions.iter().copied().collect::<Vec<_>>(), None)?;
         let copy = |at: usize| copies.path(at).ok_or_else(|| Trouble::failed("a payload of the recipe was not copied"));
         let description = description(copy(upstream)?)?;
+        must_follow(job, &description, recipe)?;
         if let Some(foreign) = recipe.packages.iter().find(|package| !description.may_supply(&package.name)) {
             let (name, upstream) = (&foreign.name, &description.name);
             return Err(Trouble::failed(format!("{upstream} may not supply {name}: its description does not name it")));
@@ -172,6 +174,10 @@ impl Work<'_> {
         must_be_of_its_date(job.release.counter, signed.date)?;
         // What apt accepts is what plain apt may be shown too.
         if let Err(trouble) = write_note(job, &description, recipe, signed) {
+            if recipe.back {
+                // What an approver said before would count again.
+                return Err(trouble);
+            }
             session.log.write(format!("\nupswarm: plain apt does not follow: {}\n", trouble.reason).as_bytes());
         }
         let packages: Vec<String> = self.arguments();
@@ -211,7 +217,7 @@ impl Work<'_> {
 
     /// As apt works here: nothing goes, nothing comes that was not asked for, and nobody is asked.
     fn manner(&self) -> Vec<&'static str> {
-        let downgrade = self.job.downgrade.then_some("--allow-downgrades");
+        let downgrade = self.recipe.back.then_some("--allow-downgrades");
         let manner = [
             "-y",
             "--no-remove",
@@ -398,6 +404,16 @@ pub(super) fn note(job: &Job<'_>, recipe: &AptRecipe) -> Result<(), Trouble> {
     write_note(job, &description, recipe, signed)
 }
 
+/// Of an approval that takes machines back and one that takes them forward the later counts; the note of it outlives what a
+/// coordinator leaves out. And who asks for this says so only if the approval does.
+fn must_follow(job: &Job<'_>, description: &UpstreamDescription, recipe: &AptRecipe) -> Result<(), Trouble> {
+    if recipe.back != job.downgrade {
+        return Err(Trouble::failed("release and approval do not both say that machines go back to earlier versions"));
+    }
+    let word = Word { counter: job.release.counter, said: job.said, back: recipe.back };
+    apt_setup::must_follow(job.state_dir, &description.name, &word).map_err(Trouble::failed)
+}
+
 /// What upstream signed in an InRelease, by a certificate of the description.
 fn read_signed(description: &UpstreamDescription, in_release: &Path) -> Result<upstream::release::Release, Trouble> {
     let refuse = |error: &dyn std::fmt::Display| Trouble::failed(format!("InRelease of {}: {error}", description.name));
@@ -429,7 +445,7 @@ fn write_note(
         recipe.indexes.iter().filter_map(|index| repository::parts(&index.path)).map(|(_, arch)| arch).collect();
     let snapshot = Snapshot {
         upstream: description.name.clone(),
-        counter: job.release.counter,
+        word: Word { counter: job.release.counter, said: job.said, back: recipe.back },
         suite: description.suite.clone(),
         aliases: [release.suite, release.codename].into_iter().filter(|name| !name.is_empty()).collect(),
         origin: release.origin,

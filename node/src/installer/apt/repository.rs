@@ -9,6 +9,7 @@ use upswarm_protocol::catalog::AptRecipe;
 use super::super::{Job, Trouble, private_dir, random_name};
 use super::database::Database;
 use super::plan::is_downward;
+use crate::apt_setup;
 use crate::sys;
 use crate::upstream::UpstreamDescription;
 
@@ -180,8 +181,10 @@ fn preferences(recipe: &AptRecipe) -> String {
     for package in &recipe.packages {
         let arch = if *package.arch == *"all" { String::new() } else { format!(":{}", package.arch) };
         text.push_str(&format!(
-            "\nPackage: {}{arch}\nPin: version {}\nPin-Priority: 990\n",
-            package.name, package.version
+            "\nPackage: {}{arch}\nPin: version {}\nPin-Priority: {}\n",
+            package.name,
+            package.version,
+            apt_setup::priority(recipe.back)
         ));
     }
     text

@@ -201,6 +201,7 @@ impl World {
             in_release: 1,
             indexes: list([AptIndex { payload: 2, path: text("main/binary-amd64/Packages") }]),
             packages: list(packages),
+            back: false,
             timeout_s: 60,
         };
         (fixture, recipe)
@@ -284,7 +285,9 @@ fn a_package_that_is_not_in_the_store_is_waited_for_if_it_is_needed_here_and_not
             let mut payloads: Vec<Source> = (0..5).map(|at| Source::Path(fixture.stored(at))).collect();
             payloads[missing] = Source::Missing;
             let (id, release, action, state_dir, root) = (job.id, job.release, job.action, job.state_dir, job.root);
-            let job = Job { id, release, action, downgrade: false, payloads, state_dir, root, cancel: job.cancel };
+            let said = job.said;
+            let job =
+                Job { id, release, action, downgrade: false, said, payloads, state_dir, root, cancel: job.cancel };
             install(&job, &recipe).unwrap_or_else(InstallOutcome::from)
         })
     };
@@ -521,4 +524,71 @@ fn a_release_that_is_dated_otherwise_than_upstream_signed_installs_nothing() {
     fixture.release.counter = DATE + 9_999;
     assert_eq!(carry_out(&fixture, &recipe), DONE);
     assert_eq!(world.says("demo-app"), "installed 2.0");
+}
+
+#[test]
+fn a_machine_goes_back_where_an_approver_said_so_and_forward_again() {
+    let Some(mut world) = World::new() else { return };
+    world.begins_with("demo-app", "1.0", "amd64", "", "");
+    world.begins_with("demo-doc", "1.0", "all", "", "");
+    world.offer("demo-app", "2.0", "amd64", "", "");
+    world.offer("demo-doc", "2.0", "all", "", "");
+    // Its script refuses: going back is not always possible.
+    world.begins_with("demo-stiff", "2.0", "amd64", "", "");
+    world.offer(
+        "demo-stiff",
+        "1.0",
+        "amd64",
+        "",
+        "test \"$2\" != 2.0 || { echo cannot go back from 2.0 >&2; exit 1; }",
+    );
+    let said = |version: &str, (at, release_back, approval_back): (u64, bool, bool)| {
+        let (mut fixture, mut recipe) =
+            world.release(&[("demo-app", version, Never), ("demo-doc", version, Never)], as_is, "upstream");
+        fixture.release.counter = DATE + if release_back { 1 } else { 2 };
+        (fixture.said, fixture.downgrade, recipe.back) = (Wall(at), approval_back, release_back);
+        (fixture, recipe)
+    };
+    let carry = |(fixture, recipe): &(Fixture, AptRecipe)| -> InstallOutcome {
+        // One machine: what it has noted stays.
+        fixture.with_job(Action::Install, |job| {
+            let state_dir = &world.dir.path().join("state");
+            let payloads = (0..job.release.payloads.len()).map(|at| Source::Path(fixture.stored(at))).collect();
+            let job = Job { payloads, state_dir, release: job.release, ..*job };
+            install(&job, recipe).unwrap_or_else(InstallOutcome::from)
+        })
+    };
+    let versions = || ["demo-app", "demo-doc"].map(|name| world.says(name)).join(" ");
+    let two = said("2.0", (10, false, false));
+    assert_eq!(carry(&two), DONE);
+    assert_eq!(versions(), "installed 2.0 installed 2.0");
+
+    // Not without the approval's word, not by the approval's alone, and not by a word from before.
+    for (how, why) in [
+        ((20, true, false), "do not both say"),
+        ((20, false, true), "do not both say"),
+        ((9, true, true), "approve it anew"),
+    ] {
+        let outcome = carry(&said("1.0", how));
+        if how.1 {
+            assert!(reason(&outcome).contains(why), "{how:?}: {outcome:?}");
+        }
+        assert_eq!(versions(), "installed 2.0 installed 2.0");
+    }
+    let back = said("1.0", (20, true, true));
+    assert_eq!(detect(&back.1, Some(&world.root())), Detection::Absent);
+    assert_eq!(carry(&back), DONE);
+    assert_eq!(versions(), "installed 1.0 installed 1.0");
+    assert_eq!(detect(&back.1, Some(&world.root())), Detection::Present);
+
+    // Whoever leaves the word out of the catalog does not bring the bad version back.
+    assert!(reason(&carry(&two)).contains("takes machines back"), "{:?}", carry(&two));
+    assert_eq!(versions(), "installed 1.0 installed 1.0");
+    assert_eq!(carry(&said("2.0", (30, false, false))), DONE);
+    assert_eq!(versions(), "installed 2.0 installed 2.0");
+
+    let (mut fixture, mut recipe) = world.release(&[("demo-stiff", "1.0", Never)], as_is, "upstream");
+    (fixture.said, fixture.downgrade, recipe.back) = (Wall(40), true, true);
+    let stiff = carry(&(fixture, recipe));
+    assert!(reason(&stiff).contains("demo-stiff"), "{stiff:?}");
 }

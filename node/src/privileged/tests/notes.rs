@@ -71,6 +71,7 @@ fn snapshot(world: &World, files: &[Vec<u8>; 2]) -> Release {
             source: text("openssl"),
             when_absent: WhenAbsent::Never,
         }]),
+        back: false,
         timeout_s: 60,
     };
     let [description, in_release] = files;

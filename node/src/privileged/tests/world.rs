@@ -200,11 +200,13 @@ impl World {
             release: ReleaseId::of(body),
             version,
             action: Action::Install,
+            back: false,
             issued: self.now - HOUR,
             expires: self.now + 100 * HOUR,
             schedule: Schedule::default(),
             rings: RingPlan::default(),
             note: text(""),
+            filtered: None,
         }
     }
 

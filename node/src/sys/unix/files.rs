@@ -205,16 +205,6 @@ pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result
     file.read_at(buffer, offset)
 }
 
-/// Fills a buffer from a position, whatever the file's own position is.
-pub(crate) fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-    file.read_exact_at(buffer, offset)
-}
-
-/// Writes at a position, whatever the file's own position is.
-pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    file.write_all_at(bytes, offset)
-}
-
 /// Puts bytes at the end of a file, which is at this position; the file is made for its owner alone if it is to begin. Whatever a failed
 /// attempt left behind that position goes. Durable on return; may be tried again. A file that somebody has made shorter goes on where it
 /// ends: what was taken out shows.

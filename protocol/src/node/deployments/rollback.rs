@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::{Ask, NodeState};
 use crate::catalog::{Action, Detect, Recipe, Release};
 use crate::ids::ReleaseId;
+use crate::trust::CatalogApproval;
 use crate::version::compare;
 
 /// Whether both releases are of one product and tell by one package whether they are installed, and in which order: `Greater`
@@ -55,6 +56,12 @@ impl NodeState {
     /// of its package that are approved for install. `None`: it is removed.
     pub fn goes_back_to(&self, id: &ReleaseId) -> Option<(ReleaseId, Arc<Release>)> {
         self.asking(self.cx.now).goes_back_to(id)
+    }
+
+    /// The approval that counts here for a release.
+    pub fn approval_of(&self, id: &ReleaseId) -> Option<&CatalogApproval> {
+        let deployment = self.deployments.map.get(id)?;
+        self.trust().catalog().approvals().get(&(deployment.group, *id))
     }
 }
 

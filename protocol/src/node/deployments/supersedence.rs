@@ -9,6 +9,7 @@ use crate::ids::ReleaseId;
 use crate::node::Detection;
 use crate::report::DeploymentState;
 use crate::schedule::{self, Decision, Why};
+use crate::time::Wall;
 
 /// Whether another release takes a deployment's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,45 @@ pub(super) enum Superseded {
         /// What that rests on, for people.
         because: String,
     },
+}
+
+/// A release that is approved here.
+type Approved<'a> = (&'a ReleaseId, &'a Deployment, &'a Release);
+
+/// What decides between approved releases of one product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::node) struct Word {
+    pub(in crate::node) counter: u64,
+    /// When an approver said so.
+    pub(in crate::node) said: Wall,
+    /// Whether machines go back to it.
+    pub(in crate::node) back: bool,
+}
+
+/// How a release stands to another of the same product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::node) enum Order {
+    Before,
+    Later,
+    /// Machines go back to it.
+    Back,
+}
+
+impl Word {
+    /// Later by its counter, unless an approval takes machines back. That counts against everything that was said before it. An
+    /// approver says each; of two words the later counts.
+    pub(in crate::node) fn order(&self, own: &Word) -> Order {
+        let by_number = if self.counter > own.counter { Order::Later } else { Order::Before };
+        match (self.back, own.back) {
+            (false, false) => by_number,
+            (true, true) if (self.said, self.counter) > (own.said, own.counter) => Order::Back,
+            (true, true) => Order::Before,
+            (true, false) if self.said >= own.said => Order::Back,
+            (true, false) => by_number,
+            (false, true) if self.said > own.said => by_number,
+            (false, true) => Order::Before,
+        }
+    }
 }
 
 impl Ask<'_> {
@@ -45,22 +85,42 @@ impl Ask<'_> {
             let root = self.view.trust.root();
             let its_own = root.publisher_of(&later.product) == root.publisher_of(&release.product);
             let says_so = its_own && later.supersedes.contains(id);
-            let is_later = later.product == release.product && later.counter > release.counter;
-            if !(says_so || is_later) {
+            let order = if later.product == release.product {
+                self.order((&other, theirs, later), (id, deployment, release))
+            } else {
+                Order::Before
+            };
+            if !says_so && order == Order::Before {
                 continue;
             }
             match self.takes_over(&other, theirs, later) {
                 None => verdict = Superseded::NotKnownYet,
                 Some(false) => {}
                 Some(true) => {
-                    let why =
-                        if says_so { "its publisher says so" } else { "it is a later release of the same product" };
+                    let why = match order {
+                        _ if says_so => "its publisher says so",
+                        Order::Back => "that approval, the later of both, takes machines back to it",
+                        _ => "it is a later release of the same product",
+                    };
                     let because = format!("{} is approved here, and {why}", name(later));
                     return Superseded::By { later: name(later), because };
                 }
             }
         }
         verdict
+    }
+
+    fn order(&self, other: Approved<'_>, own: Approved<'_>) -> Order {
+        let approvals = self.view.trust.catalog().approvals();
+        let word = |(id, deployment, release): Approved<'_>| {
+            let known = approvals.get(&(deployment.group, *id));
+            Word {
+                counter: release.counter,
+                said: known.map_or(deployment.approval.issued, |known| known.said()),
+                back: deployment.approval.back && release.goes_back(),
+            }
+        };
+        word(other).order(&word(own))
     }
 
     /// A removal gives way to a later version of the package that is there or on its way: what detection finds is that one, and

@@ -137,6 +137,7 @@ impl Deployments {
             code: None,
             reason: String::new(),
             since: cx.now.wall,
+            bytes_seen: None,
         };
         self.map.insert(release, deployment);
         effects.push(Effect::Changed(release));

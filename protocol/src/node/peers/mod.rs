@@ -40,8 +40,10 @@ const DIAL_WITHIN: Duration = Duration::from_secs(10);
 const REPORT_PATIENCE: Duration = Duration::from_secs(8);
 /// Presence records follow each other at this distance at least.
 const PRESENCE_SPACING: Duration = Duration::from_millis(200);
-/// Those that say that this node fetches or holds a payload.
+/// Those that say that this node fetches or holds a payload: so much apart for a payload, and more for each that it has spoken for
+/// already, since those keep the site busy meanwhile. Every member verifies and takes in the whole of each record.
 const CLAIM_SPACING: Duration = Duration::from_millis(50);
+const CLAIM_SPACING_EACH: Duration = Duration::from_millis(3);
 /// After the first word of a member most others have been heard of.
 const KNOWN_AFTER: Duration = Duration::from_millis(150);
 /// The address of a peer that was refused, of another site for example, is not dialled again for this long.

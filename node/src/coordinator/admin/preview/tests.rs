@@ -27,11 +27,13 @@ fn approval(rings: &[(u16, u32)], schedule: Schedule) -> Approval {
         release: RELEASE,
         version: 1,
         action: Action::Install,
+        back: false,
         issued: NOW,
         expires: NOW + LIFE,
         schedule,
         rings: RingPlan { rings: Bounded::new(rings).unwrap(), stop_above: 500 },
         note: Text::default(),
+        filtered: None,
     }
 }
 

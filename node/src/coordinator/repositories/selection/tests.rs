@@ -68,7 +68,15 @@ fn wish(select: &[&str], except: &[&str], install: &[&str]) -> Wish {
 impl Bench {
     fn select(&self, states: &[State], known: &[&Offer], wish: &Wish) -> anyhow::Result<Selected> {
         let states = states.iter().cloned().map(|state| (state, 10)).collect();
-        select((&self.snapshot, "stable"), &self.offer, known, &states, wish, &Progress::default())
+        let aim = Aim { offer: &self.offer, back_from: None };
+        select((&self.snapshot, "stable"), aim, known, &states, wish, &Progress::default())
+    }
+
+    fn back(&self, later: &Bench, states: &[State], wish: &Wish) -> anyhow::Result<Selected> {
+        let states = states.iter().cloned().map(|state| (state, 10)).collect();
+        let (known, later) = ([&self.offer, &later.offer], [&later.offer]);
+        let aim = Aim { offer: &self.offer, back_from: Some(&later) };
+        select((&self.snapshot, "stable"), aim, &known, &states, wish, &Progress::default())
     }
 }
 
@@ -149,4 +157,38 @@ fn machines_are_of_their_own_architecture_and_release() {
     let mixed = vec![arch("a", "i386"), arch("b", "i386"), arch("dpkg", "amd64"), arch("z", "all")];
     assert_eq!(archs(&mixed), ["amd64", "i386"]);
     assert_eq!(archs(&vec![arch("a", "arm64")]), ["arm64"]);
+}
+
+#[test]
+fn what_came_from_a_later_state_goes_back_and_nothing_else_moves() {
+    if !has_apt() {
+        return;
+    }
+    let earlier = bench(&[
+        Deb::new("lib", "1"),
+        Deb { depends: "lib (= 1)", ..Deb::new("lib-dev", "1") },
+        Deb::new("editor", "1"),
+        Deb::new("viewer", "5"),
+        Deb::new("local", "1"),
+    ]);
+    let later = bench(&[
+        Deb::new("lib", "2"),
+        Deb { depends: "lib (= 2)", ..Deb::new("lib-dev", "2") },
+        Deb::new("editor", "2"),
+        Deb::new("viewer", "5"),
+        Deb::new("plugin", "1"),
+    ]);
+    // The viewer is older than in both, `local` was built here, and the plugin is new.
+    let all = [("lib", "2"), ("lib-dev", "2"), ("editor", "2"), ("viewer", "4"), ("local", "7"), ("plugin", "1")];
+    let states = [state(&all), state(&[("editor", "1")])];
+    let selected = earlier.back(&later, &states, &wish(&[], &[], &[])).unwrap();
+    assert_eq!(said(&selected), ["editor 1", "lib 1", "lib-dev 1"]);
+    assert_eq!(selected.stays, BTreeSet::from(["plugin 1".to_owned()]));
+    let went: Vec<String> = selected.tried[1].simulated.installs.iter().map(|one| format!("{one:?}")).collect();
+    assert!(selected.tried.iter().all(|one| one.simulated.removes.is_empty() && one.simulated.refused.is_none()));
+    assert!(went.iter().all(|one| one.contains("before: Some(\"2\")")), "{went:?}");
+    // What is tied to the selection goes with it.
+    let some = earlier.back(&later, &states, &wish(&["lib"], &[], &[])).unwrap();
+    assert_eq!((said(&some), &some.added), (vec!["lib 1".into(), "lib-dev 1".into()], &["lib-dev".to_owned()].into()));
+    assert!(said(&earlier.back(&later, &states[1..], &wish(&[], &[], &[])).unwrap()).is_empty());
 }

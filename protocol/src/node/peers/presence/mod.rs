@@ -183,12 +183,19 @@ impl Site<'_> {
 impl Exchange {
     /// Something that the others should know of this node has changed: a record soon, but not one per event.
     pub(super) fn changed(&mut self, cx: &mut Cx) {
-        self.after(cx, PRESENCE_SPACING);
+        let spacing = self.claim_spacing().max(PRESENCE_SPACING);
+        self.after(cx, spacing);
     }
 
     /// The same when others wait for it.
     pub(super) fn wanted(&mut self, cx: &mut Cx) {
-        self.after(cx, CLAIM_SPACING);
+        let spacing = self.claim_spacing();
+        self.after(cx, spacing);
+    }
+
+    fn claim_spacing(&self) -> Duration {
+        let said = self.said.as_ref().map_or(0, |presence| presence.fetches.len());
+        CLAIM_SPACING + CLAIM_SPACING_EACH * said as u32
     }
 
     fn after(&mut self, cx: &mut Cx, spacing: Duration) {
