@@ -146,7 +146,7 @@ pub(crate) struct Entry {
 /// `GET /admin/v1/audit/log`: which entries. Everything that is given must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct LogQuery {
+pub(crate) struct EntryQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) topic: Option<Topic>,
     /// Part of the actor, of a holder's name or of the beginning of a key.
@@ -172,7 +172,7 @@ pub(crate) struct LogQuery {
 pub(crate) const MAX_ENTRIES: usize = 1000;
 pub(crate) const SOME_ENTRIES: usize = 100;
 
-impl LogQuery {
+impl EntryQuery {
     /// Whether an entry is asked for.
     pub(crate) fn wants(&self, number: u64, entry: &Entry) -> bool {
         let part = |of: &str, text: &Option<String>| {

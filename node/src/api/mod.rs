@@ -14,6 +14,7 @@ pub(crate) mod holds;
 pub(crate) mod inventory;
 pub(crate) mod invites;
 pub(crate) mod limits;
+pub(crate) mod logs;
 pub(crate) mod missing;
 pub(crate) mod overview;
 pub(crate) mod proposals;

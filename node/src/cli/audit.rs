@@ -13,7 +13,7 @@ use upswarm_protocol::ids::DocHash;
 use super::admin::AdminArgs;
 use super::output::Table;
 use super::{CliError, Common};
-use crate::api::audit::{KeyHolder, LogQuery, Topic};
+use crate::api::audit::{EntryQuery, KeyHolder, Topic};
 use crate::coordinator::audit_log::{self, ReadError};
 use crate::coordinator::directory::Directory;
 use crate::{clock, units};
@@ -106,7 +106,7 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
 }
 
 fn list(args: ListArgs, common: Common) -> Result<(), CliError> {
-    let query = LogQuery {
+    let query = EntryQuery {
         topic: args.topic,
         who: args.who,
         text: args.text,

@@ -264,6 +264,7 @@ fn serve(args: RunArgs) -> Result<(), CliError> {
 fn invite(args: InviteArgs, common: Common) -> Result<(), CliError> {
     let addresses = args.address.iter().map(|address| net::dialled(address)).collect::<Result<Vec<_>, _>>();
     let addresses = addresses.map_err(|error| CliError::Refused(format!("--address: {error:#}")))?;
+    let (group, site, uses) = (args.group.clone(), args.site.clone(), args.uses);
     let request =
         InviteRequest { group: args.group, site: args.site, ttl_s: args.ttl.as_secs(), uses: args.uses, addresses };
     let admin = AdminArgs::of_directory(args.data_dir);
@@ -282,6 +283,14 @@ fn invite(args: InviteArgs, common: Common) -> Result<(), CliError> {
     let json = json!({
         "token": invited.token, "expires": invited.expires, "addresses": addresses, "warnings": warnings,
     });
+    if !common.is_json() {
+        // The token alone is the output, so that scripts can take it.
+        let machines = crate::text::count(uses as usize, "machine", "machines");
+        eprintln!(
+            "for {machines} in group {group} at site {site}, until {}; on the machine: upswarm node join TOKEN",
+            invited.expires
+        );
+    }
     common.print(&json, &invited.token);
     Ok(())
 }

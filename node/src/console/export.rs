@@ -12,7 +12,7 @@ use super::Console;
 use super::guard::Visitor;
 use super::pages::{audit, devices};
 use super::trouble::Trouble;
-use crate::api::audit::{LogQuery, MAX_ENTRIES, NumberedEntry};
+use crate::api::audit::{EntryQuery, MAX_ENTRIES, NumberedEntry};
 use crate::api::fleet::{MAX_PER_PAGE, MachineQuery, MachineRow};
 use crate::text;
 
@@ -91,7 +91,7 @@ pub(super) async fn decisions_csv(
     _visitor: Visitor,
     asked: Result<Query<audit::Asked>, QueryRejection>,
 ) -> Result<Response, Trouble> {
-    let mut query = LogQuery { limit: Some(MAX_ENTRIES), ..asked?.0.query()? };
+    let mut query = EntryQuery { limit: Some(MAX_ENTRIES), ..asked?.0.query()? };
     let mut lines = Vec::new();
     loop {
         let page = console.client.audit_log(&query).await?;

@@ -163,6 +163,7 @@ fn routes(console: Arc<Console>) -> Router {
         .route("/search", get(pages::search))
         .route("/act/hold", post(act::hold))
         .route("/act/retry", post(act::retry))
+        .route("/act/log", post(act::log))
         .route("/act/acknowledge", post(act::acknowledge))
         .route("/act/sync", post(act::sync))
         .route("/act/draft", post(decide::draft))

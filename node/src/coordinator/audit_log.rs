@@ -11,7 +11,7 @@ use upswarm_protocol::catalog::{AuditBreak, AuditChain, AuditEnd, AuditHead, MAX
 use upswarm_protocol::time::Wall;
 
 use crate::api::actor::Actor;
-use crate::api::audit::{Deed, Entry, LogPage, LogQuery, MAX_ENTRIES, NumberedEntry, SOME_ENTRIES};
+use crate::api::audit::{Deed, Entry, EntryQuery, LogPage, MAX_ENTRIES, NumberedEntry, SOME_ENTRIES};
 use crate::sys;
 
 /// Holders that an entry names; a root may have more.
@@ -143,7 +143,7 @@ pub(crate) fn open(path: &Path, signed: Option<AuditHead>) -> anyhow::Result<Ope
 }
 
 /// The entries that a query asks for.
-pub(crate) fn page(path: &Path, query: &LogQuery) -> io::Result<LogPage> {
+pub(crate) fn page(path: &Path, query: &EntryQuery) -> io::Result<LogPage> {
     let limit = query.limit.unwrap_or(SOME_ENTRIES).clamp(1, MAX_ENTRIES);
     let (mut found, mut more, mut total) = (VecDeque::with_capacity(limit + 1), false, 0);
     let file = match File::open(path) {
@@ -262,24 +262,24 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.log");
         write(&path, 25);
-        let numbers = |query: &LogQuery| {
+        let numbers = |query: &EntryQuery| {
             let page = page(&path, query).unwrap();
             assert_eq!(page.total, 25);
             (page.entries.iter().map(|entry| entry.number).collect::<Vec<_>>(), page.more)
         };
-        let all = LogQuery { limit: Some(10), ..LogQuery::default() };
+        let all = EntryQuery { limit: Some(10), ..EntryQuery::default() };
         assert_eq!(numbers(&all), ((16..=25).rev().collect(), true));
-        let older = LogQuery { before: Some(16), ..all.clone() };
+        let older = EntryQuery { before: Some(16), ..all.clone() };
         assert_eq!(numbers(&older), ((6..=15).rev().collect(), true));
-        let of_one = LogQuery { text: Some("PAUSE 7".to_owned()), ..all.clone() };
+        let of_one = EntryQuery { text: Some("PAUSE 7".to_owned()), ..all.clone() };
         assert_eq!(numbers(&of_one), (vec![8], false));
-        assert_eq!(numbers(&LogQuery { who: Some("Anna".to_owned()), before: Some(3), ..all.clone() }).0, [2, 1]);
-        assert!(numbers(&LogQuery { who: Some("ben".to_owned()), ..all.clone() }).0.is_empty());
-        assert!(numbers(&LogQuery { topic: Some(Topic::Root), ..all.clone() }).0.is_empty());
-        let since = LogQuery { since: Some("2023-11-14T22:36:20Z".to_owned()), ..all };
+        assert_eq!(numbers(&EntryQuery { who: Some("Anna".to_owned()), before: Some(3), ..all.clone() }).0, [2, 1]);
+        assert!(numbers(&EntryQuery { who: Some("ben".to_owned()), ..all.clone() }).0.is_empty());
+        assert!(numbers(&EntryQuery { topic: Some(Topic::Root), ..all.clone() }).0.is_empty());
+        let since = EntryQuery { since: Some("2023-11-14T22:36:20Z".to_owned()), ..all };
         assert_eq!(numbers(&since).0, [25, 24]);
         std::fs::write(&path, [AUDIT_MAGIC, b"1 x y\n"].concat()).unwrap();
-        let broken = page(&path, &LogQuery::default()).unwrap();
+        let broken = page(&path, &EntryQuery::default()).unwrap();
         assert!(broken.broken.unwrap().contains("entry 1"), "a reader is told");
     }
 }

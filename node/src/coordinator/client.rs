@@ -17,7 +17,7 @@ use super::tls::{self, Fingerprint};
 use crate::api::actor;
 use crate::api::alarms::{AcknowledgeRequest, Acknowledged, AlarmList, AlarmQuery};
 use crate::api::approvals::{Accepted, ApprovalDraft, HexBytes, SignedDocument, SigningRequest};
-use crate::api::audit::{Audit, LogPage, LogQuery};
+use crate::api::audit::{Audit, EntryQuery, LogPage};
 use crate::api::catalog::Catalog;
 use crate::api::devices::{ReadmitRequest, Readmitted, RetireRequest, Retired, RevokeRequest, Revoked};
 use crate::api::feeds::{FeedList, FeedRequest, NewFeed};
@@ -27,6 +27,7 @@ use crate::api::holds::{Held, HoldRequest};
 use crate::api::inventory::{DeviceInventory, DeviceQuery, Inventories, PackageHolders, PackageQuery};
 use crate::api::invites::{DisinviteRequest, InviteList, InviteRequest, InviteView, Invited};
 use crate::api::limits::{LimitList, LimitRequest, SiteLimits};
+use crate::api::logs::{DeviceLogs, LogAsked, LogQuery, LogRequest};
 use crate::api::missing::{Missing, MissingQuery};
 use crate::api::overview::{Changes, ChangesQuery, Overview};
 use crate::api::proposals::{ProposalQuery, ProposalRequest, ProposalStatus, Updates, UpdatesQuery};
@@ -156,7 +157,7 @@ impl Client {
     }
 
     /// Entries of the log of decisions.
-    pub(crate) async fn audit_log(&self, query: &LogQuery) -> Result<LogPage, CliError> {
+    pub(crate) async fn audit_log(&self, query: &EntryQuery) -> Result<LogPage, CliError> {
         self.json(self.admin(Method::GET, "audit/log").query(query)).await
     }
 
@@ -286,6 +287,16 @@ impl Client {
     /// Sets or takes back a rate of a site.
     pub(crate) async fn limit(&self, request: &LimitRequest) -> Result<SiteLimits, CliError> {
         self.json(self.admin(Method::POST, "limits").json(request)).await
+    }
+
+    /// Has a machine tell what programs printed when it last tried a release.
+    pub(crate) async fn ask_log(&self, request: &LogRequest) -> Result<LogAsked, CliError> {
+        self.json(self.admin(Method::POST, "device/logs").json(request)).await
+    }
+
+    /// Logs that a machine was asked for.
+    pub(crate) async fn logs(&self, query: &LogQuery) -> Result<DeviceLogs, CliError> {
+        self.json(self.admin(Method::GET, "device/logs").query(query)).await
     }
 
     /// Has machines try a release again.

@@ -16,6 +16,7 @@
 //! D/devices/, D/invites/    one file each
 //! D/fleet.db                what devices told and its history, see `store::schema`; elsewhere with --database
 //! D/database.json           where that is, when it is not here
+//! D/logs/                   logs of devices that were asked for, one file each
 //! D/names.json              the admin's names of groups and sites
 //! D/repositories/           upstream repositories, see `repositories::settings`
 //! D/feeds/                  feeds of advisories, see `repositories::feeds`
@@ -236,7 +237,7 @@ impl Directory {
 
     /// Makes the empty rooms of a new directory; durable on return.
     pub(crate) fn create(&self) -> anyhow::Result<()> {
-        for room in ["keys", "roots", "doc", "payload", "upload", "devices", "invites"] {
+        for room in ["keys", "roots", "doc", "payload", "upload", "devices", "invites", "logs"] {
             let path = self.path.join(room);
             fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
         }
@@ -342,6 +343,10 @@ impl Directory {
                 if bytes.is_empty() { Change::Remove(path) } else { Change::Put(path, bytes) }
             }
             Record::Audit(at, bytes) => Change::Append(self.audit_log(), at, bytes),
+            Record::Log(device, release, bytes) => {
+                let path = self.path.join("logs").join(format!("{device}-{release}"));
+                if bytes.is_empty() { Change::Remove(path) } else { Change::Put(path, bytes) }
+            }
             Record::Report(..) | Record::InventoryBase(..) | Record::Inventory(..) | Record::Scan(..) => return None,
         })
     }

@@ -2,6 +2,7 @@
 //! store writes beside it, one batch at a time, in order, and readers look at the store. Nobody who only looks can hold it up.
 
 mod desk;
+mod looks;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -225,7 +226,10 @@ impl Driver {
                 Some(request) = ends.requests.recv(), if room && self.answers.len() + self.saved.len() < MAX_REQUESTS => self.request(request),
                 () = held(&mut self.holding) => self.holding = None,
                 _ = expiries.tick() => self.look_for_expiry(),
-                _ = alone.tick() => self.look_for_the_alone(),
+                _ = alone.tick() => {
+                    self.look_for_the_alone();
+                    self.look_for_rollouts();
+                }
                 () = sleep_until(due) => self.state.handle_timeout(self.clock.now()),
             }
         }
@@ -326,6 +330,10 @@ impl Driver {
         if !answers.is_empty() || self.state.index_version() != self.catalog.index_version {
             self.project_catalog();
         }
+        if !answers.is_empty() && self.alarms.all().iter().any(|alarm| alarm.kind == AlarmKind::Rollout && !alarm.over)
+        {
+            self.look_for_rollouts();
+        }
         // Last, so that whoever asks next sees what was answered.
         answers.into_iter().for_each(|(then, result)| then(result));
     }
@@ -424,6 +432,14 @@ impl Driver {
             Request::Retry(actor, request, reply) => {
                 let decision = self.at_desk(|desk| admin::retry::retry(&actor, desk, &request));
                 self.decide(&actor, decision, reply);
+            }
+            Request::AskLog(actor, request, reply) => {
+                let decision = self.at_desk(|desk| admin::logs::ask(&actor, desk, &request));
+                self.decide(&actor, decision, reply);
+            }
+            Request::Logs(query, reply) => {
+                let now = self.clock.now().wall;
+                drop(reply.send(self.at_desk(|desk| admin::logs::list(desk, &query, now))));
             }
             Request::Limit(actor, request, reply) => {
                 let decision = self.at_desk(|desk| admin::limits::limit(&actor, desk, &request));
@@ -606,32 +622,6 @@ impl Driver {
             seen.iter().cloned().for_each(|seen| self.see(seen));
             AlarmKind::OF_DEVICES.into_iter().for_each(|kind| self.ended(kind, Some(report.device), &seen));
         }
-    }
-
-    /// Whoever is alone now and was at the last look: machines that start find each other within seconds.
-    fn look_for_the_alone(&mut self) {
-        let (live, fleet) = (self.live(), self.store.snapshot());
-        let seen = admin::alarms::alone(&View::new(&live, &fleet));
-        let alone: BTreeSet<DeviceId> = seen.iter().filter_map(|seen| seen.device).collect();
-        let before = std::mem::replace(&mut self.alone, alone);
-        for device in before.iter().filter(|device| !self.alone.contains(*device)).copied().collect::<Vec<_>>() {
-            self.ended(AlarmKind::Alone, Some(device), &[]);
-        }
-        let still = seen.into_iter().filter(|seen| seen.device.is_some_and(|device| before.contains(&device)));
-        still.collect::<Vec<_>>().into_iter().for_each(|seen| self.see(seen));
-    }
-
-    fn look_for_expiry(&mut self) {
-        let seen = admin::alarms::expiries(&self.state, self.clock.now().wall);
-        for record in self.state.devices().map(|record| record.device).collect::<Vec<_>>() {
-            if self.alarms.concern(record) {
-                let of_device: Vec<Seen> = seen.iter().filter(|seen| seen.device == Some(record)).cloned().collect();
-                self.ended(AlarmKind::Expiry, Some(record), &of_device);
-            }
-        }
-        let own: Vec<Seen> = seen.iter().filter(|seen| seen.device.is_none()).cloned().collect();
-        self.ended(AlarmKind::Expiry, None, &own);
-        seen.into_iter().for_each(|seen| self.see(seen));
     }
 
     /// Has the alarms written: at once when there is news, else from time to time.

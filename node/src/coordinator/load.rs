@@ -11,7 +11,9 @@ use upswarm_protocol::catalog::walk::everything;
 use upswarm_protocol::catalog::{Index, Page, Root};
 use upswarm_protocol::chunk::{ChunkList, MAX_LIST};
 use upswarm_protocol::codec::{self, Text};
-use upswarm_protocol::coordinator::{CatalogRecord, CoordinatorState, DeviceRecord, HeldList, Invite, Setup, Stored};
+use upswarm_protocol::coordinator::{
+    CatalogRecord, CoordinatorState, DeviceRecord, HeldList, Invite, MAX_LOG_RECORD, Setup, Stored,
+};
 use upswarm_protocol::envelope::{Document, Envelope, Kind as DocumentKind, Role};
 use upswarm_protocol::ids::{DeviceId, DocHash, PublicKey};
 use zeroize::Zeroizing;
@@ -97,6 +99,7 @@ impl Directory {
             inventories,
             scans,
             groups: read_if_there(&self.groups())?,
+            logs: self.logs()?,
             documents: Vec::new(),
             devices: self.records("devices", |record: &DeviceRecord| record.device.to_string())?,
             invites: self.records("invites", |invite: &Invite| hex::encode(invite.secret_hash))?,
@@ -188,6 +191,18 @@ impl Directory {
         }
         stored.documents.extend(pages.into_iter().map(|(hash, bytes)| Document { hash, bytes }));
         Ok(())
+    }
+
+    /// Logs of devices. One that is damaged can be asked for again; one that is too large is none of ours.
+    fn logs(&self) -> anyhow::Result<Vec<Vec<u8>>> {
+        let mut logs = Vec::new();
+        for (_, path) in files(&self.path().join("logs"))? {
+            let what = || format!("reading {}", path.display());
+            if fs::metadata(&path).with_context(what)?.len() <= MAX_LOG_RECORD as u64 {
+                logs.push(fs::read(&path).with_context(what)?);
+            }
+        }
+        Ok(logs)
     }
 
     fn records<T: serde::de::DeserializeOwned>(

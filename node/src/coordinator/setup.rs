@@ -93,6 +93,7 @@ pub(crate) fn init(data_dir: &Path, offline: Option<Offline<'_>>) -> anyhow::Res
             keys: Keys::single(held((&publisher, Text::lossy(KeyUse::Publisher.name())))),
         }])?,
         approvers: Keys::single(held((&approver, Text::lossy(KeyUse::Approver.name())))),
+        targeting: None,
         group_rules: Bounded::default(),
         upstreams: Bounded::default(),
         online: Keys::single(held((&online, Text::lossy(COORDINATOR)))),

@@ -9,7 +9,7 @@ use crate::catalog::{page, walk};
 use crate::codec;
 use crate::envelope::{self, Role};
 use crate::ids::SiteId;
-use crate::report::{self, BytesBySource, DeploymentReport, DeviceMessage, Report};
+use crate::report::{self, BytesBySource, DeploymentReport, DeviceMessage, Papers, Report};
 use crate::time::Wall;
 use crate::wire;
 
@@ -50,6 +50,7 @@ pub(super) fn root() -> Root {
         root: keys(ROOT),
         publishers: Bounded::new(vec![rule]).unwrap(),
         approvers: keys(APPROVER),
+        targeting: None,
         group_rules: Bounded::default(),
         upstreams: Bounded::default(),
         online: keys(ONLINE),
@@ -102,6 +103,7 @@ impl Bench {
     pub(super) fn restart_with(durable: Vec<Record>, mut stored: Stored, now: Now) -> Self {
         let mut devices = BTreeMap::new();
         let mut invites = BTreeMap::new();
+        let mut logs = BTreeMap::new();
         let mut roots = vec![root_doc(&root(), &[])];
         for record in &durable {
             match record.clone() {
@@ -129,8 +131,10 @@ impl Bench {
                     assert_eq!(at, stored.audit.len, "it goes on where it ended");
                     stored.audit = after_line(stored.audit, &bytes);
                 }
+                Record::Log(device, release, bytes) => drop(logs.insert((device, release), bytes)),
             }
         }
+        stored.logs.extend(logs.into_values().filter(|bytes| !bytes.is_empty()));
         stored.devices.extend(devices.into_values());
         stored.invites = invites.into_values().collect();
         let newest = roots.pop().unwrap();

@@ -9,7 +9,7 @@ use crate::codec::{Bounded, Text};
 use crate::envelope::{ASSIGNMENT_CAP, Document, EnvelopeError};
 use crate::ids::{DeviceId, DocHash, GroupId, PayloadId, ReleaseId, SiteId};
 use crate::node::Verdict;
-use crate::report::{Report, Trouble};
+use crate::report::{DeploymentReport, Papers, Report, Trouble};
 use crate::time::Wall;
 use crate::trust::TrustError;
 use crate::wire::{BlockStatus, BlockWhat, MAX_WAN_RATES, Topic, WanRate};
@@ -192,6 +192,15 @@ pub enum Command {
         site: SiteId,
         /// The rates, all of them.
         rates: Bounded<WanRate, MAX_WAN_RATES>,
+        /// Whether its machines give way to everything else on the line; `None` leaves that to each.
+        yields: Option<bool>,
+    },
+    /// Ask a device for what programs printed when a release was last tried there.
+    AskLog {
+        /// The device.
+        device: DeviceId,
+        /// The release.
+        release: ReleaseId,
     },
     /// Put a device into these groups and no others.
     Assign {
@@ -252,6 +261,23 @@ pub struct DeviceRecord {
     pub assignment: Bounded<u8, ASSIGNMENT_CAP>,
     /// When that assignment was signed; zero while this coordinator knows of none, and so of no groups.
     pub assigned: Wall,
+}
+
+/// What a device last said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastReport {
+    /// The device.
+    pub device: DeviceId,
+    /// The report's number.
+    pub seq: u64,
+    /// When it came.
+    pub received: Wall,
+    /// Where the device listened.
+    pub addresses: Vec<Text<128>>,
+    /// Every deployment that it has spoken of.
+    pub deployments: Vec<DeploymentReport>,
+    /// What it held of what was signed for it.
+    pub papers: Papers,
 }
 
 /// What was done for an admin.
@@ -335,6 +361,8 @@ pub enum Record {
     Root(u64, Vec<u8>),
     /// Bytes of the log of decisions at a position of its file, which is where it ended. On disk no later than what they speak of.
     Audit(u64, Vec<u8>),
+    /// A log that was asked for of a device, encoded, at most [`super::MAX_LOG_RECORD`] bytes; none removes it.
+    Log(DeviceId, ReleaseId, Vec<u8>),
 }
 
 /// A document that a peer may read.

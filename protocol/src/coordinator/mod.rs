@@ -22,6 +22,9 @@ mod inventories;
 #[cfg(test)]
 mod inventories_tests;
 mod io;
+mod logs;
+#[cfg(test)]
+mod logs_tests;
 mod pages;
 #[cfg(test)]
 mod pages_tests;
@@ -49,9 +52,10 @@ pub use dynamic::MAX_DYNAMIC;
 pub use inventories::{DeviceInventory, DeviceScan};
 pub use io::Distrust;
 pub use io::{
-    AlarmKind, Command, DeviceRecord, Done, HeldList, Input, Invite, MAX_USES, Output, Reason, Record, Refusal,
-    ServeWhat,
+    AlarmKind, Command, DeviceRecord, Done, HeldList, Input, Invite, LastReport, MAX_USES, Output, Reason, Record,
+    Refusal, ServeWhat,
 };
+pub use logs::{DeviceLog, MAX_LOG_RECORD};
 pub use pages::{PublishedApproval, PublishedGroup, PublishedRelease};
 pub use rollout::{HEARD_WITHIN, SILENT_AFTER};
 
@@ -66,7 +70,7 @@ use crate::envelope::{self, Document, Kind, Role};
 use crate::ids::{DeviceId, DocHash, GroupId, PayloadId, PublicKey, ReleaseId};
 use crate::node::Verdict;
 use crate::report;
-use crate::report::{DeploymentReport, MAX_NEWS, Papers};
+use crate::report::MAX_NEWS;
 use crate::time::{Mono, Now, Wall};
 use crate::wire::{Message, RetryOrder, Topic};
 
@@ -110,6 +114,8 @@ pub struct Stored {
     pub scans: Vec<(DeviceId, Vec<u8>)>,
     /// The last [`Record::Groups`].
     pub groups: Option<Vec<u8>>,
+    /// Every [`Record::Log`].
+    pub logs: Vec<Vec<u8>>,
     /// Payloads that are complete in the store, with their lengths in bytes.
     pub payloads: BTreeMap<PayloadId, u64>,
     /// Chunk lists in the store.
@@ -120,23 +126,6 @@ pub struct Stored {
     pub audit: AuditEnd,
     /// All of this comes from a backup, and is used for the first time.
     pub restored: bool,
-}
-
-/// What a device last said.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LastReport {
-    /// The device.
-    pub device: DeviceId,
-    /// The report's number.
-    pub seq: u64,
-    /// When it came.
-    pub received: Wall,
-    /// Where the device listened.
-    pub addresses: Vec<Text<128>>,
-    /// Every deployment that it has spoken of.
-    pub deployments: Vec<DeploymentReport>,
-    /// What it held of what was signed for it.
-    pub papers: Papers,
 }
 
 /// What a coordinator is made of.
@@ -189,6 +178,7 @@ enum After {
     Enrolled { peer: DeviceId },
     Renewed { peer: DeviceId },
     Assigned { device: DeviceId },
+    LogAsked { device: DeviceId },
     Held { device: DeviceId, digest: DocHash },
     Acknowledge(Acknowledge),
 }
@@ -224,6 +214,7 @@ pub struct CoordinatorState {
     invites: BTreeMap<[u8; 32], Invite>,
     rollouts: Rollouts,
     wan_limits: wan_limits::Orders,
+    logs: logs::Logs,
     inventories: Inventories,
     dynamic: Dynamic,
     audit: AuditEnd,
@@ -274,6 +265,7 @@ impl CoordinatorState {
             invites: stored.invites.into_iter().map(|invite| (invite.secret_hash, invite)).collect(),
             rollouts: Rollouts::restore(stored.rollouts.as_deref()),
             wan_limits: wan_limits::Orders::restore(stored.wan_limits.as_deref()).map_err(SetupError::WanLimits)?,
+            logs: logs::Logs::restore(&stored.logs),
             inventories: Inventories::default(),
             dynamic: Dynamic::default(),
             audit: stored.audit,
@@ -500,8 +492,12 @@ impl CoordinatorState {
                 self.order_retry(RetryOrder { release, group, device, issued: now.wall })?;
                 false
             }
-            Command::WanLimits { site, rates } => {
-                self.order_wan_limits(site, rates, now.wall)?;
+            Command::WanLimits { site, rates, yields } => {
+                self.order_wan_limits(site, (rates, yields), now.wall)?;
+                false
+            }
+            Command::AskLog { device, release } => {
+                self.ask_log(device, release, now)?;
                 false
             }
             Command::Invite(invite) => {
@@ -618,6 +614,7 @@ impl CoordinatorState {
             After::Enrolled { peer } => self.enrolled(peer),
             After::Renewed { peer } => self.renewed(peer),
             After::Assigned { device } => self.send_assignment(device),
+            After::LogAsked { device } => self.call(device),
             After::Held { device, digest } => {
                 if let Some(known) = self.devices.get_mut(&device) {
                     known.held = digest;

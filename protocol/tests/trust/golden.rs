@@ -304,12 +304,37 @@ fn reports_of_inventories_and_scans() {
             "02000000{five}0400000000000000{now}0900000000000000010000000200000003000000040000000001{}{eight}02000000",
             "0100000000000000"
         ),
+        format!("03000000{five}0500000000000000{now}{eight}{now}01000200010500000000000000453a206e6f"),
     ];
-    for (message, expected) in [inventory, scan].iter().zip(expected) {
+    let log = DeviceMessage::Log(Box::new(LogReport {
+        device,
+        seq: 5,
+        issued: NOW,
+        release: ReleaseId([8; 32]),
+        ordered: NOW,
+        part: 1,
+        parts: 2,
+        found: true,
+        text: list(b"E: no".to_vec()),
+    }));
+    for (message, expected) in [inventory, scan, log].iter().zip(expected) {
         let bytes = codec::encode(message, Kind::Report.cap()).unwrap();
         pinned("a report", &bytes, &expected);
         assert_eq!(codec::decode::<DeviceMessage>(&bytes, Kind::Report.cap()).unwrap(), *message);
     }
+}
+
+#[test]
+fn orders_of_the_coordinator() {
+    let now = "00505c18a3010000";
+    let order = LogOrder { device: DeviceId([5; 32]), release: ReleaseId([8; 32]), issued: NOW };
+    let bytes = codec::encode(&order, Kind::LogOrder.cap()).unwrap();
+    pinned("the order of a log", &bytes, &format!("{}{}{now}", "05".repeat(32), "08".repeat(32)));
+    let rates = list(vec![WanRate { window: None, bytes_per_s: 1_000_000 }]);
+    let order = WanLimits { site: SiteId([1; 16]), issued: NOW, rates, yields: Some(true) };
+    let bytes = codec::encode(&order, Kind::WanLimits.cap()).unwrap();
+    let expected = format!("{}{now}01000000000000000040420f00000000000101", "01".repeat(16));
+    pinned("the order of limits", &bytes, &expected);
 }
 
 /// Signed and encrypted, the largest ones fit what neighbours pass on.
@@ -330,7 +355,18 @@ fn the_largest_reports_fit() {
         parts: 1,
         states: list(states),
     }));
-    for message in [inventory, scan] {
+    let log = DeviceMessage::Log(Box::new(LogReport {
+        device,
+        seq: 5,
+        issued: NOW,
+        release: ReleaseId([8; 32]),
+        ordered: NOW,
+        part: 1,
+        parts: 2,
+        found: true,
+        text: list(vec![b'x'; MAX_LOG_PART]),
+    }));
+    for message in [inventory, scan, log] {
         let signed = envelope::sign(Kind::Report, Role::Device, &message, &[&key(5)]).unwrap();
         assert!(signed.len() + 48 <= 4 << 10, "{} bytes and encryption", signed.len());
     }
@@ -356,7 +392,7 @@ fn snapshot() {
 }
 
 const ENVELOPE: &str = "555053310504000004000000626f647901ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c19787cd9eb971d6aafa3286e6f1d3678f2e247f834bc347c097709385c6afbc1a833f3e9cd6d4f2ce94f55a241eefbbb6c50fe303d10f0d7d1274a71e6441409";
-const ROOT: &str = "837:68563db5779bfbf4e5cec50ebf07e11eb11d49f7e595ad4460a0a7ebda7c0f2d";
+const ROOT: &str = "838:494a16e53a36918bf2daaec92f8d1960d13f390e2fb871acc43eb32fb906ca94";
 const RELEASE: &str = "916:87ba4a1072e5282515efc125e393cc38cfc109ad77f353708e59e7ce6f98a1e7";
 const RECIPES: [&str; 7] = [
     "010000000100000000000000010002000000000000002f61a4010000",
@@ -383,8 +419,8 @@ const PRESENCE: &str = "030000000000000001020300505c18a3010000010000000000000016
 const LEASE: &str = "05050505050505050505050505050505050505050505050505050505050505053333333333333333333333333333333309000000000000000010000000000000010000000000000006060606060606060606060606060606060606060606060606060606060606060200000000000000010000000700000002000000000000000901";
 const REPORT: &str = "346:d02791bbceb24a12ee6f3b3f838893bb405f00eb2b7342b7ab5dc6122a3c8b93";
 const FRAMES: [&str; 24] = [
-    "0000000006000100000000000000010100000000000000020300000000000000",
-    "01000000060004040404040404040404040404040404040404040404040404040404040404040200000002000000000000007063",
+    "0000000007000100000000000000010100000000000000020300000000000000",
+    "01000000070004040404040404040404040404040404040404040404040404040404040404040200000002000000000000007063",
     "020000000100000000000000010100000000000000020000000000000000010000000000000001000000000000006f0100000000000000010000000000000070",
     "0300000002000000000000006e6f",
     "04000000",
@@ -413,4 +449,4 @@ const BLOCKS: [&str; 3] = [
     "010000000107070707070707070707070707070707070707070707070707070707070707070000000000000000",
     "010000000200000000000000000000000000000000000000000000000000000000000000000500000000000000",
 ];
-const SNAPSHOT: &str = "1767:0787bf14fb696f4e46060b03432ee8e8d5914b6e176a841a51afca193145c60a";
+const SNAPSHOT: &str = "1768:eb7838c231548a55a88c1afa6c05d72305922d47f62cf69ff277fc8cf5276ef8";

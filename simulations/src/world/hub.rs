@@ -260,6 +260,7 @@ impl World {
                         Record::Catalog(_)
                         | Record::InventoryBase(..)
                         | Record::Device(..)
+                        | Record::Log(..)
                         | Record::Invite(..)
                         | Record::Rollouts(_)
                         | Record::Groups(_)

@@ -8,7 +8,7 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 
 use super::{Frame, Page, render};
-use crate::api::audit::{AuditDocument, LogQuery, NumberedEntry, Topic};
+use crate::api::audit::{AuditDocument, EntryQuery, NumberedEntry, Topic};
 use crate::console::Console;
 use crate::console::guard::Visitor;
 use crate::console::show;
@@ -53,14 +53,14 @@ pub(crate) struct Asked {
 
 impl Asked {
     /// The entries that are meant.
-    pub(crate) fn query(&self) -> Result<LogQuery, Trouble> {
+    pub(crate) fn query(&self) -> Result<EntryQuery, Trouble> {
         let topic = Some(self.topic.trim()).filter(|topic| !topic.is_empty());
         let topic = topic.map(|topic| {
             <Topic as clap::ValueEnum>::from_str(topic, true)
                 .map_err(|_| Trouble::from(CliError::Refused(format!("There is no topic {topic:?}."))))
         });
         let text = Some(self.q.trim().to_owned()).filter(|text| !text.is_empty());
-        Ok(LogQuery { topic: topic.transpose()?, text, before: self.before, ..LogQuery::default() })
+        Ok(EntryQuery { topic: topic.transpose()?, text, before: self.before, ..EntryQuery::default() })
     }
 }
 

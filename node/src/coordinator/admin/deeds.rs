@@ -115,7 +115,7 @@ pub(super) fn group(desk: &Desk<'_>, document: &[u8], said: &GroupDocument) -> D
     let replaces = before.map_or_else(String::new, |known| format!("; replaces version {}", known.version));
     let what = format!("what group {} is was signed, version {}: {members}{replaces}", said.name, said.version);
     let opened: Option<(_, GroupDocument)> = open(document, Kind::Group, Role::Approver);
-    let by = opened.map(|(envelope, _)| holders(&envelope, Some(&desk.state.root().approvers))).unwrap_or_default();
+    let by = opened.map(|(envelope, _)| holders(&envelope, Some(desk.state.root().targeters()))).unwrap_or_default();
     signed(Topic::Group, what, document, by)
 }
 

@@ -15,6 +15,7 @@ pub(crate) mod hold;
 pub(crate) mod inventory;
 pub(crate) mod invite;
 pub(crate) mod limits;
+pub(crate) mod logs;
 pub(crate) mod machines;
 pub(crate) mod metrics;
 pub(crate) mod missing;

@@ -24,13 +24,14 @@ use super::shared::{Metrics, Shared};
 use crate::api::actor::{self, Actor};
 use crate::api::alarms::{AcknowledgeRequest, Acknowledged, AlarmQuery};
 use crate::api::approvals::{Accepted, ApprovalDraft, HexBytes, SignedDocument};
-use crate::api::audit::{Deed, LogQuery, Topic};
+use crate::api::audit::{Deed, EntryQuery, Topic};
 use crate::api::devices::{ReadmitRequest, Readmitted, RetireRequest, Retired, RevokeRequest, Revoked};
 use crate::api::groups::{GroupMade, MemberRequest, Membership, NewGroup, SignedGroup};
 use crate::api::holds::{Held, HoldRequest};
 use crate::api::inventory::{DeviceQuery, PackageQuery};
 use crate::api::invites::{DisinviteRequest, InviteList, InviteRequest, InviteView, Invited};
 use crate::api::limits::{LimitRequest, SiteLimits};
+use crate::api::logs::{DeviceLogs, LogAsked, LogQuery, LogRequest};
 use crate::api::missing::MissingQuery;
 use crate::api::releases::{WithdrawRequest, Withdrawn};
 use crate::api::retries::{Retried, RetryRequest};
@@ -271,6 +272,23 @@ pub(super) async fn post_retry(
     decide(&shared, |reply| Request::Retry(asker.0, request, reply)).await
 }
 
+pub(super) async fn post_log(
+    State(shared): State<Arc<Shared>>,
+    asker: Asker,
+    request: Ask<LogRequest>,
+) -> Answer<LogAsked> {
+    let Json(request) = request?;
+    decide(&shared, |reply| Request::AskLog(asker.0, request, reply)).await
+}
+
+pub(super) async fn get_logs(
+    State(shared): State<Arc<Shared>>,
+    query: Result<Query<LogQuery>, QueryRejection>,
+) -> Answer<DeviceLogs> {
+    let Query(query) = query?;
+    decide(&shared, |reply| Request::Logs(query, reply)).await
+}
+
 pub(super) async fn get_limits(State(shared): State<Arc<Shared>>) -> Result<Response, Refused> {
     look(&shared, |view| Ok(admin::limits::list(view))).await
 }
@@ -509,7 +527,7 @@ pub(super) async fn get_audit_index(State(shared): State<Arc<Shared>>) -> Answer
 /// Entries of the log of decisions.
 pub(super) async fn get_audit_log(
     State(shared): State<Arc<Shared>>,
-    query: Look<LogQuery>,
+    query: Look<EntryQuery>,
 ) -> Result<Response, Refused> {
     let (Query(query), path) = (query?, shared.directory.audit_log());
     look(&shared, move |_| {

@@ -58,6 +58,7 @@ pub(crate) fn admin(shared: Arc<Shared>) -> Router {
         .route("/v1/invites", get(api::get_invites))
         .route("/v1/invite/revoke", post(api::post_disinvite))
         .route("/v1/retry", post(api::post_retry))
+        .route("/v1/device/logs", get(api::get_logs).post(api::post_log))
         .route("/v1/limits", get(api::get_limits).post(api::post_limit))
         .route("/v1/device/retire", post(api::post_retire))
         .route("/v1/release/withdraw", post(api::post_withdraw))

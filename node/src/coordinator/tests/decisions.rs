@@ -4,10 +4,10 @@ use upswarm_protocol::coordinator::AlarmKind;
 
 use super::*;
 use crate::api::alarms::AlarmQuery;
-use crate::api::audit::{LogQuery, NumberedEntry, Topic};
+use crate::api::audit::{EntryQuery, NumberedEntry, Topic};
 
 async fn entries(bench: &Bench) -> Vec<NumberedEntry> {
-    let page = bench.client().audit_log(&LogQuery { limit: Some(1000), ..LogQuery::default() }).await.unwrap();
+    let page = bench.client().audit_log(&EntryQuery { limit: Some(1000), ..EntryQuery::default() }).await.unwrap();
     assert_eq!(page.broken, None);
     page.entries
 }
