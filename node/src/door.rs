@@ -16,6 +16,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use ipnet::IpNet;
@@ -26,7 +28,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::sys::LocalListener;
+use crate::sys::{self, LocalListener};
 
 /// Time for a handshake, and for the head of a request.
 const HEAD_PATIENCE: Duration = Duration::from_secs(15);
@@ -45,6 +47,28 @@ pub(crate) enum Listener {
     Tls(TcpListener, TlsAcceptor),
     /// For this user of this machine.
     Local(LocalListener),
+}
+
+/// Where a request came from; each carries it among its extensions.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    /// The door's name.
+    door: &'static str,
+    /// Of who came over the network.
+    address: Option<IpAddr>,
+    /// The user at the other end of a socket of this machine, where the system says it.
+    user: Option<u32>,
+}
+
+impl std::fmt::Display for Caller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.door)?;
+        match (self.address, self.user) {
+            (Some(address), _) => write!(f, ", {address}"),
+            (None, Some(user)) => write!(f, ", user {user} of this machine"),
+            (None, None) => Ok(()),
+        }
+    }
 }
 
 /// A listener and its limits.
@@ -70,7 +94,7 @@ impl Door {
                 () = stop.cancelled() => return,
                 accepted = self.accept() => accepted,
             };
-            let (stream, address) = match accepted {
+            let (stream, caller) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(door = self.name, %error, "cannot accept a connection");
@@ -79,12 +103,13 @@ impl Door {
                 }
             };
             while tasks.try_join_next().is_some() {}
+            let address = caller.address;
             if !self.lets_in(address) {
                 tracing::debug!(door = self.name, ?address, "this address may not come in");
                 continue;
             }
             let place = Room::enter(&room, address);
-            let service = TowerToHyperService::new(routes.clone());
+            let service = Named { routes: TowerToHyperService::new(routes.clone()), caller };
             let tls = match &self.listener {
                 Listener::Tls(_, acceptor) => Some(acceptor.clone()),
                 _ => None,
@@ -110,13 +135,18 @@ impl Door {
         }
     }
 
-    async fn accept(&self) -> io::Result<(Box<dyn Stream>, Option<IpAddr>)> {
+    async fn accept(&self) -> io::Result<(Box<dyn Stream>, Caller)> {
+        let named = |address, user| Caller { door: self.name, address, user };
         match &self.listener {
             Listener::Tcp(listener) | Listener::Tls(listener, _) => {
                 let (stream, address) = listener.accept().await?;
-                Ok((Box::new(stream), Some(address.ip().to_canonical())))
+                Ok((Box::new(stream), named(Some(address.ip().to_canonical()), None)))
             }
-            Listener::Local(listener) => Ok((Box::new(listener.accept().await?.0), None)),
+            Listener::Local(listener) => {
+                let stream = listener.accept().await?.0;
+                let user = sys::local_user(&stream).ok();
+                Ok((Box::new(stream), named(None, user)))
+            }
         }
     }
 
@@ -139,7 +169,24 @@ pub(crate) async fn whole(request: Request<Body>, limit: usize) -> Result<Reques
     }
 }
 
-async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, service: TowerToHyperService<Router>) {
+/// Routes that know who asks.
+struct Named {
+    routes: TowerToHyperService<Router>,
+    caller: Caller,
+}
+
+impl Service<Request<Incoming>> for Named {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.caller.clone());
+        self.routes.call(request)
+    }
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, service: Named) {
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)

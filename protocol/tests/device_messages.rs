@@ -204,7 +204,7 @@ impl Pair {
         self.hub_hears(hub::Input::ChunkListHeld { hash: payload.chunk_list, list: held });
         self.hub_hears(hub::Input::PayloadHeld { payload: payload.id, len: payload.len });
         let doc = self.world.publish(&release);
-        self.hub_hears(hub::Input::Admin { request: counter, command: Command::Publish(doc.bytes) });
+        self.hub_hears(hub::Input::Admin { request: counter, command: Command::Publish(doc.bytes), entry: None });
         doc.release
     }
 
@@ -277,7 +277,8 @@ impl Pair {
                         | hub::Record::Rollouts(_)
                         | hub::Record::Groups(_)
                         | hub::Record::WanLimits(_)
-                        | hub::Record::Root(..) => {}
+                        | hub::Record::Root(..)
+                        | hub::Record::Audit(..) => {}
                     }
                     self.push(2_000, Going::Hub(Box::new(hub::Input::Persisted { token })));
                 }
@@ -508,7 +509,7 @@ fn a_log_that_is_asked_for_comes_whole_whatever_is_lost_or_restarted() {
         pair.run(Duration::from_secs(5), |_| false);
         (pair.loss, pair.delay) = (40, 6_000_000);
         let command = Command::AskLog { device: device(), release };
-        pair.hub_hears(hub::Input::Admin { request: 7, command });
+        pair.hub_hears(hub::Input::Admin { request: 7, command, entry: None });
         for _ in 0..3 {
             let wait = Duration::from_millis(pair.dice.below(20_000));
             pair.run(wait, |_| false);

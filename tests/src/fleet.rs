@@ -121,6 +121,8 @@ pub struct Coordinator<'lab> {
     pub clock: Option<FakeClock>,
     /// More arguments of `coordinator run`.
     pub args: Vec<String>,
+    /// Where machines connect, and where the origin listens.
+    pub ports: (u16, u16),
     process: Option<Process>,
 }
 
@@ -129,7 +131,13 @@ impl<'lab> Coordinator<'lab> {
     pub fn init(lab: &'lab Lab) -> Self {
         let dir = lab.dir().join("coordinator");
         program::verb(&lab.wan, &["coordinator", "init", "--demo-keys", "--data-dir", text(&dir)]).done();
-        Self { lab, dir, origins: Vec::new(), clock: None, args: Vec::new(), process: None }
+        Self::of(lab, dir)
+    }
+
+    /// One whose directory is there. It does not run yet.
+    pub fn of(lab: &'lab Lab, dir: PathBuf) -> Self {
+        let ports = (4701, 4702);
+        Self { lab, dir, origins: Vec::new(), clock: None, args: Vec::new(), ports, process: None }
     }
 
     /// Sets one up and runs it.
@@ -141,7 +149,8 @@ impl<'lab> Coordinator<'lab> {
 
     /// Runs it, and waits until it answers.
     pub fn start(&mut self) {
-        let (listen, http) = (format!("/ip4/{WAN_ADDRESS}/tcp/4701"), format!("{WAN_ADDRESS}:4702"));
+        let (listen, http) =
+            (format!("/ip4/{WAN_ADDRESS}/tcp/{}", self.ports.0), format!("{WAN_ADDRESS}:{}", self.ports.1));
         let mut args = vec!["coordinator", "run", "--data-dir", text(&self.dir), "--listen", &listen, "--http", &http];
         for origin in &self.origins {
             args.extend(["--origin-url", origin]);
@@ -164,6 +173,16 @@ impl<'lab> Coordinator<'lab> {
         let process = self.process.take().expect("the coordinator runs");
         let status = process.stop();
         assert!(status.success(), "the coordinator ended with {status}");
+    }
+
+    /// Its process, which must run.
+    pub fn id(&self) -> u32 {
+        self.process.as_ref().expect("the coordinator runs").id()
+    }
+
+    /// As `kill -9` does.
+    pub fn kill(&mut self) {
+        self.process.take().expect("the coordinator runs").kill();
     }
 
     /// Runs a verb on its data directory.

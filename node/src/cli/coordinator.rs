@@ -1,3 +1,5 @@
+mod backup;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -8,6 +10,7 @@ use upswarm_protocol::coordinator::{Command, CoordinatorState, Input, Output};
 
 use super::admin::{AdminArgs, offline_keys};
 use super::{CliError, Common};
+use crate::api::actor::Actor;
 use crate::api::invites::{InviteRequest, Invited};
 use crate::clock::Clock;
 use crate::coordinator::database_setting::{self, DatabaseSetting};
@@ -15,7 +18,7 @@ use crate::coordinator::directory::{Change, Directory, Lock};
 use crate::coordinator::keys::{self, KeyUse, Passphrase};
 use crate::coordinator::setup::Offline;
 use crate::coordinator::token::JoinToken;
-use crate::coordinator::{admin, run, setup};
+use crate::coordinator::{admin, audit_log, run, setup};
 use crate::net;
 use crate::units;
 
@@ -70,6 +73,10 @@ enum Verb {
     Run(RunArgs),
     /// Print a token with which machines join.
     Invite(InviteArgs),
+    /// Write the whole coordinator to one file, while it runs.
+    Backup(backup::BackupArgs),
+    /// Make a new data directory of a backup.
+    Restore(backup::RestoreArgs),
     /// Make an online key that can take the place of the one in use, and print it.
     StandbyKeys(StandbyArgs),
 }
@@ -178,6 +185,8 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
         Verb::Init(args) => init(args, common),
         Verb::Run(args) => serve(args),
         Verb::Invite(args) => invite(args, common),
+        Verb::Backup(args) => backup::backup(args, common),
+        Verb::Restore(args) => backup::restore(args, common),
         Verb::StandbyKeys(args) => standby_keys(&args, common),
     }
 }
@@ -301,7 +310,10 @@ fn invite_offline(directory: &Directory, request: &InviteRequest, _lock: &Lock) 
     directory.apply(&[Change::Put(directory.names(), loaded.names.to_bytes())])?;
     let mut state = CoordinatorState::new(loaded.setup, clock.now()).context("starting from the data directory")?;
     directory.settle(&mut state, clock.now())?;
-    state.handle_input(Input::Admin { request: 0, command: Command::Invite(invite) }, clock.now());
+    let deed = admin::invite::deed(&invite, request);
+    let entry = audit_log::entry(clock.now().wall, &Actor::offline(), &deed);
+    let command = Command::Invite(invite);
+    state.handle_input(Input::Admin { request: 0, command, entry: Some(entry) }, clock.now());
     for answer in directory.settle(&mut state, clock.now())? {
         if let Output::Answer { result, .. } = answer {
             result.map_err(refused)?;

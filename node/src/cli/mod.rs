@@ -3,6 +3,7 @@
 mod admin;
 mod alarms;
 mod approve;
+mod audit;
 mod console;
 pub(crate) mod coordinator;
 mod defer;
@@ -38,6 +39,7 @@ mod severity;
 mod sign;
 mod snapshot;
 mod status;
+mod support_bundle;
 mod sync;
 mod token;
 mod top;
@@ -160,6 +162,8 @@ enum Verb {
     Status(status::Args),
     /// List what an admin should look at, and say that somebody has.
     Alarms(alarms::Args),
+    /// Show who decided what, and check that nobody has changed the log of it.
+    Audit(audit::Args),
     /// Show what is installed on the machines.
     Inventory(inventory::Args),
     /// Show releases that machines need and do not have.
@@ -180,6 +184,8 @@ enum Verb {
     Scan(scan::Args),
     /// Check a coordinator or a node, and say what to do about what is not right.
     Doctor(doctor::Args),
+    /// Collect what somebody who helps needs to see, without secrets.
+    SupportBundle(support_bundle::Args),
     /// Write a static origin that any web server can serve.
     Export(export::Args),
     /// Run a whole site on this machine and watch an update reach it.
@@ -252,6 +258,7 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Login(args) => login::run(args, common),
         Verb::Status(args) => status::run(args, common),
         Verb::Alarms(args) => alarms::run(args, common),
+        Verb::Audit(args) => audit::run(args, common),
         Verb::Inventory(args) => inventory::run(args, common),
         Verb::Missing(args) => missing::run(args, common),
         Verb::Report(args) => report::run(args, common),
@@ -262,6 +269,7 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Top(args) => top::run(args, common),
         Verb::Scan(args) => scan::run(args, common),
         Verb::Doctor(args) => doctor::run(&args, common),
+        Verb::SupportBundle(args) => support_bundle::run(args, common),
         Verb::Export(args) => export::run(args, common),
         Verb::Demo(args) => demo::run(args, common),
         Verb::Completions(args) => {

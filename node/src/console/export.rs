@@ -10,13 +10,17 @@ use axum::response::{IntoResponse, Response};
 
 use super::Console;
 use super::guard::Visitor;
-use super::pages::devices;
 use super::pages::reports::{self, Asked};
+use super::pages::{audit, devices};
 use super::trouble::Trouble;
+use crate::api::audit::{EntryQuery, MAX_ENTRIES, NumberedEntry};
 use crate::api::fleet::{MAX_PER_PAGE, MachineQuery, MachineRow};
 use crate::text;
 
 type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
+
+/// Lines of one file; more is for `upswarm audit export`.
+const MAX_LINES: usize = 100_000;
 
 /// Every machine that the query is about.
 async fn all(console: &Console, query: MachineQuery) -> Result<Vec<MachineRow>, Trouble> {
@@ -100,6 +104,38 @@ pub(super) async fn report_json(
     let Query(asked) = asked?;
     let report: serde_json::Value = console.client.report(asked.name(), &asked.query()).await?;
     Ok(Json(report).into_response())
+}
+
+/// The whole log of decisions, as far as the filters of the page let it through.
+pub(super) async fn decisions_csv(
+    State(console): State<Arc<Console>>,
+    _visitor: Visitor,
+    asked: Result<Query<audit::Asked>, QueryRejection>,
+) -> Result<Response, Trouble> {
+    let mut query = EntryQuery { limit: Some(MAX_ENTRIES), ..asked?.0.query()? };
+    let mut lines = Vec::new();
+    loop {
+        let page = console.client.audit_log(&query).await?;
+        query.before = page.entries.last().map(|entry| entry.number);
+        lines.extend(page.entries.into_iter().map(|NumberedEntry { number, entry }| {
+            let holders = entry.holders.iter().map(|known| format!("{} {}", known.holder, known.key));
+            let holders: Vec<String> = holders.collect();
+            vec![
+                number.to_string(),
+                entry.when,
+                entry.topic.word(),
+                entry.actor,
+                entry.from,
+                holders.join(", "),
+                entry.what,
+                entry.document.map(|document| document.to_string()).unwrap_or_default(),
+            ]
+        }));
+        if !page.more || lines.len() >= MAX_LINES {
+            break;
+        }
+    }
+    csv("decisions.csv", &["entry", "when", "topic", "who", "from", "signed by", "what", "document"], lines.into_iter())
 }
 
 /// A file as RFC 4180 has it, in which no cell is a formula, turns the direction of writing or hides anything.

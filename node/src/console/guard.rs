@@ -112,6 +112,10 @@ impl Guard {
         Ok(Some(cookie))
     }
 
+    fn forget(&self, cookie: &str) {
+        self.inside().sessions.remove(blake3::hash(cookie.as_bytes()).as_bytes());
+    }
+
     fn visitor(&self, headers: &HeaderMap) -> Option<Visitor> {
         let name = *blake3::hash(self.shown(headers)?.as_bytes()).as_bytes();
         let inside = self.inside();
@@ -121,7 +125,7 @@ impl Guard {
 
     fn end(&self, headers: &HeaderMap) {
         if let Some(cookie) = self.shown(headers) {
-            self.inside().sessions.remove(blake3::hash(cookie.as_bytes()).as_bytes());
+            self.forget(cookie);
         }
     }
 
@@ -223,6 +227,11 @@ pub(crate) struct Entry {
 pub(crate) async fn enter(State(console): State<Arc<Console>>, Query(entry): Query<Entry>) -> Response {
     match console.guard.enter(&entry.secret) {
         Ok(Some(cookie)) => {
+            // Whoever comes in stands in the coordinator's log, or does not come in.
+            if let Err(error) = console.client.entered().await {
+                console.guard.forget(&cookie);
+                return Trouble::from(error).into_response();
+            }
             let age = SESSION_LIFE.as_secs();
             let name = &console.guard.cookie;
             let set = format!("{name}={cookie}; Path=/; Max-Age={age}; HttpOnly; SameSite=Strict");

@@ -159,6 +159,7 @@ fn routes(console: Arc<Console>) -> Router {
         .route("/reports.json", get(export::report_json))
         .route("/audit", get(pages::audit::page))
         .route("/audit.csv", get(export::audit_csv))
+        .route("/decisions.csv", get(export::decisions_csv))
         .route("/search", get(pages::search))
         .route("/act/hold", post(act::hold))
         .route("/act/retry", post(act::retry))

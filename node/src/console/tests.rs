@@ -249,6 +249,9 @@ async fn what_was_previewed_is_signed_with_the_passphrase_and_nothing_else() {
         "/alarms",
         "/alarms?all=true",
         "/audit",
+        "/audit?topic=login&q=browser&before=999",
+        "/decisions.csv",
+        "/decisions.csv?topic=approval",
         "/reports",
         "/reports?show=rollout&since=30d&release=org.example.%3Cb%3Etool%401",
         "/reports?show=vulnerable",
@@ -270,6 +273,7 @@ async fn what_was_previewed_is_signed_with_the_passphrase_and_nothing_else() {
     for path in [
         "/devices?standing=fine",
         "/devices?page=x",
+        "/audit?topic=nothing",
         "/devices/nobody",
         "/updates/nothing",
         "/sites/nowhere",
@@ -348,6 +352,10 @@ async fn what_was_previewed_is_signed_with_the_passphrase_and_nothing_else() {
     assert_eq!(decide("decline", "0").await.status(), StatusCode::CONFLICT, "the page is old");
     let audit = bench.page(&cookie, "/audit").await;
     assert!(audit.contains("was approved for group office") && audit.contains("approver"), "{audit}");
+    let logins = bench.page(&cookie, "/audit?topic=login").await;
+    assert!(logins.contains("a browser was let into the console") && logins.contains("admin socket, user"), "{logins}");
+    let csv = bench.page(&cookie, "/decisions.csv?topic=approval").await;
+    assert_eq!(csv.lines().count(), 2, "{csv}");
     bench.stop().await;
 }
 

@@ -11,12 +11,13 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use upswarm_protocol::ids::{DocHash, PayloadId};
 use zeroize::Zeroizing;
 
+use super::backup::moment::Moment;
 use super::directory::Directory;
 use super::tls::{self, Fingerprint};
 use crate::api::actor;
 use crate::api::alarms::{AcknowledgeRequest, Acknowledged, AlarmList, AlarmQuery};
-use crate::api::approvals::{Accepted, ApprovalDraft, SignedDocument, SigningRequest};
-use crate::api::audit::Audit;
+use crate::api::approvals::{Accepted, ApprovalDraft, HexBytes, SignedDocument, SigningRequest};
+use crate::api::audit::{Audit, EntryQuery, LogPage};
 use crate::api::catalog::Catalog;
 use crate::api::devices::{ReadmitRequest, Readmitted, RetireRequest, Retired, RevokeRequest, Revoked};
 use crate::api::feeds::{FeedList, FeedRequest, NewFeed};
@@ -41,6 +42,8 @@ use crate::error::CliError;
 
 /// Longest wait for an answer that carries no payload.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for the directory to be held still.
+const MOMENT_PATIENCE: Duration = Duration::from_secs(1800);
 /// An upload that moves nothing for this long has failed.
 const READ_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -151,6 +154,45 @@ impl Client {
     /// What was signed, by whom and when.
     pub(crate) async fn audit(&self) -> Result<Audit, CliError> {
         self.json(self.admin(Method::GET, "audit")).await
+    }
+
+    /// Entries of the log of decisions.
+    pub(crate) async fn audit_log(&self, query: &EntryQuery) -> Result<LogPage, CliError> {
+        self.json(self.admin(Method::GET, "audit/log").query(query)).await
+    }
+
+    /// The index in force: its envelope.
+    pub(crate) async fn index(&self) -> Result<HexBytes, CliError> {
+        self.json(self.admin(Method::GET, "audit/index")).await
+    }
+
+    /// Writes what the coordinator gives at a path, as it comes. Returns the bytes.
+    pub(crate) async fn download(&self, path: &str, to: &mut impl std::io::Write) -> Result<u64, CliError> {
+        let request = self.http.get(format!("{}/admin/v1/{path}", self.base)).bearer_auth(self.token.as_str());
+        let mut answer = request.header(actor::HEADER, user()).send().await.with_context(|| self.unreachable())?;
+        if !answer.status().is_success() {
+            let _: IgnoredAny = self.read(answer).await?;
+            return Ok(0);
+        }
+        let mut bytes = 0;
+        loop {
+            let piece = tokio::time::timeout(READ_PATIENCE, answer.chunk()).await;
+            let piece = piece.context("the coordinator's answer has stalled")?.with_context(|| self.unreachable())?;
+            let Some(piece) = piece else { return Ok(bytes) };
+            to.write_all(&piece).context("writing what the coordinator gives")?;
+            bytes += piece.len() as u64;
+        }
+    }
+
+    /// Has the coordinator hold its directory still for a backup.
+    pub(crate) async fn moment(&self) -> Result<Moment, CliError> {
+        // A large database is copied meanwhile.
+        self.json(self.admin(Method::POST, "backup/moment").timeout(MOMENT_PATIENCE)).await
+    }
+
+    /// Says that somebody has entered a console.
+    pub(crate) async fn entered(&self) -> Result<(), CliError> {
+        self.json(self.admin(Method::POST, "console/entered")).await
     }
 
     /// A report over time, by its name in the API.
@@ -431,7 +473,10 @@ impl Client {
     }
 
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, CliError> {
-        let answer = request.send().await.with_context(|| self.unreachable())?;
+        self.read(request.send().await.with_context(|| self.unreachable())?).await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, answer: reqwest::Response) -> Result<T, CliError> {
         let status = answer.status();
         let body = tokio::time::timeout(READ_PATIENCE, answer.bytes()).await;
         let body = body.context("the coordinator's answer has stalled")?.with_context(|| self.unreachable())?;

@@ -24,10 +24,13 @@
 //! D/rules                   what is approved as soon as it is published
 //! D/repository-rules.json   the same of repositories
 //! D/groups                  lists of groups
+//! D/audit.log               the log of decisions, see `audit_log`
+//! D/moment-*/               what backups that are under way hold still, see `backup::moment`
+//! D/restored.json           that this directory comes from a backup, until the log of decisions says so
 //! D/wan-limits              how much of the WAN sites may use
 //! D/rollouts                what the admin accepted of rollouts that were stopped
 //! ```
-//! Every file but those of the database is written beside its place, synced, renamed and the directory synced, and a removal is synced too: after a power cut each is whole,
+//! Every file but those of the database and `audit.log`, which grow, is written beside its place, synced, renamed and the directory synced, and a removal is synced too: after a power cut each is whole,
 //! old or new.
 
 use std::collections::BTreeMap;
@@ -98,6 +101,8 @@ pub(crate) enum Change {
     Put(PathBuf, Vec<u8>),
     /// Take the file away.
     Remove(PathBuf),
+    /// Put these bytes at this position, which is where the file ends.
+    Append(PathBuf, u64, Vec<u8>),
 }
 
 impl Directory {
@@ -210,6 +215,16 @@ impl Directory {
 
     pub(crate) fn groups(&self) -> PathBuf {
         self.path.join("groups")
+    }
+
+    /// The log of decisions.
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        self.path.join("audit.log")
+    }
+
+    /// What a restore leaves for the first start to say.
+    pub(crate) fn restored(&self) -> PathBuf {
+        self.path.join("restored.json")
     }
 
     fn token_file(&self) -> PathBuf {
@@ -327,6 +342,7 @@ impl Directory {
                 let path = self.path.join("invites").join(hex::encode(secret_hash));
                 if bytes.is_empty() { Change::Remove(path) } else { Change::Put(path, bytes) }
             }
+            Record::Audit(at, bytes) => Change::Append(self.audit_log(), at, bytes),
             Record::Log(device, release, bytes) => {
                 let path = self.path.join("logs").join(format!("{device}-{release}"));
                 if bytes.is_empty() { Change::Remove(path) } else { Change::Put(path, bytes) }
@@ -341,6 +357,9 @@ impl Directory {
             match change {
                 Change::Put(path, bytes) => {
                     sys::replace(path, bytes, Access::Owner).with_context(|| format!("writing {}", path.display()))?;
+                }
+                Change::Append(path, at, bytes) => {
+                    sys::write_at_end(path, *at, bytes).with_context(|| format!("writing {}", path.display()))?;
                 }
                 Change::Remove(path) => sys::remove(path).with_context(|| format!("removing {}", path.display()))?,
             }
@@ -369,14 +388,19 @@ impl Directory {
         }
     }
 
-    /// The origins that the stored index names.
-    pub(crate) fn origins(&self) -> anyhow::Result<Vec<Text<512>>> {
-        let Some(bytes) = read_if_there(&self.catalog())? else { return Ok(Vec::new()) };
+    /// The stored index and its envelope, which nobody has verified here; none before the first.
+    pub(crate) fn index(&self) -> anyhow::Result<Option<(Index, Vec<u8>)>> {
+        let Some(bytes) = read_if_there(&self.catalog())? else { return Ok(None) };
         let damaged = || format!("{} is damaged; restore it from a copy", self.catalog().display());
         let record = CatalogRecord::decode(&bytes).with_context(damaged)?;
         let envelope = Envelope::parse(&record.index, Kind::Index, Role::Online).with_context(damaged)?;
         let index: Index = codec::decode(envelope.unverified_body(), Kind::Index.cap()).with_context(damaged)?;
-        Ok(index.origins.into_vec())
+        Ok(Some((index, record.index)))
+    }
+
+    /// The origins that the stored index names.
+    pub(crate) fn origins(&self) -> anyhow::Result<Vec<Text<512>>> {
+        Ok(self.index()?.map(|(index, _)| index.origins.into_vec()).unwrap_or_default())
     }
 
     /// The newest root and the hash of its envelope.

@@ -1,6 +1,7 @@
 //! Moves inputs into the coordinator's core and outputs out of it. One task owns core, names and rules, and decides; the fleet
 //! store writes beside it, one batch at a time, in order, and readers look at the store. Nobody who only looks can hold it up.
 
+mod desk;
 mod looks;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use upswarm_protocol::catalog::Head;
 use upswarm_protocol::codec;
@@ -19,8 +21,9 @@ use upswarm_protocol::ids::{DeviceId, ReleaseId};
 use upswarm_protocol::report::Report;
 use zeroize::Zeroizing;
 
-use super::admin::groups::Made;
-use super::admin::{self, Decision, Desk};
+use super::admin::{self, Decision};
+use super::backup::moment::Moment;
+use super::backup::restore::Note;
 use super::directory::{Change, Directory};
 use super::http::shared::{Counters, RootVersions};
 use super::projection;
@@ -32,11 +35,8 @@ use super::store::part::CatalogParts;
 use super::store::rules::Rules;
 use super::store::view::{Live, View};
 use super::store::{FleetStore, Write, Writer, Written};
-use crate::api::actor::Actor;
-use crate::api::approvals::Accepted;
+use crate::api::audit::{Deed, Topic};
 use crate::api::catalog::Catalog;
-use crate::api::groups::NewGroup;
-use crate::api::invites::{InviteRequest, Invited};
 use crate::clock::Clock;
 use crate::encrypt;
 
@@ -94,8 +94,13 @@ pub(crate) struct Driver {
     changes: Vec<Write>,
     token: Option<u64>,
     saved: Vec<Saved>,
+    /// Who waits for a moment of the directory, and the work of holding one still, while which nothing is written.
+    moments: VecDeque<Reply<Moment>>,
+    holding: Option<JoinHandle<()>>,
     /// The same of the batch that is being written.
     writing: Option<(Option<u64>, Vec<Saved>)>,
+    /// What the coordinator has done by itself and the log is to say.
+    deeds: VecDeque<Deed>,
     alarms: Arc<Alarms>,
     /// Machines that saw nobody at a site with others at the last look.
     alone: BTreeSet<DeviceId>,
@@ -127,6 +132,10 @@ pub(crate) struct Parts {
     pub(crate) names: Names,
     pub(crate) rules: Rules,
     pub(crate) alarms: Alarms,
+    /// What is wrong with the log of decisions.
+    pub(crate) audit_trouble: Option<String>,
+    /// Of a directory that comes from a backup and starts for the first time.
+    pub(crate) restored: Option<Note>,
     pub(crate) clock: Clock,
     pub(crate) report_key: Zeroizing<[u8; 32]>,
     pub(crate) counters: Arc<Counters>,
@@ -145,6 +154,8 @@ impl Driver {
             names,
             rules,
             alarms,
+            audit_trouble,
+            restored,
             clock,
             report_key,
             counters,
@@ -154,7 +165,7 @@ impl Driver {
         let catalog = Arc::new(projection::catalog(&state, &names, &Catalog::default()));
         let parts = Arc::new(CatalogParts::of(&state, &CatalogParts::default()));
         let (in_force, revoked) = (projection::in_force(&state), state.revoked().clone());
-        Self {
+        let mut driver = Self {
             state,
             device,
             directory,
@@ -173,7 +184,10 @@ impl Driver {
             changes: vec![Write::Approvals(in_force.clone())],
             token: None,
             saved: Vec::new(),
+            moments: VecDeque::new(),
+            holding: None,
             writing: None,
+            deeds: VecDeque::new(),
             alarms: Arc::new(alarms),
             alone: BTreeSet::new(),
             alarms_written: std::time::Instant::now(),
@@ -182,7 +196,9 @@ impl Driver {
             rollouts: Rollouts { changed: true, ..Rollouts::default() },
             in_force,
             revoked,
-        }
+        };
+        driver.begin_log(audit_trouble, restored.as_ref());
+        driver
     }
 
     /// Runs until `stop`; everything that was accepted is durable when it returns.
@@ -208,6 +224,7 @@ impl Driver {
                 Some(written) = ends.written.recv() => self.written(written),
                 Some(input) = ends.inputs.recv(), if room => self.state.handle_input(input, self.clock.now()),
                 Some(request) = ends.requests.recv(), if room && self.answers.len() + self.saved.len() < MAX_REQUESTS => self.request(request),
+                () = held(&mut self.holding) => self.holding = None,
                 _ = expiries.tick() => self.look_for_expiry(),
                 _ = alone.tick() => {
                     self.look_for_the_alone();
@@ -217,6 +234,10 @@ impl Driver {
             }
         }
         self.drain(&ends.head);
+        // What is held still stays still: the last batch comes after it.
+        if let Some(holding) = self.holding.take() {
+            drop(holding.await);
+        }
         // The store's thread must not wait for this end any more.
         drop(ends.written);
         if let Err(error) = self.writer.finish(self.changes).await {
@@ -226,7 +247,22 @@ impl Driver {
 
     /// Hands what waits to the store, unless it is still at work.
     fn write(&mut self) -> anyhow::Result<()> {
-        if self.writing.is_some() || self.changes.is_empty() {
+        if self.writing.is_some() || self.holding.is_some() {
+            return Ok(());
+        }
+        // Between two batches: all that was acknowledged is on disk, and nothing else is under way.
+        if let Some(reply) = self.moments.pop_front() {
+            let directory = self.directory.clone();
+            self.holding = Some(tokio::spawn(async move {
+                let held = Moment::hold(&directory).await.map_err(|error| Refusal::Request(format!("{error:#}")));
+                // Nobody waits any more: nobody would let it go.
+                if let Err(Ok(moment)) = reply.send(held) {
+                    drop(moment.let_go());
+                }
+            }));
+            return Ok(());
+        }
+        if self.changes.is_empty() {
             return Ok(());
         }
         self.writer.write(std::mem::take(&mut self.changes))?;
@@ -278,7 +314,7 @@ impl Driver {
                     order => self.backlog.push_back(order),
                 }
             }
-            let Some(input) = opened.pop_front() else { break };
+            let Some(input) = opened.pop_front().or_else(|| self.next_deed()) else { break };
             self.state.handle_input(input, self.clock.now());
         }
         head.send_if_modified(|public| {
@@ -332,6 +368,13 @@ impl Driver {
                     Err(_) => Write::File(change),
                 }
             }
+            // On disk before whatever it speaks of, wherever in the batch that is.
+            Record::Audit(..) => {
+                let log =
+                    self.changes.iter().take_while(|write| matches!(write, Write::File(Change::Append(..)))).count();
+                let change = self.directory.change(record);
+                return self.changes.splice(log..log, change.map(Write::File)).for_each(drop);
+            }
             other => match self.directory.change(other) {
                 Some(change) => Write::File(change),
                 None => return,
@@ -349,18 +392,21 @@ impl Driver {
                 let _ = reply.send(());
             }
             Request::Publish(actor, document, reply) => {
-                self.decide(Ok(admin::publish::submit(&actor, document)), reply);
+                let decision = self.at_desk(|desk| admin::publish::submit(&actor, desk, document));
+                self.decide(&actor, Ok(decision), reply);
             }
             Request::Approve(actor, document, reply) => {
-                self.decide(Ok(admin::approve::submit(&actor, document)), reply);
+                let decision = self.at_desk(|desk| admin::approve::submit(&actor, desk, document));
+                self.decide(&actor, Ok(decision), reply);
             }
             Request::Root(actor, document, held, reply) => {
-                self.decide(Ok(admin::root::submit(&actor, document, held)), reply);
+                let decision = self.at_desk(|desk| admin::root::submit(&actor, desk, document, held));
+                self.decide(&actor, Ok(decision), reply);
             }
             Request::Invite(actor, request, reply) => self.invite(&actor, &request, reply),
             Request::Hold(actor, request, reply) => {
                 let decision = self.at_desk(|desk| admin::hold::hold(&actor, desk, &request));
-                self.decide(decision, reply);
+                self.decide(&actor, decision, reply);
             }
             Request::Revoke(actor, request, reply) => {
                 let decision = self.at_desk(|desk| admin::devices::revoke(&actor, desk, &request));
@@ -370,26 +416,26 @@ impl Driver {
                     Arc::make_mut(&mut self.alarms).forget(device);
                     self.save_alarms();
                 }
-                self.decide(decision, reply);
+                self.decide(&actor, decision, reply);
             }
             Request::Readmit(actor, request, reply) => {
                 let decision = self.at_desk(|desk| admin::devices::readmit(&actor, desk, &request));
-                self.decide(decision, reply);
+                self.decide(&actor, decision, reply);
             }
             Request::Invites(reply) => {
                 drop(reply.send(admin::invite::list(&self.state, &self.names, self.clock.now().wall)));
             }
             Request::Disinvite(actor, request, reply) => {
                 let decision = self.at_desk(|desk| admin::invite::revoke(&actor, desk, &request));
-                self.decide(decision, reply);
+                self.decide(&actor, decision, reply);
             }
             Request::Retry(actor, request, reply) => {
                 let decision = self.at_desk(|desk| admin::retry::retry(&actor, desk, &request));
-                self.decide(decision, reply);
+                self.decide(&actor, decision, reply);
             }
             Request::AskLog(actor, request, reply) => {
                 let decision = self.at_desk(|desk| admin::logs::ask(&actor, desk, &request));
-                self.decide(decision, reply);
+                self.decide(&actor, decision, reply);
             }
             Request::Logs(query, reply) => {
                 let now = self.clock.now().wall;
@@ -397,53 +443,59 @@ impl Driver {
             }
             Request::Limit(actor, request, reply) => {
                 let decision = self.at_desk(|desk| admin::limits::limit(&actor, desk, &request));
-                self.decide(decision, reply);
+                self.decide(&actor, decision, reply);
             }
             Request::Retire(actor, request, reply) => {
                 match self.at_desk(|desk| admin::devices::retire(&actor, desk, &request)) {
                     Err(refusal) => drop(reply.send(Err(refusal))),
-                    Ok(done) => self.saved.push(Box::new(move || drop(reply.send(Ok(done))))),
+                    Ok((done, deed)) => self.note(&actor, &deed, move |noted| drop(reply.send(noted.map(|()| done)))),
                 }
             }
             Request::Withdraw(actor, request, reply) => {
                 let decision = self.at_desk(|desk| admin::releases::withdraw(&actor, desk, &request));
-                self.decide(decision, reply);
+                self.decide(&actor, decision, reply);
             }
             Request::Acknowledge(actor, request, reply) => {
                 match admin::alarms::acknowledge(&actor, Arc::make_mut(&mut self.alarms), &request) {
                     Err(refusal) => drop(reply.send(Err(refusal))),
-                    Ok(done) => {
+                    Ok((done, deed)) => {
                         self.save_alarms();
-                        self.saved.push(Box::new(move || drop(reply.send(Ok(done)))));
+                        self.note(&actor, &deed, move |noted| drop(reply.send(noted.map(|()| done))));
                     }
                 }
             }
             Request::AddGroup(actor, request, reply) => self.add_group(&actor, &request, reply),
             Request::DescribeGroup(actor, signed, reply) => {
                 let decision = self.at_desk(|desk| admin::groups::describe(&actor, desk, signed));
-                self.decide(decision, reply);
+                self.decide(&actor, decision, reply);
             }
             Request::Member(actor, request, reply) => {
                 let decision = self.at_desk(|desk| admin::groups::member(&actor, desk, &request));
-                self.decide(decision, reply);
+                self.decide(&actor, decision, reply);
             }
             Request::Rules(actor, document, reply) => {
                 let before = self.rules.clone();
                 let rules = self.at_desk(|desk| admin::rules::submit(&actor, desk, &before, document.0));
                 let accepted = self.accepted();
-                self.save_rules(rules.map(|rules| (rules, accepted)), reply);
+                self.save_rules(&actor, rules.map(|(rules, deed)| (rules, deed, accepted)), reply);
             }
             Request::AddRule(actor, document, reply) => {
                 let mut rules = (*self.rules).clone();
                 let added = self.at_desk(|desk| admin::rules::add(&actor, desk, &mut rules, document));
                 let accepted = self.accepted();
-                self.save_rules(added.map(|()| (rules, accepted)), reply);
+                self.save_rules(&actor, added.map(|deed| (rules, deed, accepted)), reply);
             }
             Request::RemoveRule(actor, id, reply) => {
                 let mut rules = (*self.rules).clone();
                 let removed = admin::rules::remove(&actor, &mut rules, id);
-                self.save_rules(removed.map(|removed| (rules, removed)), reply);
+                self.save_rules(&actor, removed.map(|(removed, deed)| (rules, deed, removed)), reply);
             }
+            Request::Moment(actor, reply) => {
+                let deed = Deed::new(Topic::Backup, "a backup was begun".to_owned());
+                self.note(&actor, &deed, drop);
+                self.moments.push_back(reply);
+            }
+            Request::Note(actor, deed, reply) => self.note(&actor, &deed, move |noted| drop(reply.send(noted))),
             Request::RuleTroubles(texts, reply) => {
                 let seen = |text: String| Seen { kind: AlarmKind::Rule, device: None, text };
                 let still: Vec<Seen> = texts.into_iter().map(seen).collect();
@@ -452,97 +504,6 @@ impl Driver {
                 let _ = reply.send(());
             }
         }
-    }
-
-    /// Runs a use-case that decides. Names that it adds are kept.
-    fn at_desk<T>(&mut self, use_case: impl FnOnce(&mut Desk<'_>) -> T) -> T {
-        let (live, fleet) = (self.live(), self.store.snapshot());
-        let mut names = (*self.names).clone();
-        let view = View::new(&live, &fleet);
-        let result = use_case(&mut Desk { state: &self.state, view: &view, names: &mut names });
-        if *self.names != names {
-            self.set_names(names);
-        }
-        result
-    }
-
-    /// Gives the core a decision's command; the answer follows when the core has agreed.
-    fn decide<T: Send + 'static>(&mut self, decision: Result<Decision<T>, Refusal>, reply: Reply<T>) {
-        match decision {
-            Err(refusal) => drop(reply.send(Err(refusal))),
-            Ok(Decision { command, answer }) => {
-                self.command(command, move |result| drop(reply.send(result.map(answer))));
-            }
-        }
-    }
-
-    fn command(&mut self, command: Command, then: impl FnOnce(Result<Done, Refusal>) + Send + 'static) {
-        self.next_request += 1;
-        self.rollouts.changed = true;
-        self.answers.insert(self.next_request, Box::new(then));
-        self.state.handle_input(Input::Admin { request: self.next_request, command }, self.clock.now());
-    }
-
-    fn invite(&mut self, actor: &Actor, request: &InviteRequest, reply: Reply<Invited>) {
-        let known = self.addresses.borrow().clone();
-        let addresses = if request.addresses.is_empty() { &known } else { &request.addresses };
-        let identity = (self.device, self.state.root_hash());
-        let mut names = (*self.names).clone();
-        // A machine that cannot be told of an origin still has the addresses.
-        let origins = self.directory.origins().unwrap_or_default();
-        match admin::invite::invite(&mut names, request, addresses, origins, identity, self.clock.now().wall) {
-            Err(refusal) => drop(reply.send(Err(refusal))),
-            Ok((invite, invited)) => {
-                tracing::info!(%actor, group = request.group, site = request.site, uses = request.uses, "machines are invited");
-                // Before the core's record of the invitation, which the answer waits for.
-                self.set_names(names);
-                self.command(Command::Invite(invite), move |result| drop(reply.send(result.map(|_| invited))));
-            }
-        }
-    }
-
-    fn add_group(&mut self, actor: &Actor, request: &NewGroup, reply: Reply<crate::api::groups::GroupMade>) {
-        match self.at_desk(|desk| admin::groups::add(actor, desk, request)) {
-            Err(refusal) => drop(reply.send(Err(refusal))),
-            Ok(Made::Shown(made)) => drop(reply.send(Ok(made))),
-            Ok(Made::Named(made)) => {
-                // An old name is written again, so that the answer has something to wait for.
-                self.changes.push(Write::File(Change::Put(self.directory.names(), self.names.to_bytes())));
-                self.saved.push(Box::new(move || drop(reply.send(Ok(made)))));
-            }
-        }
-    }
-
-    fn set_names(&mut self, names: Names) {
-        let before = std::mem::replace(&mut self.names, Arc::new(names));
-        let (old, new) = (before.retired(), self.names.retired());
-        let gone = new.keys().filter(|device| !old.contains_key(device)).map(|device| Write::Counted(*device, false));
-        let back = old.keys().filter(|device| !new.contains_key(device));
-        let back = back.map(|device| Write::Counted(*device, !self.state.revoked().contains(device)));
-        self.changes.extend(gone.chain(back));
-        self.changes.push(Write::File(Change::Put(self.directory.names(), self.names.to_bytes())));
-        self.project_catalog();
-    }
-
-    fn accepted(&self) -> Accepted {
-        Accepted { index_version: self.state.index_version() }
-    }
-
-    /// Writes what has changed of the rules, and then answers.
-    fn save_rules<T: Send + 'static>(&mut self, change: Result<(Rules, T), Refusal>, reply: Reply<T>) {
-        let (rules, answer) = match change {
-            Err(refusal) => return drop(reply.send(Err(refusal))),
-            Ok(change) => change,
-        };
-        let before = std::mem::replace(&mut self.rules, Arc::new(rules));
-        if before.document() != self.rules.document() {
-            self.changes.push(Write::File(Change::Put(self.directory.rules(), self.rules.document().to_vec())));
-        }
-        if before.repositories() != self.rules.repositories() {
-            let bytes = self.rules.repositories().to_bytes();
-            self.changes.push(Write::File(Change::Put(self.directory.repository_rules(), bytes)));
-        }
-        self.saved.push(Box::new(move || drop(reply.send(Ok(answer)))));
     }
 
     fn project_catalog(&mut self) {
@@ -605,12 +566,17 @@ impl Driver {
         let title = title(&status.release, &self.catalog);
         self.rollouts.changed = true;
         let what = admin::status::rollout_alarm(status, &title, &self.names.group_name(&status.group));
+        self.deeds.push_back(Deed::new(Topic::Hold, what.clone()));
         self.see(Seen { kind: AlarmKind::Rollout, device: None, text: what });
     }
 
     fn alarm(&mut self, what: String) {
+        self.alarm_of(AlarmKind::Other, what);
+    }
+
+    fn alarm_of(&mut self, kind: AlarmKind, what: String) {
         tracing::error!("{what}");
-        self.see(Seen { kind: AlarmKind::Other, device: None, text: what });
+        self.see(Seen { kind, device: None, text: what });
     }
 
     fn see(&mut self, seen: Seen) {
@@ -673,6 +639,14 @@ impl Driver {
 
 fn title(release: &ReleaseId, catalog: &Catalog) -> String {
     catalog.release(release).map_or_else(|| release.short(), |known| format!("{} ({})", known.title, known.version))
+}
+
+/// Waits until a moment is held; for good when none is wanted. A panic ends it too: whoever waits for it hears that it is gone.
+async fn held(holding: &mut Option<JoinHandle<()>>) {
+    match holding {
+        Some(task) => drop(task.await),
+        None => std::future::pending().await,
+    }
 }
 
 async fn sleep_until(due: Option<std::time::Instant>) {

@@ -231,9 +231,14 @@ impl Passphrase {
         Ok(Self(Zeroizing::new(text.to_owned())))
     }
 
-    /// The passphrase from a file's first line, else from the environment, else from the person at the terminal; asked
-    /// twice when it is `new`.
+    /// The passphrase of the offline keys, as [`Passphrase::obtain_of`].
     pub(crate) fn obtain(file: Option<&Path>, new: bool) -> anyhow::Result<Self> {
+        Self::obtain_of("the offline keys", file, new)
+    }
+
+    /// The passphrase from a file's first line, else from the environment, else from the person at the terminal; asked
+    /// twice when it is `new`. `what` needs it.
+    pub(crate) fn obtain_of(what: &str, file: Option<&Path>, new: bool) -> anyhow::Result<Self> {
         if let Some(path) = file {
             let text = Zeroizing::new(
                 fs::read_to_string(path).with_context(|| format!("reading the passphrase file {}", path.display()))?,
@@ -245,11 +250,11 @@ impl Passphrase {
         }
         if !std::io::stdin().is_terminal() {
             bail!(
-                "the offline keys need a passphrase, and there is no terminal to ask at: give --passphrase-file FILE or set \
+                "{what} need a passphrase, and there is no terminal to ask at: give --passphrase-file FILE or set \
                  {PASSPHRASE_VARIABLE}"
             );
         }
-        let text = ask("Passphrase of the offline keys: ")?;
+        let text = ask(&format!("Passphrase of {what}: "))?;
         if new && ask("The same again: ")? != text {
             bail!("the two passphrases differ; nothing was done");
         }
@@ -276,6 +281,25 @@ fn encrypt(r#use: KeyUse, public: PublicKey, secret: &[u8; 32], passphrase: &Pas
         nonce: hex::encode(nonce),
         ciphertext: hex::encode(ciphertext),
     })
+}
+
+/// Bytes encrypted by a passphrase: salt, nonce, ciphertext. `purpose` must be the same when they are opened.
+pub(crate) fn seal(plain: &[u8], passphrase: &Passphrase, purpose: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let (salt, nonce) = (random::<16>()?, random::<24>()?);
+    let cipher = cipher(passphrase, &salt, MEMORY_KIB, PASSES)?;
+    let sealed = cipher
+        .encrypt(XNonce::from_slice(&nonce), Payload { msg: plain, aad: purpose })
+        .map_err(|_| anyhow!("encrypting failed"))?;
+    Ok([&salt[..], &nonce, &sealed].concat())
+}
+
+/// The bytes that [`seal`] encrypted.
+pub(crate) fn unseal(sealed: &[u8], passphrase: &Passphrase, purpose: &[u8]) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let Some((salt, rest)) = sealed.split_first_chunk::<16>() else { bail!("it is too short") };
+    let Some((nonce, sealed)) = rest.split_first_chunk::<24>() else { bail!("it is too short") };
+    let cipher = cipher(passphrase, salt, MEMORY_KIB, PASSES)?;
+    let plain = cipher.decrypt(XNonce::from_slice(nonce), Payload { msg: sealed, aad: purpose });
+    plain.map(Zeroizing::new).map_err(|_| anyhow!("wrong passphrase, or the file was changed"))
 }
 
 fn decrypt(file: &KeyFile, encrypted: &Encrypted, passphrase: &Passphrase) -> anyhow::Result<Zeroizing<[u8; 32]>> {

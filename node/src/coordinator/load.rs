@@ -18,6 +18,9 @@ use upswarm_protocol::envelope::{Document, Envelope, Kind as DocumentKind, Role}
 use upswarm_protocol::ids::{DeviceId, DocHash, PublicKey};
 use zeroize::Zeroizing;
 
+use super::audit_log;
+use super::backup::moment;
+use super::backup::restore::Note;
 use super::directory::Directory;
 use super::files::{files, read_if_there};
 use super::keys::{self, KeyUse};
@@ -41,6 +44,10 @@ pub(crate) struct Loaded {
     pub(crate) names: Names,
     pub(crate) rules: Rules,
     pub(crate) alarms: Alarms,
+    /// What is wrong with the log of decisions.
+    pub(crate) audit_trouble: Option<String>,
+    /// Of a directory that comes from a backup and starts for the first time.
+    pub(crate) restored: Option<Note>,
 }
 
 /// The fleet as readers see it at a start: what the core holds, and what devices said.
@@ -79,6 +86,11 @@ impl Directory {
         // A directory of an earlier version lacks the newer rooms.
         self.create()?;
         let Told { said, inventory_bases, inventories, scans } = told;
+        moment::clear(self.path())?;
+        let restored = read_if_there(&self.restored())?;
+        let restored = restored.and_then(|bytes| serde_json::from_slice::<Note>(&bytes).ok());
+        let signed = self.index()?.and_then(|(index, _)| index.audit);
+        let audit = audit_log::open(&self.audit_log(), signed)?;
         let mut stored = Stored {
             catalog: read_if_there(&self.catalog())?,
             rollouts: read_if_there(&self.rollouts())?,
@@ -95,6 +107,8 @@ impl Directory {
             payloads: self.payloads()?,
             lists: BTreeMap::new(),
             earlier_roots: self.chain(root.version.saturating_sub(1))?,
+            audit: audit.end,
+            restored: restored.is_some(),
         };
         self.read_documents(&mut stored)?;
         for (_, path) in files(&self.upload())? {
@@ -105,7 +119,8 @@ impl Directory {
         let alarms = Alarms::load(&self.alarms())?;
         let device = DeviceId(SigningKey::from_bytes(&identity).verifying_key().to_bytes());
         let setup = Setup { device, root, root_hash, online, origins, stored };
-        Ok(Loaded { setup, identity, report_key, said, names, rules, alarms })
+        let audit_trouble = audit.trouble;
+        Ok(Loaded { setup, identity, report_key, said, names, rules, alarms, audit_trouble, restored })
     }
 
     /// Every online key here: the one in use, and those that stand by to take its place.

@@ -16,6 +16,8 @@ pub(crate) mod repositories;
 
 pub(crate) mod admin;
 pub(crate) mod anchor;
+pub(crate) mod audit_log;
+pub(crate) mod backup;
 mod projection;
 mod repository_rules;
 mod requests;

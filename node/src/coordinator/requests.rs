@@ -4,10 +4,12 @@ use ed25519_dalek::SigningKey;
 use tokio::sync::{mpsc, oneshot};
 use upswarm_protocol::coordinator::{Input, Refusal};
 
+use super::backup::moment::Moment;
 use super::store::view::Live;
 use crate::api::actor::Actor;
 use crate::api::alarms::{AcknowledgeRequest, Acknowledged};
 use crate::api::approvals::{Accepted, SignedDocument};
+use crate::api::audit::Deed;
 use crate::api::devices::{ReadmitRequest, Readmitted, RetireRequest, Retired, RevokeRequest, Revoked};
 use crate::api::groups::{GroupMade, MemberRequest, Membership, NewGroup, SignedGroup};
 use crate::api::holds::{Held, HoldRequest};
@@ -75,6 +77,10 @@ pub(crate) enum Request {
     AddRule(Actor, SignedDocument, Reply<Accepted>),
     /// Remove the rule about a repository with this number.
     RemoveRule(Actor, u32, Reply<RepositoryRule>),
+    /// The directory as it lies on disk between two batches, held still.
+    Moment(Actor, Reply<Moment>),
+    /// A decision outside of the core, for the log.
+    Note(Actor, Deed, Reply<()>),
     /// What now hinders standing rules; all of it.
     RuleTroubles(Vec<String>, oneshot::Sender<()>),
 }

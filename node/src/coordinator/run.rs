@@ -171,7 +171,8 @@ pub(crate) async fn start(
     }
     let place = database_setting::place(&directory)?;
     let told = database_setting::told(&directory).await?;
-    let Loaded { setup, identity, report_key, said, names, rules, alarms } = directory.load(origins, told)?;
+    let Loaded { setup, identity, report_key, said, names, rules, alarms, audit_trouble, restored } =
+        directory.load(origins, told)?;
     let web = Web::new(&ProxyConfig::default(), None)?;
     let repositories = Arc::new(Repositories::open(directory.path(), &web)?);
     let device = setup.device;
@@ -205,6 +206,8 @@ pub(crate) async fn start(
         names,
         rules,
         alarms,
+        audit_trouble,
+        restored,
         clock,
         report_key,
         counters: counters.clone(),

@@ -1,6 +1,7 @@
 //! A whole coordinator on 127.0.0.1, with real sockets and a real data directory.
 
 mod alarms_and_undo;
+mod decisions;
 mod doors;
 mod inventories;
 mod readers;
@@ -186,6 +187,11 @@ async fn nothing_under_admin_answers_without_the_token() {
         (Method::GET, "/admin/v1/inventory/bill".to_owned()),
         (Method::GET, "/admin/v1/missing".to_owned()),
         (Method::GET, "/admin/v1/metrics".to_owned()),
+        (Method::GET, "/admin/v1/audit/log".to_owned()),
+        (Method::GET, "/admin/v1/audit/raw".to_owned()),
+        (Method::GET, "/admin/v1/audit/index".to_owned()),
+        (Method::POST, "/admin/v1/backup/moment".to_owned()),
+        (Method::POST, "/admin/v1/console/entered".to_owned()),
         (Method::GET, "/admin/v1/what-does-not-exist".to_owned()),
         (Method::DELETE, "/admin/v1/status".to_owned()),
     ];

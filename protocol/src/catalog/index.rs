@@ -1,8 +1,9 @@
 use serde::{Deserialize, Serialize};
 
+use super::audit::AuditHead;
 use super::page::{DocEntry, GroupEntry, INDEX_ENTRIES, Node};
 use crate::codec::{Bounded, Text};
-use crate::ids::{DeviceId, DocHash, GroupId, ReleaseId};
+use crate::ids::{DeviceId, GroupId, ReleaseId};
 use crate::time::Wall;
 
 /// A stop that the online keys may order by themselves: they can hold back, never install.
@@ -18,15 +19,6 @@ pub enum Hold {
     Approval(GroupId, ReleaseId),
     /// The rollout of this release in this group has passed the share of failures at which it stops by itself.
     Rollout(GroupId, ReleaseId),
-}
-
-/// How far the admin's log of decisions had got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditHead {
-    /// Entries in the log.
-    pub entries: u64,
-    /// Hash of the last.
-    pub last: DocHash,
 }
 
 /// Every current document, and what is stopped. Small: the documents are named by trees of pages (see [`super::page`]).
@@ -48,6 +40,6 @@ pub struct Index {
     pub groups: Node<GroupEntry, INDEX_ENTRIES>,
     /// Releases that nobody has decided about yet: every device says whether it needs them.
     pub published: Node<DocEntry, INDEX_ENTRIES>,
-    /// Reserved: the admin's log of decisions.
+    /// How far the admin's log of decisions had got.
     pub audit: Option<AuditHead>,
 }

@@ -5,6 +5,7 @@
 mod approval;
 mod apt;
 mod assignment;
+mod audit;
 mod certificate;
 mod group;
 mod head;
@@ -22,10 +23,11 @@ pub use approval::{
 };
 pub use apt::{APT_PREFIX, AptIndex, AptPackage, AptRecipe, Standing, WhenAbsent};
 pub use assignment::Assignment;
+pub use audit::{AUDIT_MAGIC, AuditBreak, AuditChain, AuditEnd, AuditHead, MAX_AUDIT_ENTRY, MAX_AUDIT_LINE};
 pub use certificate::{Certificate, NodeRole};
 pub use group::{DeviceList, GroupDocument, ListRoot, ListTree, ListWay, MAX_LISTED, MAX_RULE, MAX_WAYS, Members};
 pub use head::Head;
-pub use index::{AuditHead, Hold, Index};
+pub use index::{Hold, Index};
 pub use page::{DocEntry, DocRef, GroupEntry, Node, Page};
 pub use placeholder::{BadPlaceholder, Piece, pieces};
 pub use release::{

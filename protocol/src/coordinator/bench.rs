@@ -2,14 +2,14 @@
 
 use super::*;
 use crate::catalog::{
-    Action, Approval, Classification, Detect, FilePlacement, GroupDocument, HeldKey, Index, Keys, Members, NodeRole,
-    Payload, Platform, PublisherRule, Recipe, Release, RestartPolicy, RingPlan, Schedule, Severity,
+    AUDIT_MAGIC, Action, Approval, Classification, Detect, FilePlacement, GroupDocument, HeldKey, Index, Keys, Members,
+    NodeRole, Payload, Platform, PublisherRule, Recipe, Release, RestartPolicy, RingPlan, Schedule, Severity,
 };
 use crate::catalog::{page, walk};
 use crate::codec;
 use crate::envelope::{self, Role};
 use crate::ids::SiteId;
-use crate::report::{self, BytesBySource, DeploymentReport, DeviceMessage, Report};
+use crate::report::{self, BytesBySource, DeploymentReport, DeviceMessage, Papers, Report};
 use crate::time::Wall;
 use crate::wire;
 
@@ -62,6 +62,15 @@ pub(super) fn root() -> Root {
 pub(super) fn root_doc(root: &Root, others: &[&SigningKey]) -> Vec<u8> {
     let first = key(ROOT);
     envelope::sign(Kind::Root, Role::Root, root, &[&[&first], others].concat()).unwrap()
+}
+
+/// Where a log ends after more of its bytes.
+fn after_line(before: AuditEnd, bytes: &[u8]) -> AuditEnd {
+    let text = core::str::from_utf8(bytes.strip_prefix(AUDIT_MAGIC).unwrap_or(bytes)).unwrap();
+    let entry = text.trim_end().splitn(3, ' ').nth(2).unwrap();
+    let (again, after) = before.append(entry.as_bytes()).unwrap();
+    assert_eq!(again, bytes);
+    after
 }
 
 /// A coordinator with a disk that is written only when the test says so.
@@ -118,6 +127,10 @@ impl Bench {
                 Record::Scan(device, bytes) => stored.scans.push((device, bytes)),
                 Record::Groups(bytes) => stored.groups = Some(bytes),
                 Record::Root(_, bytes) => roots.push(bytes),
+                Record::Audit(at, bytes) => {
+                    assert_eq!(at, stored.audit.len, "it goes on where it ended");
+                    stored.audit = after_line(stored.audit, &bytes);
+                }
                 Record::Log(device, release, bytes) => drop(logs.insert((device, release), bytes)),
             }
         }
@@ -190,7 +203,7 @@ impl Bench {
 
     pub(super) fn admin(&mut self, command: Command) -> Vec<Output> {
         self.requests += 1;
-        self.input(Input::Admin { request: self.requests, command })
+        self.input(Input::Admin { request: self.requests, command, entry: None })
     }
 
     pub(super) fn done(&mut self, command: Command) -> Result<Done, Refusal> {

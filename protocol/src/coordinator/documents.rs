@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::io::{HeldList, Refusal};
 use super::pages::{Content, Pages, PublishedApproval, PublishedGroup, PublishedRelease};
-use crate::catalog::{Action, DocEntry, GroupDocument, Head, Hold, Index, Members, Root};
+use crate::catalog::{Action, AuditHead, DocEntry, GroupDocument, Head, Hold, Index, Members, Root};
 use crate::catalog::{page, walk};
 use crate::codec::{self, Bounded, Text};
 use crate::envelope::{self, Document, EnvelopeError, Kind, Role};
@@ -23,6 +23,12 @@ use crate::trust::{
 pub const HEAD_LIFE: Duration = Duration::from_secs(72 * 3600);
 /// An index is good for this long, and signed anew after half of it.
 pub const INDEX_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A decision that changes nothing in the index stands in the next one, signed at the latest after this long.
+pub const AUDIT_SIGNED_WITHIN: Duration = Duration::from_secs(300);
+/// Index versions that a directory from a backup leaves out: more than were published after any backup that is of use. So no version stands
+/// for two indexes, although nobody here knows which the coordinator before had used.
+pub const RESTORED_GAP: u64 = 1 << 20;
 
 const MAX_DOCUMENTS: usize = 65536;
 const MAX_HOLDS: usize = 1024;
@@ -98,6 +104,9 @@ pub(super) struct Documents {
     index_issued: Wall,
     head_issued: Wall,
     undecided: BTreeSet<ReleaseId>,
+    /// How far the log of decisions has got, and how far it had when the newest index was signed.
+    pub(super) audit: Option<AuditHead>,
+    signed_audit: Option<AuditHead>,
     pages: Pages,
     /// The stored index names other pages than this program makes.
     is_stale: bool,
@@ -136,6 +145,7 @@ impl Documents {
             head: record.head,
             holds: index.holds.to_vec(),
             revoked: named.revoked,
+            signed_audit: index.audit,
             origins: index.origins.to_vec(),
             ..Self::default()
         };
@@ -474,7 +484,7 @@ impl Documents {
     ) -> Result<Issued, EnvelopeError> {
         // Of two heads with one index version the later counts, so the time of signing must grow even if the clock does not.
         let issued = now.max(self.head_issued + Duration::from_millis(1));
-        let sign = change || self.index_is_old(now);
+        let sign = change || self.index_is_old(now) || self.audit != self.signed_audit;
         let documents = if sign { self.sign_index(online, issued)? } else { Vec::new() };
         let head = Head {
             root_version: root.version,
@@ -506,7 +516,7 @@ impl Documents {
             revoked: self.pages.revoked().clone(),
             groups: self.pages.groups().clone(),
             published: self.pages.undecided().clone(),
-            audit: None,
+            audit: self.audit,
         };
         let document = Document::new(envelope::sign(Kind::Index, Role::Online, &index, &[online])?);
         self.index_version = version;
@@ -514,6 +524,7 @@ impl Documents {
         self.index_issued = issued;
         self.index.clone_from(&document.bytes);
         self.is_stale = false;
+        self.signed_audit = self.audit;
         documents.push(document);
         Ok(documents)
     }

@@ -440,9 +440,11 @@ fn the_records_are_pinned() {
         format!("02{one}{}{}{one}{}", "05".repeat(16), "04".repeat(32), "09".repeat(32)),
     ];
     let written = |record: &Record| match record {
-        Record::Inventory(_, bytes) | Record::Scan(_, bytes) | Record::Groups(bytes) | Record::Root(_, bytes) => {
-            Some(hex::encode(bytes))
-        }
+        Record::Inventory(_, bytes)
+        | Record::Scan(_, bytes)
+        | Record::Groups(bytes)
+        | Record::Root(_, bytes)
+        | Record::Audit(_, bytes) => Some(hex::encode(bytes)),
         _ => None,
     };
     let found: Vec<String> = bench.durable.iter().filter_map(written).collect();

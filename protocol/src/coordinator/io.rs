@@ -9,7 +9,7 @@ use crate::codec::{Bounded, Text};
 use crate::envelope::{ASSIGNMENT_CAP, Document, EnvelopeError};
 use crate::ids::{DeviceId, DocHash, GroupId, PayloadId, ReleaseId, SiteId};
 use crate::node::Verdict;
-use crate::report::{Report, Trouble};
+use crate::report::{DeploymentReport, Papers, Report, Trouble};
 use crate::time::Wall;
 use crate::trust::TrustError;
 use crate::wire::{BlockStatus, BlockWhat, MAX_WAN_RATES, Topic, WanRate};
@@ -124,6 +124,9 @@ pub enum Input {
         request: u64,
         /// What is wanted.
         command: Command,
+        /// What the log of decisions is to say of it once it is accepted, at most [`crate::catalog::MAX_AUDIT_ENTRY`] bytes without an end of
+        /// line; nothing of what no person decided.
+        entry: Option<Vec<u8>>,
     },
     /// Everything up to this [`Output::Persist`] is durable.
     Persisted {
@@ -144,6 +147,8 @@ pub struct HeldList {
 /// What an admin may want.
 #[derive(Debug, Clone)]
 pub enum Command {
+    /// Nothing but the log's entry: what was decided lies outside of the core.
+    Note,
     /// Add a release to the catalog: its envelope.
     Publish(Vec<u8>),
     /// Add an approval to the catalog: its envelope.
@@ -258,6 +263,23 @@ pub struct DeviceRecord {
     pub assigned: Wall,
 }
 
+/// What a device last said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastReport {
+    /// The device.
+    pub device: DeviceId,
+    /// The report's number.
+    pub seq: u64,
+    /// When it came.
+    pub received: Wall,
+    /// Where the device listened.
+    pub addresses: Vec<Text<128>>,
+    /// Every deployment that it has spoken of.
+    pub deployments: Vec<DeploymentReport>,
+    /// What it held of what was signed for it.
+    pub papers: Papers,
+}
+
 /// What was done for an admin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Done {
@@ -337,6 +359,8 @@ pub enum Record {
     Groups(Vec<u8>),
     /// A root's envelope by its version; those before it stay.
     Root(u64, Vec<u8>),
+    /// Bytes of the log of decisions at a position of its file, which is where it ended. On disk no later than what they speak of.
+    Audit(u64, Vec<u8>),
     /// A log that was asked for of a device, encoded, at most [`super::MAX_LOG_RECORD`] bytes; none removes it.
     Log(DeviceId, ReleaseId, Vec<u8>),
 }
@@ -380,6 +404,8 @@ pub enum AlarmKind {
     Rollout,
     /// A standing rule could not be applied to what it is about.
     Rule,
+    /// The log of decisions is not the one that was signed.
+    Audit,
     /// A machine that was retired is there.
     Back,
     /// What else machines say of themselves.

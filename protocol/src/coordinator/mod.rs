@@ -8,6 +8,8 @@
 mod assignment_tests;
 mod assignments;
 #[cfg(test)]
+mod audit_tests;
+#[cfg(test)]
 mod bench;
 mod clock;
 #[cfg(test)]
@@ -45,13 +47,13 @@ mod tests;
 mod wan_limits;
 
 pub use counts::{MIN_DECIDED, RingStatus, RolloutStatus};
-pub use documents::{CatalogError, CatalogRecord, HEAD_LIFE, INDEX_LIFE};
+pub use documents::{AUDIT_SIGNED_WITHIN, CatalogError, CatalogRecord, HEAD_LIFE, INDEX_LIFE, RESTORED_GAP};
 pub use dynamic::MAX_DYNAMIC;
 pub use inventories::{DeviceInventory, DeviceScan};
 pub use io::Distrust;
 pub use io::{
-    AlarmKind, Command, DeviceRecord, Done, HeldList, Input, Invite, MAX_USES, Output, Reason, Record, Refusal,
-    ServeWhat,
+    AlarmKind, Command, DeviceRecord, Done, HeldList, Input, Invite, LastReport, MAX_USES, Output, Reason, Record,
+    Refusal, ServeWhat,
 };
 pub use logs::{DeviceLog, MAX_LOG_RECORD};
 pub use pages::{PublishedApproval, PublishedGroup, PublishedRelease};
@@ -62,13 +64,13 @@ use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 
-use crate::catalog::{Head, Hold, Root};
+use crate::catalog::{AuditEnd, Head, Hold, Root};
 use crate::codec::{Bounded, Text};
 use crate::envelope::{self, Document, Kind, Role};
 use crate::ids::{DeviceId, DocHash, GroupId, PayloadId, PublicKey, ReleaseId};
 use crate::node::Verdict;
 use crate::report;
-use crate::report::{DeploymentReport, MAX_NEWS, Papers};
+use crate::report::MAX_NEWS;
 use crate::time::{Mono, Now, Wall};
 use crate::wire::{Message, RetryOrder, Topic};
 
@@ -120,23 +122,10 @@ pub struct Stored {
     pub lists: BTreeMap<DocHash, HeldList>,
     /// Envelopes of the roots before today's.
     pub earlier_roots: Vec<Vec<u8>>,
-}
-
-/// What a device last said.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LastReport {
-    /// The device.
-    pub device: DeviceId,
-    /// The report's number.
-    pub seq: u64,
-    /// When it came.
-    pub received: Wall,
-    /// Where the device listened.
-    pub addresses: Vec<Text<128>>,
-    /// Every deployment that it has spoken of.
-    pub deployments: Vec<DeploymentReport>,
-    /// What it held of what was signed for it.
-    pub papers: Papers,
+    /// Where the log of decisions ends.
+    pub audit: AuditEnd,
+    /// All of this comes from a backup, and is used for the first time.
+    pub restored: bool,
 }
 
 /// What a coordinator is made of.
@@ -228,6 +217,7 @@ pub struct CoordinatorState {
     logs: logs::Logs,
     inventories: Inventories,
     dynamic: Dynamic,
+    audit: AuditEnd,
     opening: BTreeMap<u64, Opening>,
     next_open: u64,
     serving: BTreeMap<u64, DeviceId>,
@@ -252,7 +242,11 @@ impl CoordinatorState {
         };
         documents.payloads = stored.payloads;
         documents.lists = stored.lists;
-        let change = documents.origins != origins;
+        documents.audit = stored.audit.head;
+        if stored.restored {
+            documents.raise_floor(documents.version().saturating_add(RESTORED_GAP));
+        }
+        let change = stored.restored || documents.origins != origins;
         documents.origins = origins;
         let mut state = Self {
             me: device,
@@ -274,6 +268,7 @@ impl CoordinatorState {
             logs: logs::Logs::restore(&stored.logs),
             inventories: Inventories::default(),
             dynamic: Dynamic::default(),
+            audit: stored.audit,
             opening: BTreeMap::new(),
             next_open: 0,
             serving: BTreeMap::new(),
@@ -326,6 +321,11 @@ impl CoordinatorState {
     /// Version of the newest index, public or about to be.
     pub fn index_version(&self) -> u64 {
         self.documents.version()
+    }
+
+    /// Where the log of decisions ends, on disk or about to be.
+    pub fn audit(&self) -> AuditEnd {
+        self.audit
     }
 
     /// The root of trust.
@@ -397,7 +397,7 @@ impl CoordinatorState {
             Input::ReportOpened { open, bytes } => self.report_opened(open, bytes, now),
             Input::PayloadHeld { payload, len } => self.documents.payload_held(payload, len),
             Input::ChunkListHeld { hash, list } => self.documents.list_held(hash, list),
-            Input::Admin { request, command } => self.admin(request, command, now),
+            Input::Admin { request, command, entry } => self.admin(request, command, entry, now),
             Input::Persisted { token } => self.persisted(token),
         }
     }
@@ -437,20 +437,24 @@ impl CoordinatorState {
         [Some(head), hello, rollout, groups, clocks].into_iter().flatten().min()
     }
 
-    fn admin(&mut self, request: u64, command: Command, now: Now) {
-        if let Err(refusal) = self.try_admin(request, command, now) {
+    fn admin(&mut self, request: u64, command: Command, entry: Option<Vec<u8>>, now: Now) {
+        if let Err(refusal) = self.try_admin(request, command, entry, now) {
             self.outputs.push_back(Output::Answer { request, result: Err(refusal) });
         }
     }
 
-    fn try_admin(&mut self, request: u64, command: Command, now: Now) -> Result<(), Refusal> {
-        if self.is_behind() {
+    fn try_admin(&mut self, request: u64, command: Command, entry: Option<Vec<u8>>, now: Now) -> Result<(), Refusal> {
+        let is_note = matches!(command, Command::Note);
+        let added = entry.map(|entry| self.audit.append(&entry).ok_or(Refusal::Full("the log's entry"))).transpose()?;
+        // What lies outside of the core is decided already.
+        if self.is_behind() && !is_note {
             return Err(Refusal::Busy);
         }
-        if !matches!(command, Command::Hold { on: true, .. } | Command::Revoke(_) | Command::Disinvite(_)) {
+        if !is_note && !matches!(command, Command::Hold { on: true, .. } | Command::Revoke(_) | Command::Disinvite(_)) {
             self.clock_is_right(now)?;
         }
         let change = match command {
+            Command::Note => false,
             Command::Publish(bytes) => self.enter(|documents, root| documents.publish(root, bytes, now.wall))?,
             Command::Approve(bytes) => {
                 let change = self.enter(|documents, root| documents.approve(root, bytes, now.wall))?;
@@ -501,6 +505,12 @@ impl CoordinatorState {
                 false
             }
         };
+        if let Some((bytes, end)) = added {
+            self.persist(Record::Audit(self.audit.len, bytes));
+            self.audit = end;
+            self.documents.audit = end.head;
+            self.head_due = self.head_due.min(now.mono + AUDIT_SIGNED_WITHIN);
+        }
         if change {
             self.issue(now, true)?;
         }

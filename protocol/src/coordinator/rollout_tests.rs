@@ -4,7 +4,7 @@ use super::bench::{APPROVER, Bench, START, key, stored_fleet};
 use super::*;
 use crate::catalog::{Action, Approval, Ring, RingPlan, Schedule};
 use crate::envelope::{self, Role};
-use crate::report::{DeploymentState, SubState};
+use crate::report::{DeploymentReport, DeploymentState, Papers, SubState};
 use crate::rng::Rng;
 use crate::schedule::ring_of;
 use crate::time::Wall;

@@ -159,7 +159,7 @@ impl World {
     pub fn command(&mut self, command: Command) -> Result<u64, Refusal> {
         self.hub.requests += 1;
         let request = self.hub.requests;
-        self.hub_input(Input::Admin { request, command });
+        self.hub_input(Input::Admin { request, command, entry: None });
         self.run_until(Duration::from_secs(1), |world| world.hub.answers.contains_key(&request));
         self.hub.answers.remove(&request).expect("an answer within a second")
     }
@@ -265,7 +265,8 @@ impl World {
                         | Record::Rollouts(_)
                         | Record::Groups(_)
                         | Record::WanLimits(_)
-                        | Record::Root(..) => {}
+                        | Record::Root(..)
+                        | Record::Audit(..) => {}
                     }
                     self.push(2_000, Happening::HubInput(Box::new(Input::Persisted { token })));
                 }

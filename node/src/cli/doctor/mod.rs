@@ -5,7 +5,7 @@ mod coordinator;
 mod machine;
 mod node;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -85,8 +85,9 @@ impl Findings {
     }
 }
 
+/// What was found.
 #[derive(Serialize)]
-struct Report {
+pub(super) struct Report {
     checks: usize,
     wrong: usize,
     look: usize,
@@ -94,10 +95,15 @@ struct Report {
     findings: Vec<Finding>,
 }
 
-pub(crate) fn run(args: &Args, common: Common) -> Result<(), CliError> {
-    let dir = &args.data_dir;
+/// Whether a directory is a coordinator's.
+pub(super) fn is_coordinator(dir: &Path) -> bool {
+    dir.join("roots").is_dir() && dir.join("admin.token").exists()
+}
+
+/// Every check of a directory's side, the worst first.
+pub(super) fn report(dir: &Path) -> Result<Report, CliError> {
     let mut findings = Findings::default();
-    if dir.join("roots").is_dir() && dir.join("admin.token").exists() {
+    if is_coordinator(dir) {
         coordinator::check(dir, &mut findings);
     } else if dir.join("node.toml").exists() {
         node::check(dir, &mut findings);
@@ -112,7 +118,11 @@ pub(crate) fn run(args: &Args, common: Common) -> Result<(), CliError> {
     all.sort_by_key(|finding| finding.grade);
     let count = |grade| all.iter().filter(|finding| finding.grade == grade).count();
     let (wrong, look, unknown) = (count(Grade::Wrong), count(Grade::Look), count(Grade::Unknown));
-    let checks = all.len();
+    Ok(Report { checks: all.len(), wrong, look, unknown, findings: all })
+}
+
+pub(crate) fn run(args: &Args, common: Common) -> Result<(), CliError> {
+    let Report { checks, wrong, look, unknown, findings: mut all } = report(&args.data_dir)?;
     all.retain(|finding| args.all || finding.grade != Grade::Right);
     let mut table = output::Table::new(&["", "CHECK", "FOUND", "WHAT TO DO"]);
     for finding in &all {

@@ -13,6 +13,7 @@ use super::View;
 use super::status::{failing_alarm, rollout_alarm};
 use crate::api::actor::Actor;
 use crate::api::alarms::{AcknowledgeRequest, Acknowledged, AlarmList, AlarmQuery, AlarmView};
+use crate::api::audit::{Deed, Topic};
 use crate::coordinator::store::alarms::{Alarm, Alarms, Seen};
 
 const ROOT_WARNING: Duration = Duration::from_secs(60 * 86_400);
@@ -31,14 +32,21 @@ pub(crate) fn acknowledge(
     actor: &Actor,
     alarms: &mut Alarms,
     request: &AcknowledgeRequest,
-) -> Result<Acknowledged, Refusal> {
+) -> Result<(Acknowledged, Deed), Refusal> {
     if request.all != request.ids.is_empty() {
         return Err(Refusal::Request("name the alarms' numbers, or all of them with --all".to_owned()));
     }
     let ids = (!request.all).then_some(request.ids.as_slice());
     let acknowledged = alarms.acknowledge(ids, &actor.to_string()).map_err(Refusal::Request)?;
     tracing::info!(%actor, ?acknowledged, "alarms are acknowledged");
-    Ok(Acknowledged { acknowledged, open: alarms.all().iter().filter(|alarm| alarm.is_open()).count() })
+    let texts: Vec<String> = alarms
+        .all()
+        .iter()
+        .filter(|alarm| acknowledged.contains(&alarm.id))
+        .map(|alarm| format!("{} ({})", alarm.id, alarm.text))
+        .collect();
+    let deed = Deed::new(Topic::Alarm, format!("alarms were acknowledged: {}", texts.join("; ")));
+    Ok((Acknowledged { acknowledged, open: alarms.all().iter().filter(|alarm| alarm.is_open()).count() }, deed))
 }
 
 /// What a machine says of itself. Its clock is judged by the coordinator, which knows those of others too.

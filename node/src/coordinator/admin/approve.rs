@@ -8,7 +8,7 @@ use upswarm_protocol::envelope::{Envelope, Kind, Role};
 use upswarm_protocol::ids::{DocHash, GroupId, PayloadId};
 use upswarm_protocol::schedule::zone;
 
-use super::{Decision, View, preview};
+use super::{Decision, Desk, View, deeds, preview};
 use crate::api::actor::Actor;
 use crate::api::approvals::{Accepted, ApprovalDraft, HexBytes, Intent, Preview, SignedDocument, SigningRequest};
 use crate::api::catalog::{CatalogApproval, CatalogGroup, CatalogRelease, MembersAre};
@@ -69,9 +69,10 @@ fn metadata(
 }
 
 /// Takes a signed approval; the core verifies it.
-pub(crate) fn submit(actor: &Actor, document: SignedDocument) -> Decision<Accepted> {
+pub(crate) fn submit(actor: &Actor, desk: &Desk<'_>, document: SignedDocument) -> Decision<Accepted> {
     tracing::info!(%actor, bytes = document.0.len(), "a signed approval is submitted");
-    Decision::new(Command::Approve(document.0), |done| Accepted { index_version: done.index_version })
+    let deed = deeds::approval(desk, &document.0);
+    Decision::new(Command::Approve(document.0), deed, |done| Accepted { index_version: done.index_version })
 }
 
 /// What approvers have signed about a group.

@@ -4,6 +4,7 @@ use upswarm_protocol::coordinator::{Command, DeviceRecord, Refusal};
 
 use super::{Decision, Desk};
 use crate::api::actor::Actor;
+use crate::api::audit::{Deed, Topic};
 use crate::api::catalog::MIN_PREFIX;
 use crate::api::devices::{ReadmitRequest, Readmitted, RetireRequest, Retired, RevokeRequest, Revoked};
 
@@ -12,7 +13,12 @@ pub(crate) fn revoke(actor: &Actor, desk: &Desk<'_>, request: &RevokeRequest) ->
     let record = desk.view.device_named(&request.device)?;
     let (device, name) = (record.device, desk.view.name(record));
     tracing::info!(%actor, device = %device.short(), name, "a device is shut out");
-    Ok(Decision::new(Command::Revoke(device), move |done| Revoked { device, name, head_version: done.index_version }))
+    let deed = Deed::new(Topic::Device, format!("{name} ({}) was shut out", device.short()));
+    Ok(Decision::new(Command::Revoke(device), deed, move |done| Revoked {
+        device,
+        name,
+        head_version: done.index_version,
+    }))
 }
 
 /// Lets a device back in that was shut out, or left out by a rotation of the online key.
@@ -31,7 +37,8 @@ pub(crate) fn readmit(
     };
     let (device, name) = (record.device, desk.view.name(record));
     tracing::info!(%actor, device = %device.short(), name, "a device is let in again");
-    Ok(Decision::new(Command::Readmit(device), move |done| Readmitted {
+    let deed = Deed::new(Topic::Device, format!("{name} ({}) was let in again", device.short()));
+    Ok(Decision::new(Command::Readmit(device), deed, move |done| Readmitted {
         device,
         name,
         head_version: done.index_version,
@@ -39,7 +46,7 @@ pub(crate) fn readmit(
 }
 
 /// Takes a machine that is gone out of the lists. Of several of one name the one that was heard of least is meant.
-pub(crate) fn retire(actor: &Actor, desk: &mut Desk<'_>, request: &RetireRequest) -> Result<Retired, Refusal> {
+pub(crate) fn retire(actor: &Actor, desk: &mut Desk<'_>, request: &RetireRequest) -> Result<(Retired, Deed), Refusal> {
     let view = desk.view;
     let of_name: Vec<_> = view.devices().filter(|record| view.name(record) == request.device).collect();
     let silent = of_name.iter().filter(|record| !view.is_connected(&record.device));
@@ -60,5 +67,6 @@ pub(crate) fn retire(actor: &Actor, desk: &mut Desk<'_>, request: &RetireRequest
     }
     desk.names.retire(device, view.now).map_err(Refusal::Request)?;
     tracing::info!(%actor, device = %device.short(), name, "a device is retired");
-    Ok(Retired { device, name })
+    let deed = Deed::new(Topic::Device, format!("{name} ({}) was retired", device.short()));
+    Ok((Retired { device, name }, deed))
 }

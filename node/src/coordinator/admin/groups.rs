@@ -10,9 +10,10 @@ use upswarm_protocol::ids::{DeviceId, DocHash, GroupId};
 use upswarm_protocol::inventory::{Conditions, FACT_RESTART_PENDING};
 use upswarm_protocol::trust::validate_group;
 
-use super::{Decision, Desk, View};
+use super::{Decision, Desk, View, deeds};
 use crate::api::actor::Actor;
 use crate::api::approvals::{Accepted, HexBytes};
+use crate::api::audit::{Deed, Topic};
 use crate::api::devices::DeviceName;
 use crate::api::groups::{
     Belong, GroupDraft, GroupMade, GroupRow, Groups, ListDraft, MemberRequest, Membership, NewGroup, SignedGroup,
@@ -115,6 +116,11 @@ pub(crate) fn add(actor: &Actor, desk: &mut Desk<'_>, request: &NewGroup) -> Res
     Ok(Made::Named(made))
 }
 
+/// What the log says when a group has got its name; what it is, is signed apart.
+pub(crate) fn made_deed(made: &GroupMade) -> Option<Deed> {
+    made.new.then(|| Deed::new(Topic::Group, format!("the group {} was made", made.group)))
+}
+
 /// Who belongs to a group.
 enum Belonging {
     Rule(Conditions),
@@ -209,7 +215,8 @@ pub(crate) fn describe(actor: &Actor, desk: &Desk<'_>, signed: SignedGroup) -> R
     let list = signed.list.map(|list| list.list().ok_or_else(|| wrong(&"the list is longer than a list may be")));
     let list = list.transpose()?;
     tracing::info!(%actor, group = said.name.as_str(), version = said.version, "what a group is, is submitted");
-    Ok(Decision::new(Command::Group { document, list }, |done| Accepted { index_version: done.index_version }))
+    let deed = deeds::group(desk, &document, &said);
+    Ok(Decision::new(Command::Group { document, list }, deed, |done| Accepted { index_version: done.index_version }))
 }
 
 /// Puts a device into a group or takes it out.
@@ -225,7 +232,10 @@ pub(crate) fn member(actor: &Actor, desk: &Desk<'_>, request: &MemberRequest) ->
         changed,
         heard: !changed && desk.view.said(&device).is_some_and(|said| said.papers.assignment >= record.assigned),
     };
-    Ok(Decision::new(Command::Assign { device, groups }, |_| answer))
+    let verb = if request.member { "was put into" } else { "was taken out of" };
+    let as_before = if changed { "" } else { ", as before" };
+    let what = format!("{} ({}) {verb} group {}{as_before}", answer.name, device.short(), request.group);
+    Ok(Decision::new(Command::Assign { device, groups }, Deed::new(Topic::Group, what), |_| answer))
 }
 
 fn new_name(desk: &mut Desk<'_>, group: &str) -> Result<GroupId, Refusal> {

@@ -6,6 +6,7 @@ use upswarm_protocol::ids::{GroupId, ReleaseId};
 
 use super::{Decision, Desk, View};
 use crate::api::actor::Actor;
+use crate::api::audit::{Deed, Topic};
 use crate::api::holds::{Held, HoldRequest, HoldView};
 use crate::api::status::RolloutView;
 
@@ -38,7 +39,8 @@ pub(crate) fn hold(actor: &Actor, desk: &Desk<'_>, request: &HoldRequest) -> Res
         if request.on { Vec::new() } else { standing.iter().filter(within).map(HoldView::words).collect() };
     tracing::info!(%actor, what, on = request.on, "a hold is set");
     let (on, by_name) = (request.on, request.group.clone());
-    Ok(Decision::new(Command::Hold { hold: meaning(group, release), on }, move |done| Held {
+    let deed = Deed::new(Topic::Hold, deed_words(request, &what, was, &still_held));
+    Ok(Decision::new(Command::Hold { hold: meaning(group, release), on }, deed, move |done| Held {
         hold: on,
         group: by_name,
         release,
@@ -47,6 +49,21 @@ pub(crate) fn hold(actor: &Actor, desk: &Desk<'_>, request: &HoldRequest) -> Res
         still_held,
         head_version: done.index_version,
     }))
+}
+
+fn deed_words(request: &HoldRequest, what: &str, was: bool, still_held: &[String]) -> String {
+    let verb = if request.on { "paused" } else { "let go on" };
+    let mut words = format!("{what} was {verb}");
+    if was == request.on {
+        words.push_str(", as before");
+    }
+    if request.all_due {
+        words.push_str("; all rings that are due begin at once");
+    }
+    if !still_held.is_empty() {
+        words.push_str(&format!("; still on hold: {}", still_held.join(", ")));
+    }
+    words
 }
 
 fn meaning(group: Option<GroupId>, release: Option<ReleaseId>) -> Hold {

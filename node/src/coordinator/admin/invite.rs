@@ -9,6 +9,7 @@ use upswarm_protocol::time::Wall;
 
 use super::{Decision, Desk};
 use crate::api::actor::Actor;
+use crate::api::audit::{Deed, Topic};
 use crate::api::catalog::MIN_PREFIX;
 use crate::api::invites::{DisinviteRequest, InviteList, InviteRequest, InviteView, Invited};
 use crate::coordinator::keys;
@@ -61,6 +62,16 @@ pub(crate) fn invite(
     Ok((invite, Invited { token, expires: expires.to_string() }))
 }
 
+/// What the log says of an invitation.
+pub(crate) fn deed(invite: &Invite, request: &InviteRequest) -> Deed {
+    let digits: String = hex::encode(invite.secret_hash).chars().take(12).collect();
+    let what = format!(
+        "the token {digits} was made: {} machines may join group {} at site {} until {}",
+        invite.uses, request.group, request.site, invite.expires
+    );
+    Deed::new(Topic::Token, what)
+}
+
 /// Every token that is kept.
 pub(crate) fn list(state: &CoordinatorState, names: &Names, now: Wall) -> InviteList {
     let tokens = state.invites().map(|invite| view(invite, names, now)).collect();
@@ -85,7 +96,9 @@ pub(crate) fn revoke(
     };
     let revoked = view(invite, desk.names, desk.view.now);
     tracing::info!(%actor, token = revoked.token, "a token is taken back");
-    Ok(Decision::new(Command::Disinvite(invite.secret_hash), |_| revoked))
+    let digits: String = revoked.token.chars().take(12).collect();
+    let what = format!("the token {digits} for group {} at site {} was taken back", revoked.group, revoked.site);
+    Ok(Decision::new(Command::Disinvite(invite.secret_hash), Deed::new(Topic::Token, what), |_| revoked))
 }
 
 fn view(invite: &Invite, names: &Names, now: Wall) -> InviteView {

@@ -6,6 +6,7 @@ use upswarm_protocol::wire::{MAX_WAN_RATES, WanLimits, WanRate};
 
 use super::{Decision, Desk, View};
 use crate::api::actor::Actor;
+use crate::api::audit::{Deed, Topic};
 use crate::api::limits::{LimitList, LimitRequest, RateView, SiteLimits};
 use crate::units;
 
@@ -54,7 +55,23 @@ pub(crate) fn limit(actor: &Actor, desk: &Desk<'_>, request: &LimitRequest) -> R
     }
     tracing::info!(%actor, site = request.site, rates = rates.len(), "the limits of a site are set");
     let answer = shown(&request.site, &rates, yields);
-    Ok(Decision::new(Command::WanLimits { site, rates: Bounded::truncated(rates), yields }, move |_| answer))
+    let deed = Deed::new(Topic::Limit, deed_words(&answer));
+    Ok(Decision::new(Command::WanLimits { site, rates: Bounded::truncated(rates), yields }, deed, move |_| answer))
+}
+
+fn deed_words(limits: &SiteLimits) -> String {
+    let rate = |rate: &RateView| {
+        let when = rate.window.as_deref().unwrap_or("always");
+        format!("{} bytes/s ({when})", rate.wan)
+    };
+    let mut words: Vec<String> = limits.rates.iter().map(rate).collect();
+    words.extend(
+        limits.gives_way.map(|gives| if gives { "gives way to others" } else { "gives way to nobody" }.to_owned()),
+    );
+    match words.join(", ") {
+        words if words.is_empty() => format!("site {} has no limit any more", limits.site),
+        words => format!("site {} may use of its WAN: {words}", limits.site),
+    }
 }
 
 fn shown(site: &str, rates: &[WanRate], gives_way: Option<bool>) -> SiteLimits {

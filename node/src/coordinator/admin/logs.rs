@@ -7,6 +7,7 @@ use upswarm_protocol::time::Wall;
 
 use super::{Decision, Desk};
 use crate::api::actor::Actor;
+use crate::api::audit::{Deed, Topic};
 use crate::api::logs::{DeviceLogs, LogAsked, LogQuery, LogRequest, LogView, Reach};
 use crate::text;
 
@@ -22,7 +23,8 @@ pub(crate) fn ask(actor: &Actor, desk: &Desk<'_>, request: &LogRequest) -> Resul
     let (what, reach, device) = (what(desk, &release), reach(desk, record), view.named(record));
     tracing::info!(%actor, what, device = device.name, "a machine is asked for its log");
     let command = Command::AskLog { device: record.device, release };
-    Ok(Decision::new(command, move |_| LogAsked { device, release, what, reach }))
+    let deed = Deed::new(Topic::Device, format!("{} was asked for its log of {what}", device.name));
+    Ok(Decision::new(command, deed, move |_| LogAsked { device, release, what, reach }))
 }
 
 /// What it was asked for, and what has come.

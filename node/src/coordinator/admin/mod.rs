@@ -7,6 +7,7 @@
 pub(crate) mod alarms;
 pub(crate) mod approve;
 pub(crate) mod audit;
+mod deeds;
 pub(crate) mod devices;
 pub(crate) mod feeds;
 pub(crate) mod groups;
@@ -38,6 +39,7 @@ use upswarm_protocol::ids::GroupId;
 
 use super::store::names::Names;
 use super::store::view::View;
+use crate::api::audit::Deed;
 use crate::api::catalog::group_named;
 
 /// What a decision rests on, and the names that it may add to.
@@ -53,12 +55,14 @@ pub(crate) struct Desk<'a> {
 /// A command for the core, and the answer when it has agreed.
 pub(crate) struct Decision<T> {
     pub(crate) command: Command,
+    /// What the log says of it.
+    pub(crate) deed: Deed,
     pub(crate) answer: Box<dyn FnOnce(Done) -> T + Send>,
 }
 
 impl<T> Decision<T> {
-    fn new(command: Command, answer: impl FnOnce(Done) -> T + Send + 'static) -> Self {
-        Self { command, answer: Box::new(answer) }
+    fn new(command: Command, deed: Deed, answer: impl FnOnce(Done) -> T + Send + 'static) -> Self {
+        Self { command, deed, answer: Box::new(answer) }
     }
 }
 

@@ -4,6 +4,7 @@ use upswarm_protocol::coordinator::{Command, Refusal};
 
 use super::{Decision, Desk};
 use crate::api::actor::Actor;
+use crate::api::audit::{Deed, Topic};
 use crate::api::releases::{WithdrawRequest, Withdrawn};
 
 /// Takes a release out of the catalog.
@@ -14,7 +15,9 @@ pub(crate) fn withdraw(
 ) -> Result<Decision<Withdrawn>, Refusal> {
     let known = desk.view.catalog.release_exactly(&request.release).map_err(Refusal::Request)?.clone();
     tracing::info!(%actor, release = %known.release.short(), product = known.product, version = known.version, "a release is withdrawn");
-    Ok(Decision::new(Command::Withdraw(known.release), move |done| Withdrawn {
+    let what = format!("{} was withdrawn", super::standing::named(&known));
+    let deed = Deed { document: Some(known.document), ..Deed::new(Topic::Release, what) };
+    Ok(Decision::new(Command::Withdraw(known.release), deed, move |done| Withdrawn {
         release: known.release,
         product: known.product,
         version: known.version,

@@ -10,6 +10,7 @@ use upswarm_protocol::report::DeploymentState;
 
 use super::{Decision, Desk};
 use crate::api::actor::Actor;
+use crate::api::audit::{Deed, Topic};
 use crate::api::retries::{Retried, RetryRequest};
 
 /// Asks every machine that it concerns and that is connected, and through those their neighbours.
@@ -64,5 +65,11 @@ pub(crate) fn retry(actor: &Actor, desk: &Desk<'_>, request: &RetryRequest) -> R
     }
     tracing::info!(%actor, what, asked = asked.len(), "machines are to try again");
     let command = Command::Retry { release: id, group, device: device.map(|record| record.device) };
-    Ok(Decision::new(command, move |_| Retried { release: id, what, asked, through_neighbours, not_connected }))
+    let of_group = request.group.as_ref().map_or_else(String::new, |group| format!(" of group {group}"));
+    let who = match device {
+        Some(record) => view.name(record),
+        None => format!("{} machines{of_group}", asked.len() + through_neighbours.len() + not_connected.len()),
+    };
+    let deed = Deed::new(Topic::Retry, format!("{who} were asked to try {what} again"));
+    Ok(Decision::new(command, deed, move |_| Retried { release: id, what, asked, through_neighbours, not_connected }))
 }

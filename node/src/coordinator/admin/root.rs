@@ -11,8 +11,8 @@ use upswarm_protocol::keyring::Holder;
 use upswarm_protocol::time::Wall;
 use upswarm_protocol::trust::validate_root;
 
-use super::Decision;
 use super::repositories::pin;
+use super::{Decision, Desk, deeds};
 use crate::api::actor::Actor;
 use crate::api::approvals::{Accepted, SignedDocument};
 use crate::api::catalog::MIN_PREFIX;
@@ -59,12 +59,14 @@ pub(crate) type Prefix = Option<String>;
 /// Takes a signed root; the core verifies it. `held` are the online keys of this coordinator.
 pub(crate) fn submit(
     actor: &Actor,
+    desk: &Desk<'_>,
     document: SignedDocument,
     held: Vec<ed25519_dalek::SigningKey>,
 ) -> Decision<Accepted> {
     tracing::info!(%actor, bytes = document.0.len(), "a signed root is submitted");
+    let deed = deeds::root(desk, &document.0, differences);
     let command = Command::Root { root: document.0, online: held };
-    Decision::new(command, |done| Accepted { index_version: done.index_version })
+    Decision::new(command, deed, |done| Accepted { index_version: done.index_version })
 }
 
 /// The root after `today`, with this change. The error says what to do instead.

@@ -7,15 +7,21 @@ use upswarm_protocol::envelope::Kind;
 use upswarm_protocol::ids::DocHash;
 use upswarm_protocol::trust::verify_rule;
 
-use super::{Desk, View};
+use super::{Desk, View, deeds};
 use crate::api::actor::Actor;
 use crate::api::approvals::{HexBytes, SignedDocument};
+use crate::api::audit::{Deed, Topic};
 use crate::api::rules::{NewRepositoryRule, RepositoryRule, RuleDraft, RuleSet};
 use crate::coordinator::repositories::Repositories;
 use crate::coordinator::store::rules::Rules;
 
 /// Takes rules about products that approvers have signed in place of those in force; they are in force when they are on disk.
-pub(crate) fn submit(actor: &Actor, desk: &Desk<'_>, before: &Rules, document: Vec<u8>) -> Result<Rules, Refusal> {
+pub(crate) fn submit(
+    actor: &Actor,
+    desk: &Desk<'_>,
+    before: &Rules,
+    document: Vec<u8>,
+) -> Result<(Rules, Deed), Refusal> {
     let set = RuleSet::verified(desk.state.root(), &document).map_err(Refusal::Content)?;
     if set.version != before.version().saturating_add(1) {
         return Err(Refusal::NotNewer {
@@ -28,7 +34,8 @@ pub(crate) fn submit(actor: &Actor, desk: &Desk<'_>, before: &Rules, document: V
         desk.group_named(&rule.rule.group)?;
     }
     tracing::info!(%actor, version = set.version, rules = set.rules.len(), "rules are in force");
-    Ok(before.with(document, set))
+    let deed = deeds::rules(desk, before, &set, &document);
+    Ok((before.with(document, set), deed))
 }
 
 /// Drafts a rule about a repository, for an approver to sign.
@@ -64,7 +71,12 @@ pub(crate) fn draft(
 }
 
 /// Takes a rule about a repository that enough approvers have signed; it is in force when the rules are on disk.
-pub(crate) fn add(actor: &Actor, desk: &Desk<'_>, rules: &mut Rules, document: SignedDocument) -> Result<(), Refusal> {
+pub(crate) fn add(
+    actor: &Actor,
+    desk: &Desk<'_>,
+    rules: &mut Rules,
+    document: SignedDocument,
+) -> Result<Deed, Refusal> {
     let rule = verify_rule(desk.state.root(), &document.0)?;
     if rule.expires <= desk.view.now {
         return Err(Refusal::Content(format!("the rule expired at {}", rule.expires)));
@@ -79,12 +91,15 @@ pub(crate) fn add(actor: &Actor, desk: &Desk<'_>, rules: &mut Rules, document: S
     let group = desk.names.group_name(&rule.group);
     let added = RepositoryRule::of(&rule, group, HexBytes(document.0));
     tracing::info!(%actor, rule = added.id, upstream = added.upstream, "a rule about a repository is to be in force");
-    rules.repositories_mut().add(added).map_err(Refusal::Request)
+    let deed = deeds::rule(desk, &added);
+    rules.repositories_mut().add(added).map_err(Refusal::Request)?;
+    Ok(deed)
 }
 
 /// Removes a rule about a repository; what it has approved stays approved.
-pub(crate) fn remove(actor: &Actor, rules: &mut Rules, id: u32) -> Result<RepositoryRule, Refusal> {
+pub(crate) fn remove(actor: &Actor, rules: &mut Rules, id: u32) -> Result<(RepositoryRule, Deed), Refusal> {
     let removed = rules.repositories_mut().remove(id).map_err(Refusal::Request)?;
     tracing::info!(%actor, rule = id, "a rule about a repository is removed");
-    Ok(removed)
+    let what = format!("the rule r{id} about {} for group {} was removed", removed.upstream, removed.group);
+    Ok((removed, Deed::new(Topic::Rule, what)))
 }

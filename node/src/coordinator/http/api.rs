@@ -13,7 +13,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use serde::Serialize;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
 use upswarm_protocol::chunk::ChunkList;
 use upswarm_protocol::coordinator::{HeldList, Input, Refusal};
 use upswarm_protocol::envelope::Document;
@@ -24,6 +24,7 @@ use super::shared::{Metrics, Shared};
 use crate::api::actor::{self, Actor};
 use crate::api::alarms::{AcknowledgeRequest, Acknowledged, AlarmQuery};
 use crate::api::approvals::{Accepted, ApprovalDraft, HexBytes, SignedDocument};
+use crate::api::audit::{Deed, EntryQuery, Topic};
 use crate::api::devices::{ReadmitRequest, Readmitted, RetireRequest, Retired, RevokeRequest, Revoked};
 use crate::api::groups::{GroupMade, MemberRequest, Membership, NewGroup, SignedGroup};
 use crate::api::holds::{Held, HoldRequest};
@@ -38,10 +39,13 @@ use crate::api::roots::RootChain;
 use crate::api::rules::{NewRepositoryRule, RemoveRule, RepositoryRule, RuleList};
 use crate::api::status::StatusQuery;
 use crate::coordinator::admin;
+use crate::coordinator::audit_log;
+use crate::coordinator::backup::moment::Moment;
 use crate::coordinator::directory::Change;
 use crate::coordinator::keys;
 use crate::coordinator::requests::{Gone, Reply, Request, ask};
 use crate::coordinator::store::view::View;
+use crate::door::Caller;
 use crate::sys;
 
 /// An upload that brings nothing for this long is ended.
@@ -149,7 +153,8 @@ impl<S: Sync> FromRequestParts<S> for Asker {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
         let user = parts.headers.get(actor::HEADER).and_then(|value| value.to_str().ok());
-        Ok(Self(Actor::with_token(user)))
+        let from = parts.extensions.get::<Caller>().map(ToString::to_string).unwrap_or_default();
+        Ok(Self(Actor::with_token(user, &from)))
     }
 }
 
@@ -482,6 +487,54 @@ pub(super) async fn seen<T: Send + 'static>(
     let fleet = shared.fleet.snapshot();
     let work = move || use_case(&View::new(&live, &fleet));
     Ok(tokio::task::spawn_blocking(work).await.map_err(failed)??)
+}
+
+/// Puts a decision that was made outside of the driver into the log; durable on return.
+pub(super) async fn note(shared: &Shared, actor: Actor, deed: Deed) -> Result<(), Refused> {
+    Ok(ask(&shared.driver, |reply| Request::Note(actor, deed, reply)).await??)
+}
+
+/// Holds the directory still for a backup, which whoever asks here writes from its files: on this machine, as this user.
+pub(super) async fn moment(State(shared): State<Arc<Shared>>, asker: Asker) -> Answer<Moment> {
+    decide(&shared, |reply| Request::Moment(asker.0, reply)).await
+}
+
+/// Somebody has entered a console, which asks here for what it shows.
+pub(super) async fn entered(State(shared): State<Arc<Shared>>, asker: Asker) -> Answer<()> {
+    let deed = Deed::new(Topic::Login, "a browser was let into the console".to_owned());
+    note(&shared, asker.0, deed).await.map(Json)
+}
+
+/// Whole bytes of the log.
+pub(super) async fn get_audit_raw(State(shared): State<Arc<Shared>>) -> Result<Response, Refused> {
+    let file = tokio::fs::File::open(shared.directory.audit_log()).await.map_err(disk)?;
+    // Entries that are added meanwhile are not part of it: a line that is under way would look torn.
+    let len = file.metadata().await.map_err(disk)?.len();
+    let body = Body::from_stream(tokio_util::io::ReaderStream::new(file.take(len)));
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response())
+}
+
+/// The index that is in force, which names the log's head: its envelope.
+pub(super) async fn get_audit_index(State(shared): State<Arc<Shared>>) -> Answer<HexBytes> {
+    let directory = shared.directory.clone();
+    let read = tokio::task::spawn_blocking(move || directory.index()).await.map_err(failed)?;
+    let (_, bytes) = read
+        .map_err(|error| failed(format!("{error:#}")))?
+        .ok_or_else(|| Refused(StatusCode::NOT_FOUND, "no index is signed yet".to_owned()))?;
+    Ok(Json(HexBytes(bytes)))
+}
+
+/// Entries of the log of decisions.
+pub(super) async fn get_audit_log(
+    State(shared): State<Arc<Shared>>,
+    query: Look<EntryQuery>,
+) -> Result<Response, Refused> {
+    let (Query(query), path) = (query?, shared.directory.audit_log());
+    look(&shared, move |_| {
+        let unreadable = |error| Refusal::Request(format!("the log of decisions cannot be read: {error}"));
+        audit_log::page(&path, &query).map_err(unreadable)
+    })
+    .await
 }
 
 async fn blocking(work: impl FnOnce() -> std::io::Result<()> + Send + 'static) -> Result<(), Refused> {

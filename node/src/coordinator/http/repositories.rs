@@ -10,14 +10,16 @@ use upswarm_protocol::catalog::UpstreamRule;
 use upswarm_protocol::coordinator::Refusal;
 use upswarm_protocol::ids::DocHash;
 
-use super::api::{Answer, Ask, Asker, Look, look, seen};
+use super::api::{Answer, Ask, Asker, Look, look, note, seen};
 use super::refused::Refused;
 use super::shared::Shared;
+use crate::api::audit::{Deed, Topic};
 use crate::api::feeds::{FeedRequest, NewFeed};
 use crate::api::proposals::{ProposalQuery, ProposalRequest, ProposalStatus, UpdatesQuery};
 use crate::api::repositories::{NewUpstream, RemoveUpstream, SyncRequest};
 use crate::coordinator::admin::{feeds, proposals, repositories, updates};
 use crate::coordinator::keys;
+use crate::coordinator::store::view::View;
 use crate::upstream::MAX_DESCRIPTION;
 
 /// The longest request that adds an upstream: its description, each end of line of a certificate written as two characters.
@@ -34,11 +36,15 @@ pub(super) async fn add(
     request: Ask<NewUpstream>,
 ) -> Result<Response, Refused> {
     let (Json(request), known, directory) = (request?, shared.repositories.clone(), shared.directory.clone());
-    look(&shared, move |view| {
+    let (urls, actor) = (request.urls.join(", "), asker.0.clone());
+    let answer = look(&shared, move |view| {
         let key = proposals::sync_key(&directory).map_err(|error| Refusal::Request(format!("{error:#}")))?;
         repositories::add(&asker.0, &known, (&pinned(view.upstreams), keys::public(&key)), request)
     })
-    .await
+    .await?;
+    let deed = Deed::new(Topic::Sync, format!("the description of a repository was added, from: {urls}"));
+    note(&shared, actor, deed).await?;
+    Ok(answer)
 }
 
 pub(super) async fn sync(
@@ -56,7 +62,12 @@ pub(super) async fn remove(
     request: Ask<RemoveUpstream>,
 ) -> Result<Response, Refused> {
     let (Json(request), known) = (request?, shared.repositories.clone());
-    look(&shared, move |view| repositories::remove(&asker.0, &known, &pinned(view.upstreams), &request)).await
+    let (deed, actor) =
+        (Deed::new(Topic::Sync, format!("the repository {} was forgotten", request.name)), asker.0.clone());
+    let remove = move |view: &View<'_>| repositories::remove(&asker.0, &known, &pinned(view.upstreams), &request);
+    let answer = look(&shared, remove).await?;
+    note(&shared, actor, deed).await?;
+    Ok(answer)
 }
 
 pub(super) async fn list_feeds(State(shared): State<Arc<Shared>>) -> Result<Response, Refused> {
@@ -70,7 +81,10 @@ pub(super) async fn add_feed(
     request: Ask<NewFeed>,
 ) -> Result<Response, Refused> {
     let (Json(request), known) = (request?, shared.repositories.clone());
-    look(&shared, move |_| feeds::add(&asker.0, &known, request)).await
+    let (what, actor) = (format!("the feed {} was added, from {}", request.name, request.url), asker.0.clone());
+    let answer = look(&shared, move |_| feeds::add(&asker.0, &known, request)).await?;
+    note(&shared, actor, Deed::new(Topic::Sync, what)).await?;
+    Ok(answer)
 }
 
 pub(super) async fn run_feeds(
@@ -88,7 +102,11 @@ pub(super) async fn remove_feed(
     request: Ask<FeedRequest>,
 ) -> Result<Response, Refused> {
     let (Json(request), known) = (request?, shared.repositories.clone());
-    look(&shared, move |_| feeds::remove(&asker.0, &known, &request)).await
+    let name = request.name.clone().unwrap_or_default();
+    let (deed, actor) = (Deed::new(Topic::Sync, format!("the feed {name} was forgotten")), asker.0.clone());
+    let answer = look(&shared, move |_| feeds::remove(&asker.0, &known, &request)).await?;
+    note(&shared, actor, deed).await?;
+    Ok(answer)
 }
 
 pub(super) async fn get_updates(

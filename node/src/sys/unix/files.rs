@@ -205,6 +205,18 @@ pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result
     file.read_at(buffer, offset)
 }
 
+/// Puts bytes at the end of a file, which is at this position; the file is made for its owner alone if it is to begin. Whatever a failed
+/// attempt left behind that position goes. Durable on return; may be tried again. A file that somebody has made shorter goes on where it
+/// ends: what was taken out shows.
+pub(crate) fn write_at_end(path: &Path, at: u64, bytes: &[u8]) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let at = at.min(file.metadata()?.len());
+    file.set_len(at)?;
+    file.write_all_at(bytes, at)?;
+    file.sync_all()?;
+    if at == 0 { sync_dir(folder(path)) } else { Ok(()) }
+}
+
 /// Makes an empty file share the blocks of another, as a snapshot; false where the file system does not do that.
 pub(crate) fn clone_blocks(from: &File, to: &File) -> bool {
     rustix::fs::ioctl_ficlone(to, from).is_ok()

@@ -74,6 +74,11 @@ pub(crate) fn peer_user(stream: &BlockingStream) -> io::Result<u32> {
     Ok(rustix::net::sockopt::socket_peercred(stream)?.uid.as_raw())
 }
 
+/// The same of a connection that does not block.
+pub(crate) fn local_user(stream: &LocalStream) -> io::Result<u32> {
+    Ok(rustix::net::sockopt::socket_peercred(stream)?.uid.as_raw())
+}
+
 /// Hands over open files: zero bytes, each with up to 64 of them.
 pub(crate) fn send_files(stream: &BlockingStream, files: &[File]) -> io::Result<()> {
     for batch in files.chunks(FILES_AT_ONCE) {
