@@ -72,10 +72,7 @@ pub(crate) fn rollouts(view: &View<'_>, holds: &[Hold]) -> Vec<Seen> {
         known.map_or_else(|| release.short(), |known| format!("{} ({})", known.title, known.version))
     };
     let seen = |text: String| Seen { kind: AlarmKind::Rollout, device: None, text };
-    let stopped = view
-        .rollouts()
-        .iter()
-        .filter(|status| holds.iter().any(|hold| *hold == Hold::Rollout(status.group, status.release)));
+    let stopped = view.rollouts().iter().filter(|status| holds.contains(&Hold::Rollout(status.group, status.release)));
     let group = |status: &RolloutStatus| view.names.group_name(&status.group);
     let stopped = stopped.map(|status| seen(rollout_alarm(status, &title(&status.release), &group(status))));
     let failing = super::status::failing(view).into_iter().filter(|status| !status.held);
