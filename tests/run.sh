@@ -73,6 +73,11 @@ if is_root && command -v apt-get >/dev/null; then
     # Repositories are signed and read by the real thing; apt itself brings gpgv or sqv.
     need gpg gnupg
     need python3 python3
+    # The fleet store is tested on a PostgreSQL of the test's own; most of its programs lie outside the path.
+    postgresql() { command -v initdb || ls /usr/lib/postgresql/*/bin/initdb; }
+    postgresql >/dev/null 2>&1 || need initdb postgresql 2>/dev/null || postgresql >/dev/null 2>&1 ||
+        skipped+=("PostgreSQL: it cannot be installed here, so the fleet store was tested on SQLite alone")
+    need setpriv util-linux
     # Thousands of real version numbers come from apt's lists.
     ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || "${as_root[@]}" apt-get update -qq
 fi

@@ -93,6 +93,12 @@ impl Limiter {
         self.0.changed.notify_waiters();
     }
 
+    /// Changes the rate, and what may go at once after a pause.
+    pub(crate) fn set_rate_and_burst(&self, rate: u64, burst: u64) {
+        self.bucket().burst = burst.max(1) as f64;
+        self.set_rate(Some(rate));
+    }
+
     /// Waits until `bytes` may go. Dropping the future gives up what is left of them.
     pub(crate) async fn acquire(&self, bytes: u64) {
         let mut left = bytes;

@@ -63,6 +63,8 @@ pub enum Kind {
     Retry = 21,
     /// The coordinator's order how much of the WAN a site may use.
     WanLimits = 22,
+    /// The coordinator's order that a device tells what programs printed there.
+    LogOrder = 23,
 }
 
 impl Kind {
@@ -70,6 +72,7 @@ impl Kind {
     pub const fn cap(self) -> usize {
         match self {
             Kind::Head | Kind::Retry | Kind::WanLimits => 1 << 10,
+            Kind::LogOrder => 512,
             Kind::Assignment => ASSIGNMENT_CAP,
             Kind::Group | Kind::RepositoryRule => 16 << 10,
             Kind::Rules => 256 << 10,
@@ -101,6 +104,7 @@ impl Kind {
             FrameBatch,
             Retry,
             WanLimits,
+            LogOrder,
         ];
         all.into_iter().find(|k| *k as u8 == byte)
     }

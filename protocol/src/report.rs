@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Action, NodeRole};
 use crate::codec::{self, Bounded, Text};
-use crate::envelope::ASSIGNMENT_CAP;
+use crate::envelope::{ASSIGNMENT_CAP, Kind};
 use crate::evaluate::ScanState;
 use crate::ids::{DeviceId, DocHash, GroupId, ReleaseId, SiteId};
 use crate::inventory::InventoryPart;
@@ -152,6 +152,8 @@ pub enum DeviceMessage {
     Inventory(Box<InventoryReport>),
     /// What it is missing.
     Scan(Box<ScanReport>),
+    /// A piece of a log that the coordinator asked for.
+    Log(Box<LogReport>),
 }
 
 impl DeviceMessage {
@@ -161,6 +163,7 @@ impl DeviceMessage {
             DeviceMessage::Status(report) => report.device,
             DeviceMessage::Inventory(report) => report.device,
             DeviceMessage::Scan(report) => report.device,
+            DeviceMessage::Log(report) => report.device,
         }
     }
 
@@ -170,6 +173,7 @@ impl DeviceMessage {
             DeviceMessage::Status(report) => report.seq,
             DeviceMessage::Inventory(report) => report.seq,
             DeviceMessage::Scan(report) => report.seq,
+            DeviceMessage::Log(report) => report.seq,
         }
     }
 }
@@ -213,6 +217,48 @@ pub const MAX_SCAN_PARTS: u8 = 16;
 /// The most releases in one part.
 pub const MAX_SCAN_PART: usize = 80;
 
+/// The most bytes of a log that a device tells; of a longer one its end.
+pub const MAX_LOG: usize = 256 << 10;
+/// The most bytes of it in one message: with them it fits into its envelope.
+pub const MAX_LOG_PART: usize = 3584;
+/// The most messages that a log takes.
+pub const MAX_LOG_PARTS: u16 = MAX_LOG.div_ceil(MAX_LOG_PART) as u16;
+
+/// The coordinator's order that a device tells what programs printed when a release was last tried there, signed by its online keys
+/// as [`Kind::LogOrder`]. It reaches the device as [`News`], and gives its bearer nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogOrder {
+    /// The device.
+    pub device: DeviceId,
+    /// The release.
+    pub release: ReleaseId,
+    /// When it was signed; makes two orders two.
+    pub issued: Wall,
+}
+
+/// A piece of a log that was ordered. The last piece comes first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogReport {
+    /// Who speaks.
+    pub device: DeviceId,
+    /// As in [`DeviceMessage::seq`].
+    pub seq: u64,
+    /// When it was made.
+    pub issued: Wall,
+    /// Of which release.
+    pub release: ReleaseId,
+    /// [`LogOrder::issued`] of the order that it answers.
+    pub ordered: Wall,
+    /// Position of this piece, from 0.
+    pub part: u16,
+    /// Number of pieces, 1 to [`MAX_LOG_PARTS`].
+    pub parts: u16,
+    /// Whether this is the log; else it says why there is none.
+    pub found: bool,
+    /// UTF-8, as programs printed it; a piece may begin or end within a character.
+    pub text: Bounded<u8, MAX_LOG_PART>,
+}
+
 /// What only the device and whoever opened the encryption can know of a message: the key of its acknowledgement. `envelope` is the
 /// signed [`DeviceMessage`]; the signature in it cannot be guessed.
 pub fn receipt(envelope: &[u8]) -> [u8; 32] {
@@ -237,6 +283,8 @@ pub struct News {
     pub assignment: Bounded<u8, ASSIGNMENT_CAP>,
     /// Its newest certificate.
     pub certificate: Bounded<u8, 4096>,
+    /// A [`LogOrder`] that it has not answered.
+    pub log: Bounded<u8, { Kind::LogOrder.cap() }>,
 }
 
 impl News {
@@ -355,7 +403,7 @@ pub struct Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::envelope::{self, Kind, Role};
+    use crate::envelope::{self, Role};
     use ed25519_dalek::SigningKey;
 
     #[test]
@@ -427,6 +475,7 @@ mod tests {
         let largest = News {
             assignment: Bounded::truncated(vec![1; ASSIGNMENT_CAP]),
             certificate: Bounded::truncated(vec![2; 4096]),
+            log: Bounded::truncated(vec![3; Kind::LogOrder.cap()]),
         };
         assert_eq!(News::reveal(&receipt, &largest.conceal(&receipt)), Some(largest));
     }

@@ -12,7 +12,7 @@ use crate::ids::{DeviceId, DocHash, GroupId, MemberKey, MentionId, PayloadId, Pa
 use crate::time::Wall;
 
 /// Version of everything in this module; a peer that speaks another one is told so and left.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;
 /// The most bytes of one control frame.
 pub const MAX_FRAME: usize = 64 << 10;
 /// The most bytes of one gossip message (a lease of a large payload is the largest).
@@ -191,6 +191,8 @@ pub struct WanLimits {
     pub issued: Wall,
     /// The rates.
     pub rates: Bounded<WanRate, MAX_WAN_RATES>,
+    /// Whether the machines give way to everything else on the line; `None` leaves that to each.
+    pub yields: Option<bool>,
 }
 
 /// A rate, and when it applies.

@@ -234,7 +234,11 @@ fn through_a_neighbour_it_comes_with_the_acknowledgement_of_a_report_that_a_call
     assert_eq!(papers, Papers { certificate: NOW - DAY, assignment: NOW - DAY });
     let newer = of_device(&[OTHER], NOW);
     let renewed = Certificate { issued: NOW, ..certificate(&key(40)) };
-    let news = News { assignment: list(signed(&newer)), certificate: list(World::new().certificate_doc(&renewed)) };
+    let news = News {
+        assignment: list(signed(&newer)),
+        certificate: list(World::new().certificate_doc(&renewed)),
+        ..News::default()
+    };
     let (news, held) = (news.conceal(&receipt), DocHash::default());
     // Neither changed on its way nor left out.
     let proof = acknowledgement(&receipt, seq, &held, &news);

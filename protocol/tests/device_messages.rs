@@ -42,7 +42,9 @@ struct HubDisk {
     devices: BTreeMap<DeviceId, DeviceRecord>,
     reports: Vec<LastReport>,
     inventories: BTreeMap<DeviceId, Vec<u8>>,
+    inventory_bases: BTreeMap<DocHash, Vec<u8>>,
     scans: BTreeMap<DeviceId, Vec<u8>>,
+    logs: BTreeMap<ReleaseId, Vec<u8>>,
 }
 
 /// What is on its way, and to whom.
@@ -262,7 +264,14 @@ impl Pair {
                             self.disk.devices.insert(device, codec::decode(&bytes, 1 << 20).unwrap());
                         }
                         hub::Record::Inventory(device, bytes) => drop(self.disk.inventories.insert(device, bytes)),
+                        hub::Record::InventoryBase(digest, bytes) if bytes.is_empty() => {
+                            drop(self.disk.inventory_bases.remove(&digest));
+                        }
+                        hub::Record::InventoryBase(digest, bytes) => {
+                            drop(self.disk.inventory_bases.insert(digest, bytes));
+                        }
                         hub::Record::Scan(device, bytes) => drop(self.disk.scans.insert(device, bytes)),
+                        hub::Record::Log(_, release, bytes) => drop(self.disk.logs.insert(release, bytes)),
                         hub::Record::Report(..)
                         | hub::Record::Invite(..)
                         | hub::Record::Rollouts(_)
@@ -285,7 +294,8 @@ impl Pair {
                 node::Output::Send { frame, .. } => self.send(frame, true),
                 node::Output::Encrypt { message, .. } => {
                     let scan = match &message {
-                        upswarm_protocol::report::DeviceMessage::Status(_) => None,
+                        upswarm_protocol::report::DeviceMessage::Status(_)
+                        | upswarm_protocol::report::DeviceMessage::Log(_) => None,
                         upswarm_protocol::report::DeviceMessage::Inventory(report) => {
                             let first =
                                 report.part.base == upswarm_protocol::inventory::empty() && report.part.part == 0;
@@ -323,6 +333,10 @@ impl Pair {
                     self.detects += 1;
                     let result = if self.file { Detection::Present } else { Detection::Absent };
                     self.push(5_000, Going::Node(Box::new(node::Input::Detected { release, result })));
+                }
+                node::Output::ReadLog { release, ordered, .. } => {
+                    let result = Ok(printed());
+                    self.push(5_000, Going::Node(Box::new(node::Input::LogRead { release, ordered, result })));
                 }
                 node::Output::Alarm(text) => panic!("seed {}: {text}", self.seed),
                 _ => {}
@@ -395,7 +409,9 @@ fn start_hub(world: &World, disk: &HubDisk, now: Now) -> CoordinatorState {
         devices: disk.devices.values().cloned().collect(),
         reports: disk.reports.clone(),
         inventories: disk.inventories.clone().into_iter().collect(),
+        inventory_bases: disk.inventory_bases.clone().into_iter().collect(),
         scans: disk.scans.clone().into_iter().collect(),
+        logs: disk.logs.values().cloned().collect(),
         ..Stored::default()
     };
     let setup = Setup {
@@ -429,6 +445,11 @@ fn start_node(restored: &Restored, seed: u64, now: Now) -> NodeState {
         machine: Default::default(),
     };
     NodeState::new(config, restored.clone(), now).unwrap()
+}
+
+/// What a long install printed.
+fn printed() -> Vec<u8> {
+    (0..6_000).flat_map(|line| format!("line {line} of what dpkg says\n").into_bytes()).collect()
 }
 
 /// Names and versions as of a desktop.
@@ -475,6 +496,32 @@ fn whatever_happens_they_agree_in_the_end() {
         // A coordinator that forgot speaks first when the device next says something: at the latest with its regular report.
         (pair.loss, pair.delay) = (0, 20_000);
         pair.must_agree(Duration::from_secs(60 * 60));
+    }
+}
+
+#[test]
+fn a_log_that_is_asked_for_comes_whole_whatever_is_lost_or_restarted() {
+    for seed in 0..10 {
+        let mut pair = Pair::new(seed);
+        let release = pair.publish(1, package("tool", "2"));
+        pair.see();
+        pair.run(Duration::from_secs(5), |_| false);
+        (pair.loss, pair.delay) = (40, 6_000_000);
+        let command = Command::AskLog { device: device(), release };
+        pair.hub_hears(hub::Input::Admin { request: 7, command });
+        for _ in 0..3 {
+            let wait = Duration::from_millis(pair.dice.below(20_000));
+            pair.run(wait, |_| false);
+            match pair.dice.below(3) {
+                0 => pair.restart_node(),
+                1 => pair.restart_hub(false),
+                _ => {}
+            }
+        }
+        (pair.loss, pair.delay) = (0, 20_000);
+        let whole = |pair: &Pair| pair.hub.device_logs(&device()).any(|(log, _)| *log.text == printed() && log.found);
+        assert!(pair.run(Duration::from_secs(30 * 60), whole), "seed {seed}");
+        assert!(pair.hub.device_logs(&device()).all(|(log, _)| !log.is_awaited()));
     }
 }
 

@@ -12,7 +12,7 @@ use upswarm_protocol::ids::SiteId;
 use upswarm_protocol::wire::{Message, WanLimits, WanRate};
 
 fn signed(site: SiteId, number: u64, rates: Vec<WanRate>, by: u8) -> Message {
-    let order = WanLimits { site, issued: NOW + Duration::from_secs(number), rates: list(rates) };
+    let order = WanLimits { site, issued: NOW + Duration::from_secs(number), rates: list(rates), yields: Some(false) };
     let key = if by == 0 { World::new().online[0].clone() } else { key(by) };
     Message::WanLimits(list(envelope::sign(Kind::WanLimits, Role::Online, &order, &[&key]).unwrap()))
 }

@@ -49,6 +49,8 @@ pub fn approval(
         schedule,
         rings,
         note: Text::default(),
+        back: false,
+        filtered: None,
     }
 }
 
@@ -142,6 +144,7 @@ impl Admin {
                 keys: one(&publisher),
             }]),
             approvers: one(&approver),
+            targeting: None,
             group_rules: Bounded::default(),
             upstreams: Bounded::default(),
             online: one(&online),

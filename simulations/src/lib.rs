@@ -7,6 +7,7 @@
 //! What is modelled: links, the WAN, gossip, disks, installers. Payload bytes do not exist, only bitmaps of them.
 
 pub mod admin;
+pub mod hostile;
 pub mod idle;
 pub mod machine;
 pub mod pause;

@@ -1,13 +1,17 @@
 //! Runs a scenario and prints what it measured. Ends with an error when the scenario's promise was not kept.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use upswarm_simulations::hostile::{self, Job};
 use upswarm_simulations::idle;
 use upswarm_simulations::pause;
 use upswarm_simulations::rollout;
-use upswarm_simulations::scenario::{self, Figures};
+use upswarm_simulations::scenario::{self, Figures, HostileFigures};
 use upswarm_simulations::world::{Harm, KINDS, Params};
 
 /// Simulates offices on the state machines that ship.
@@ -25,7 +29,7 @@ struct Args {
     /// Mebibytes of the payload; 256, or 32 for pause.
     #[arg(long)]
     mib: Option<u64>,
-    /// Megabits per second of each site's WAN; 100, or 10 for pause.
+    /// Megabits per second of each site's WAN; 100, or 10 for pause and hostile.
     #[arg(long)]
     wan: Option<u64>,
     /// With a branch cache in each site.
@@ -44,6 +48,15 @@ struct Args {
     /// For rollouts: the share of failed and silent devices at which the coordinator stops, in hundredths of a percent.
     #[arg(long, default_value_t = 200)]
     stop_above: u16,
+    /// For hostile: every kind and all together, with 10, 30 and 50 of a hundred, against the same sites without any.
+    #[arg(long)]
+    table: bool,
+    /// For the table: seeds of each kind.
+    #[arg(long, default_value_t = 10)]
+    seeds: u64,
+    /// For the table: seeds of all kinds together.
+    #[arg(long, default_value_t = 100)]
+    all_seeds: u64,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -89,7 +102,14 @@ fn main() -> Result<()> {
             if kinds.is_empty() {
                 bail!("no kind {:?}; there are {:?}", args.kind, known().map(|(name, _)| name).collect::<Vec<_>>());
             }
-            let (world, figures) = scenario::hostile(params(100), args.mib.unwrap_or(16), args.hostile, &kinds);
+            let mib = args.mib.unwrap_or(16);
+            if args.table {
+                let jobs = hostile::jobs(&kinds, args.seeds, args.all_seeds);
+                let table = hostile::table(&params(10), mib, &jobs, &run_all(&params(10), mib, &jobs));
+                print_hostile(&args, &table, start.elapsed().as_secs_f64())?;
+                return table.check();
+            }
+            let (world, figures) = scenario::hostile(params(10), mib, args.hostile, &kinds);
             println!("{}", serde_json::to_string(&figures)?);
             if args.verbose {
                 println!("alarms: {:#?}\nframes: {:?}", world.counts.alarms, world.counts.kinds.values());
@@ -122,6 +142,25 @@ fn main() -> Result<()> {
         println!("alarms: {:#?}\nframes: {:?}", world.counts.alarms, world.counts.kinds.values());
     }
     Ok(())
+}
+
+/// Runs worlds beside each other, one on each core.
+fn run_all(params: &Params, mib: u64, jobs: &[Job]) -> Vec<HostileFigures> {
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    let work = || {
+        while let Some((at, job)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, jobs.get(at)?)))
+        {
+            let figures = job.run(params, mib);
+            done.lock().unwrap_or_else(PoisonError::into_inner).insert(at, figures);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
 }
 
 fn print(f: &Figures, seconds: f64) {
@@ -184,6 +223,30 @@ fn print_idle(args: &Args, f: &idle::Figures, seconds: f64) -> Result<()> {
     ];
     println!("idle, {} machines, seed {}, {:.1} s simulated", f.nodes, f.seed, f.simulated);
     table(&rows);
+    Ok(())
+}
+
+fn print_hostile(args: &Args, table: &hostile::Table, seconds: f64) -> Result<()> {
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(table)?);
+        return Ok(());
+    }
+    println!("{} machines, {} MiB, {} Mbit/s, {seconds:.0} s", table.nodes, table.mib, table.mbits);
+    println!("hostile  kind      runs  completed  copies: mean / most  time / honest: mean / most  bans");
+    for row in &table.rows {
+        println!(
+            "{:>5} %  {:<8} {:>5}  {:>9}  {:>12.4} / {:.4}  {:>19.3} / {:.3}  {:>5.0}",
+            row.percent,
+            row.kind,
+            row.runs,
+            row.completed,
+            row.copies.0,
+            row.copies.1,
+            row.time.0,
+            row.time.1,
+            row.bans,
+        );
+    }
     Ok(())
 }
 

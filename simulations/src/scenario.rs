@@ -219,7 +219,9 @@ pub fn hostile(params: Params, mib: u64, percent: usize, kinds: &[Hostile]) -> (
     world.start_all(Duration::from_secs(5));
     world.run_for(Duration::from_secs(30));
     let before: u64 = world.honest().iter().map(|node| world.machines[*node].wan).sum();
-    let download = Download::begin(&mut world, mib);
+    // Chunks as large as a payload of this size really has: what two fetch at once counts by them.
+    let spec = ReleaseSpec { chunk: 256 << 10, ..ReleaseSpec::first("org.example.app", mib) };
+    let download = Download::of(&mut world, &spec);
     let completed = download.finish(&mut world, 30.0).is_ok();
     let honest = world.honest();
     let done = |node: &&usize| world.machines[**node].done.contains_key(&download.published.id);

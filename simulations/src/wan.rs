@@ -50,17 +50,18 @@ impl Wan {
         self.next += 1;
     }
 
-    /// Ends the transfers for which `gone` holds, and tells how many bytes of their last chunks had come.
-    pub fn end(&mut self, now: u64, gone: impl Fn(&Flow) -> bool, len: impl Fn(&Flow) -> u32) -> u64 {
+    /// Ends the transfers for which `gone` holds, and tells of each machine how many bytes of the last chunk had come.
+    pub fn end(&mut self, now: u64, gone: impl Fn(&Flow) -> bool, len: impl Fn(&Flow) -> u32) -> Vec<(usize, u64)> {
         self.advance(now);
-        let mut bytes = 0;
+        let mut broken_off = Vec::new();
         self.flows.retain(|_, flow| {
             if gone(flow) {
-                bytes += (f64::from(len(flow)) - (flow.target - self.service)).max(0.0) as u64;
+                let bytes = (f64::from(len(flow)) - (flow.target - self.service)).max(0.0) as u64;
+                broken_off.push((flow.node, bytes));
             }
             !gone(flow)
         });
-        bytes
+        broken_off
     }
 
     /// When the next chunk will be through, if nothing changes, in microseconds.

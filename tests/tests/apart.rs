@@ -79,6 +79,13 @@ fn a_package_reaches_a_machine_whose_network_process_has_no_rights() {
     wait_for(&admin, &release, "Installed", &at("node.log"));
     assert_eq!(fs::read(&file).unwrap(), b"from the package");
     assert_eq!(fs::metadata(&file).unwrap().uid(), 0, "root has installed it");
+    // Only root may read what was printed; the coordinator's order is enough for the installer to tell it.
+    let log = ["explain", &release, "--device", "pc", "--log", "--data-dir", text(&admin)];
+    let told = wait::until("the log", WITHIN, || {
+        let (_, log) = attempt(&log);
+        if log["awaited"] == false { Ok(log) } else { Err(log.to_string()) }
+    });
+    assert!(told["found"] == true && told["text"].as_str().unwrap().contains("upswarm-test-app"), "{told}");
     verb(&["group", "sign", "office", "--list", "--yes", "--data-dir", text(&admin)]);
     approve(&admin, &release, "uninstall");
     wait_for(&admin, &release, "Uninstalled", &at("node.log"));

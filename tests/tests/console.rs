@@ -248,6 +248,8 @@ fn every_page_is_fit_for_everyone(browser: &Browser, demo: &Demo, pictures: &Pat
         ("repositories", "/repositories"),
         ("alarms", "/alarms?all=true"),
         ("audit", "/audit"),
+        ("reports", "/reports"),
+        ("rollout-report", "/reports?show=rollout"),
         ("search", "/search?q=o"),
         ("trouble", "/nothing"),
     ];

@@ -190,6 +190,20 @@ fn a_failure_says_why_first_and_is_tried_again_when_asked() {
     let printed = log["logs"][0]["text"].as_str().unwrap();
     assert!(printed.contains("demo-bad: cannot reach the licence server\n") && printed.lines().count() > 3, "{log}");
     assert_eq!(log["logs"].as_array().map(Vec::len), Some(2), "it was taken away again: {log}");
+    // The same from the admin's side: asked of the machine, and there with one of its next messages.
+    let label = world.nodes[0].label.clone();
+    let afar = |more: &[&str]| world.coordinator.verb(&[&["explain", &bad, "--device", &label], more].concat()).done();
+    let asked = afar(&["--log"]);
+    assert_eq!((&asked["reach"], &asked["device"]["name"]), (&"connected".into(), &(*label).into()), "{asked}");
+    let told = wait::until("the log at the coordinator", WITHIN, || {
+        let log = afar(&["--log"]);
+        if log["awaited"] == false { Ok(log) } else { Err(log.to_string()) }
+    });
+    let text = told["text"].as_str().unwrap();
+    assert!(text.contains("demo-bad: cannot reach the licence server\n") && told["found"] == true, "{told}");
+    let explained = afar(&[]);
+    assert_eq!(explained["explanations"][0]["state"], "Failed", "{explained}");
+    assert_eq!(afar(&["--log", "--again"])["reach"], "connected");
     let good = world.publish(&Package { name: "demo-untouched", ..DEMO });
     wait::until("the machine to know another release", WITHIN, || {
         let verb = explain(&good);

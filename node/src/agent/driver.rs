@@ -5,6 +5,7 @@
 //! fetches, serves and installs under way and no more.
 
 mod disk;
+mod installs;
 mod sink;
 mod snapshots;
 mod start;
@@ -23,14 +24,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use upswarm_cache::{Store, StoreConfig};
-use upswarm_protocol::catalog::Action;
 use upswarm_protocol::chunk::ChunkList;
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::envelope::{self, Kind, Role};
-use upswarm_protocol::ids::{PayloadId, ReleaseId};
+use upswarm_protocol::ids::PayloadId;
 use upswarm_protocol::node::{
-    Conditions, FetchError, FetchFrom, FetchId, Input, MachineRules, NodeConfig, NodeState, Output, Restored,
-    ServeWhat, StoreError,
+    Conditions, FetchError, FetchFrom, FetchId, Input, MachineRules, NodeConfig, NodeState, Output, Restored, Section,
+    Sentence, ServeWhat, StoreError,
 };
 use upswarm_protocol::report::receipt;
 use upswarm_protocol::wire::{BlockStatus, BlockWhat};
@@ -182,6 +182,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
         flushed: 0,
         unflushed: Arc::default(),
     };
+    driver.origin.watch(config.coordinator.origins.first());
     let mut flush = tokio::time::interval(FLUSH_EVERY);
     let mut pace = tokio::time::interval(PACE_EVERY);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -254,7 +255,7 @@ pub(crate) async fn run(dir: &NodeDir, config: Config, stop: impl Future<Output 
                     watch.rescan();
                 }
                 let install_root = config.install_root.as_deref();
-                let outside = Outside { section: driver.link.explain(), install_root };
+                let outside = Outside { section: driver.way_to_the_web(), install_root };
                 driver.inputs.extend(asked.answer(&driver.state, outside, clock.now()));
             }
             _ = look.tick(), if config.update_point.is_some() => {
@@ -410,14 +411,8 @@ impl Driver {
             Output::Detect { release } => self.detect(release),
             Output::Install { release, action } => self.install(release, action),
             Output::Notice { release, text, near } => self.tell(release, text, near),
-            Output::Restart { release } => {
-                let (done, restarted) = (self.done.clone(), self.installer.restart(&self.state, release));
-                tokio::spawn(async move {
-                    let outcome = restarted.await;
-                    info!(release = %release.short(), ?outcome, "restart");
-                    let _ = done.send(vec![Input::RestartEnded { release, outcome }]).await;
-                });
-            }
+            Output::Restart { release } => self.restart(release),
+            Output::ReadLog { release, ordered, order } => self.read_log(release, ordered, order),
             Output::Encrypt { message, to } => {
                 let seq = message.seq();
                 debug!(seq, "reports");
@@ -585,39 +580,6 @@ impl Driver {
         });
     }
 
-    /// Writes the notice where programs of the person at the machine find it, and shows it.
-    fn tell(&mut self, release: Option<ReleaseId>, text: String, near: bool) {
-        let path = self.notice.clone();
-        let Some(release) = release else {
-            let _ = std::fs::remove_file(&path);
-            return;
-        };
-        info!("{text}");
-        if let Err(error) = std::fs::write(&path, format!("{text}\n")) {
-            warn!("cannot write {}: {error}", path.display());
-        }
-        tokio::spawn(self.installer.tell(&self.state, release, text, near));
-    }
-
-    fn detect(&mut self, release: ReleaseId) {
-        let (done, detected) = (self.done.clone(), self.installer.detect(&self.state, release));
-        tokio::spawn(async move {
-            let result = detected.await;
-            let _ = done.send(vec![Input::Detected { release, result }]).await;
-        });
-    }
-
-    fn install(&mut self, release: ReleaseId, action: Action) {
-        let installed = self.installer.install(&self.state, |id| self.store.path(id), release, action);
-        let done = self.done.clone();
-        info!(release = %release.short(), ?action, "begins");
-        tokio::spawn(async move {
-            let outcome = installed.await;
-            info!(release = %release.short(), ?outcome, "ended");
-            let _ = done.send(vec![Input::InstallEnded { release, action, outcome }]).await;
-        });
-    }
-
     /// Takes over the limits of a node.toml that has changed; everything else in it counts from the next start.
     fn reload(&mut self, dir: &NodeDir) {
         match Config::read(&dir.config()) {
@@ -644,6 +606,19 @@ impl Driver {
             }
         }
         self.rates.set = rates;
+        let others = u32::try_from(self.state.other_fetchers(now)).unwrap_or(u32::MAX);
+        self.origin.give_way(self.state.wan_yields().unwrap_or(self.rates.limits.gives_way), others);
+    }
+
+    /// What the driver itself knows of why things are as they are.
+    fn way_to_the_web(&self) -> Option<Section> {
+        let mut section = self.link.explain();
+        if let Some((text, because)) = self.origin.explain() {
+            let title = || "The way to the web".to_owned();
+            let known = section.get_or_insert_with(|| Section { title: title(), sentences: Vec::new() });
+            known.sentences.push(Sentence { text, because });
+        }
+        section
     }
 
     /// Makes verified chunks durable, when there are new ones or the last time failed.

@@ -5,6 +5,7 @@
 //! the next.
 
 mod health;
+mod yielding;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use upswarm_protocol::chunk::Chunk;
 use upswarm_protocol::node::FetchError;
 
 use self::health::{Health, Wait};
+use self::yielding::Yielding;
 use crate::limiter::Limiter;
 use crate::web::{Pace, Web, causes, dialled};
 
@@ -55,6 +57,7 @@ pub(crate) struct OriginClient {
     limiter: Limiter,
     patience: Patience,
     health: Health,
+    yielding: Yielding,
 }
 
 /// How connections are used.
@@ -108,7 +111,23 @@ impl OriginClient {
     /// A client whose body bytes go through `limiter`. Needs rustls' process-wide provider.
     pub(crate) fn new(web: Web, limiter: Limiter) -> anyhow::Result<Self> {
         let plain = Clients::new(&web, false).context("no HTTP client for origins")?;
-        Ok(Self { plain, secure: Arc::default(), web, limiter, patience: PATIENCE, health: Health::default() })
+        let (health, yielding) = (Health::default(), Yielding::default());
+        Ok(Self { plain, secure: Arc::default(), web, limiter, patience: PATIENCE, health, yielding })
+    }
+
+    /// Measures the way to origins from now on, for [`OriginClient::give_way`]. `origin` is the one that will be asked as a rule.
+    pub(crate) fn watch(&self, origin: Option<&String>) {
+        self.yielding.start(self.web.clone(), origin);
+    }
+
+    /// Whether fetches of chunks give way to others on a thin line; `others` machines of the site fetch beside this one.
+    pub(crate) fn give_way(&self, on: bool, others: u32) {
+        self.yielding.set(on, others);
+    }
+
+    /// Why fetches are slow, in a sentence and its reason, when they give way now.
+    pub(crate) fn explain(&self) -> Option<(String, String)> {
+        self.yielding.explain()
     }
 
     fn secure(&self) -> Result<&Clients, Cause> {
@@ -142,7 +161,7 @@ impl OriginClient {
                 Err(FetchError::Wrong("the chunks asked for do not follow each other inside the payload".into())),
             );
         }
-        let mut run = Run { total_len, chunks, done: 0, bytes: 0, sink };
+        let mut run = Run { total_len, chunks, done: 0, bytes: 0, partial: Vec::new(), sink };
         let mut causes = Vec::new();
         let urls = self.health.order(urls);
         for (at, url) in urls.iter().copied().enumerate() {
@@ -188,22 +207,57 @@ impl OriginClient {
     }
 
     async fn fetch_from(&self, reuse: Reuse, url: &str, first: Duration, run: &mut Run<'_>) -> Result<(), Cause> {
-        let Some(wanted) = run.missing() else { return Ok(()) };
-        let (start, end) = wanted;
-        let mut response = self.get(reuse, url, first, Some(wanted)).await?;
+        let _fetching = self.yielding.fetching(url);
+        // What another source brought of a chunk is not mixed with what this one brings.
+        run.partial.clear();
+        let mut reuse = reuse;
+        let mut in_pieces = true;
+        while let Some((start, end)) = run.missing() {
+            let piece = self.yielding.piece().filter(|_| in_pieces);
+            let until = piece.map_or(end, |piece| end.min(start + piece));
+            match self.fetch_piece(reuse, url, first, run, (start, until)).await {
+                // A source without ranges gives the whole file or nothing.
+                Err(Cause::Wrong(_)) if until < end => in_pieces = false,
+                other => other?,
+            }
+            // Even a fresh connection has shown now that it works.
+            reuse = Reuse::Pooled;
+        }
+        Ok(())
+    }
+
+    /// Fetches bytes of the payload, or the first of them when the line has become too thin for so many at once.
+    async fn fetch_piece(
+        &self,
+        reuse: Reuse,
+        url: &str,
+        first: Duration,
+        run: &mut Run<'_>,
+        (start, end): (u64, u64),
+    ) -> Result<(), Cause> {
+        let mut response = self.get(reuse, url, first, Some((start, end))).await?;
         check_range(&response, start, end, run.total_len)?;
-        let mut chunk = run.next_buffer();
+        let has_ranges = response.status() == StatusCode::PARTIAL_CONTENT;
+        let mut chunk = std::mem::take(&mut run.partial);
         let mut body = Watched::new(self.patience);
         let origin = health::origin(url);
         loop {
+            let left = end - run.position(&chunk);
+            // The rest of a large answer would come at full speed: it is asked for again, in pieces.
+            let too_much = |piece: u64| has_ranges && end - start > 2 * piece && left > piece;
+            if left == 0 || self.yielding.piece().is_some_and(too_much) {
+                run.partial = chunk;
+                return Ok(());
+            }
             let Some(bytes) = body.next_bytes(&mut response, self.health.wait(&origin)).await? else {
                 return Err(Cause::Broken("the body ended early".into()));
             };
             // More than the range asked for is neither counted nor kept: the connection ends with this response.
-            let left = end - run.position(&chunk);
             let mut bytes = &bytes[..bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
             run.bytes += bytes.len() as u64;
+            self.yielding.came(bytes.len() as u64);
             body.pausing(self.limiter.acquire(bytes.len() as u64)).await;
+            body.pausing(self.yielding.may_take(bytes.len() as u64)).await;
             while !bytes.is_empty() {
                 let want = run.chunks[run.done].len as usize;
                 let (now, rest) = bytes.split_at(bytes.len().min(want - chunk.len()));
@@ -348,6 +402,8 @@ struct Run<'a> {
     done: usize,
     /// Payload bytes received.
     bytes: u64,
+    /// The first bytes of the next chunk, by the source that is asked.
+    partial: Vec<u8>,
     sink: &'a mpsc::Sender<(usize, Vec<u8>)>,
 }
 
@@ -355,7 +411,7 @@ impl Run<'_> {
     /// First byte wanted, and the one after the last.
     fn missing(&self) -> Option<(u64, u64)> {
         let (first, last) = (self.chunks.get(self.done)?, self.chunks.last()?);
-        Some((first.offset, last.offset + u64::from(last.len)))
+        Some((first.offset + self.partial.len() as u64, last.offset + u64::from(last.len)))
     }
 
     fn position(&self, chunk: &[u8]) -> u64 {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use upswarm_protocol::coordinator::AlarmKind;
-use upswarm_protocol::ids::DeviceId;
+use upswarm_protocol::ids::{DeviceId, ReleaseId};
 
 /// One alarm: what is the same is one, however often and on however many machines it is seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,9 @@ pub(crate) struct AlarmView {
     /// The machine that it is about, or one of those.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) device: Option<DeviceId>,
+    /// The release that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) release: Option<ReleaseId>,
     /// How many machines have it.
     pub(crate) devices: usize,
     /// What was seen, as it was seen last.

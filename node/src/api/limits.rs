@@ -14,6 +14,9 @@ pub(crate) struct LimitRequest {
     /// Payload bytes per second; nothing takes the rate back.
     #[serde(default)]
     pub(crate) wan: Option<u64>,
+    /// Whether the site's machines give way to everything else on the line; nothing changes nothing of that.
+    #[serde(default, rename = "yield", skip_serializing_if = "Option::is_none")]
+    pub(crate) gives_way: Option<bool>,
 }
 
 /// A rate of a site.
@@ -31,6 +34,9 @@ pub(crate) struct RateView {
 pub(crate) struct SiteLimits {
     pub(crate) site: String,
     pub(crate) rates: Vec<RateView>,
+    /// Whether its machines give way to everything else on the line; nothing where each goes by its own node.toml.
+    #[serde(default, rename = "yield", skip_serializing_if = "Option::is_none")]
+    pub(crate) gives_way: Option<bool>,
 }
 
 /// `GET /admin/v1/limits`.

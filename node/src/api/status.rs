@@ -179,6 +179,11 @@ pub(crate) struct RolloutView {
     pub(crate) rings: Vec<RingView>,
 }
 
+/// Whether so many failures, beside so many successes, are more than single machines' trouble.
+pub(crate) fn fails_widely(failed: u32, done: u32) -> bool {
+    failed >= 2 && u64::from(failed) * 5 > u64::from(failed) + u64::from(done)
+}
+
 impl RolloutView {
     /// All rings together; `ring` is their number, the rest is the last one's.
     pub(crate) fn total(&self) -> RingView {
@@ -199,7 +204,9 @@ impl RolloutView {
     /// Whether some of its machines are not at their end.
     pub(crate) fn is_under_way(&self) -> bool {
         let total = self.total();
-        self.action != Action::None && total.installed + total.failed < total.devices
+        let open = total.installed + total.failed < total.devices;
+        self.action != Action::None
+            && (open || self.stop_above_percent == 0.0 && fails_widely(total.failed, total.installed))
     }
 
     /// Of the machines that have begun, those that failed or fell silent and were not accepted, in percent: what
@@ -230,4 +237,54 @@ pub(crate) struct RingView {
 pub(crate) struct OriginStatus {
     /// Payload bytes that it has served since it started.
     pub(crate) payload_bytes: u64,
+}
+
+/// A state as people say it: of a deployment, or what a scan says of a release.
+pub(crate) fn state_words(state: &str) -> &'static str {
+    match state {
+        "Installed" => "Installed",
+        "Uninstalled" => "Removed",
+        "Failed" => "Failed",
+        "Stalled" => "Stalled",
+        "Pending" => "Pending",
+        "OnHold" => "On hold",
+        "Offering" => "Looking for bytes",
+        "Downloading" => "Downloading",
+        "Downloaded" => "Downloaded",
+        "Installing" => "Installing",
+        "RestartRequired" => "Waits for restart",
+        "Uninstalling" => "Being removed",
+        "Superseded" => "Superseded",
+        "Canceled" => "Taken back",
+        "NotApplicable" => "Not concerned",
+        "Required" => "Needed",
+        "Declined" => "Declined",
+        "NotTold" => "Not told",
+        _ => "Not known",
+    }
+}
+
+/// What a deployment waits for, or what it is at, as people say it; nothing where the state says it all.
+pub(crate) fn sub_state_words(sub: SubState) -> Option<&'static str> {
+    Some(match sub {
+        SubState::None => return None,
+        SubState::Scheduled => "waits for its time",
+        SubState::AwaitingWindow => "waits for a maintenance window",
+        SubState::AwaitingDependency => "waits for what it needs first",
+        SubState::Paused => "paused by the admin",
+        SubState::Deferred => "put off at the machine",
+        SubState::Queued => "waits for another install",
+        SubState::AwaitingCatalog => "waits for the catalog",
+        SubState::Retrying => "is tried again",
+        SubState::Expired => "a document has expired",
+        SubState::NoSpace => "no space on the disk",
+        SubState::NoSource => "nobody has the bytes",
+        SubState::PowerOrLink => "on battery or a metered link",
+        SubState::HeldByMachine => "held by its package manager",
+        SubState::Locked => "package manager is locked",
+        SubState::BrokenPackage => "another package is broken",
+        SubState::MissingDependency => "a dependency is missing",
+        SubState::NoNetwork => "no network",
+        SubState::Conflict => "contradicts another approval",
+    })
 }

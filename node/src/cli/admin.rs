@@ -92,6 +92,11 @@ impl KeyArgs {
 }
 
 impl AdminArgs {
+    /// The data directory that was given on the command line, whose-ever it is.
+    pub(super) fn given_directory(&self) -> Option<PathBuf> {
+        self.data_dir.clone()
+    }
+
     /// The coordinator, running.
     pub(crate) fn client(&self) -> Result<Client, CliError> {
         match self.resolve()?.place.ok_or_else(no_place)? {

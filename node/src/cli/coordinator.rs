@@ -10,6 +10,7 @@ use super::admin::{AdminArgs, offline_keys};
 use super::{CliError, Common};
 use crate::api::invites::{InviteRequest, Invited};
 use crate::clock::Clock;
+use crate::coordinator::database_setting::{self, DatabaseSetting};
 use crate::coordinator::directory::{Change, Directory, Lock};
 use crate::coordinator::keys::{self, KeyUse, Passphrase};
 use crate::coordinator::setup::Offline;
@@ -33,6 +34,7 @@ EXAMPLE:
   upswarm coordinator run --data-dir /var/lib/upswarm-coordinator
   upswarm coordinator run --data-dir /var/lib/upswarm-coordinator --origin-url http://updates.example.org:4702/
   upswarm coordinator run --data-dir /var/lib/upswarm-coordinator --console 127.0.0.1:4704
+  upswarm coordinator run --data-dir /var/lib/upswarm-coordinator --database postgres://upswarm@127.0.0.1/upswarm
 
 The origin speaks plain HTTP: everything that machines fetch is verified by signature and hash. The admin API has doors of its
 own: a socket in the data directory for verbs on this machine, and with --admin IP:PORT one with TLS for others, which log in with
@@ -127,6 +129,16 @@ struct RunArgs {
     /// The clock is right, although it differs from the last signature or was set far while the coordinator ran.
     #[arg(long)]
     accept_clock: bool,
+    /// Keep the fleet in this PostgreSQL database, for example postgres://upswarm@db.example.org/upswarm, or with `sqlite` in a
+    /// file of the data directory, as at first. It is remembered. The password comes from UPSWARM_DATABASE_PASSWORD or a file.
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
+    /// File whose first line is the database's password; remembered with --database.
+    #[arg(long, value_name = "FILE", requires = "database")]
+    database_password_file: Option<PathBuf>,
+    /// How many days of history are kept; older days are added up.
+    #[arg(long, value_name = "DAYS", default_value_t = run::HISTORY_DAYS, value_parser = clap::value_parser!(u32).range(1..=3660))]
+    history_days: u32,
 }
 
 #[derive(Debug, clap::Args)]
@@ -229,6 +241,8 @@ fn serve(args: RunArgs) -> Result<(), CliError> {
         origins: args.origin_url,
         origin_rate: args.origin_rate,
         accept_clock: args.accept_clock,
+        database: args.database.map(|url| DatabaseSetting { url, password_file: args.database_password_file }),
+        history_days: args.history_days,
     };
     let (data_dir, place) = (args.data_dir, args.console);
     let beside = async move |stop| match place {
@@ -241,6 +255,7 @@ fn serve(args: RunArgs) -> Result<(), CliError> {
 fn invite(args: InviteArgs, common: Common) -> Result<(), CliError> {
     let addresses = args.address.iter().map(|address| net::dialled(address)).collect::<Result<Vec<_>, _>>();
     let addresses = addresses.map_err(|error| CliError::Refused(format!("--address: {error:#}")))?;
+    let (group, site, uses) = (args.group.clone(), args.site.clone(), args.uses);
     let request =
         InviteRequest { group: args.group, site: args.site, ttl_s: args.ttl.as_secs(), uses: args.uses, addresses };
     let admin = AdminArgs::of_directory(args.data_dir);
@@ -259,13 +274,22 @@ fn invite(args: InviteArgs, common: Common) -> Result<(), CliError> {
     let json = json!({
         "token": invited.token, "expires": invited.expires, "addresses": addresses, "warnings": warnings,
     });
+    if !common.is_json() {
+        // The token alone is the output, so that scripts can take it.
+        let machines = crate::text::count(uses as usize, "machine", "machines");
+        eprintln!(
+            "for {machines} in group {group} at site {site}, until {}; on the machine: upswarm node join TOKEN",
+            invited.expires
+        );
+    }
     common.print(&json, &invited.token);
     Ok(())
 }
 
 /// Invites without a running coordinator, which will let the machines in once it runs. The lock keeps it from starting.
 fn invite_offline(directory: &Directory, request: &InviteRequest, _lock: &Lock) -> Result<Invited, CliError> {
-    let mut loaded = directory.load(directory.origins()?)?;
+    let told = super::runtime()?.block_on(database_setting::told(directory))?;
+    let mut loaded = directory.load(directory.origins()?, told)?;
     let known = directory.run_info().map(|info| info.listen).unwrap_or_default();
     let addresses = if request.addresses.is_empty() { &known } else { &request.addresses };
     let identity = (loaded.setup.device, loaded.setup.root_hash);

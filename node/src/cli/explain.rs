@@ -1,12 +1,15 @@
-//! `upswarm explain`: sentences, each with the rule or fact it rests on.
+//! `upswarm explain`: sentences, each with the rule or fact it rests on, of this machine or of one of the fleet.
+
+mod afar;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use serde_json::{Value, json};
 use upswarm_protocol::ids::ReleaseId;
 
+use super::admin::AdminArgs;
 use super::installer::INSTALLER_DIR;
 use super::{CliError, Common};
 use crate::config::{Config, NodeDir};
@@ -15,48 +18,67 @@ use crate::local_api::{Client, Request};
 
 const EXAMPLE: &str = "\
 EXAMPLE:
-  upswarm explain --data-dir /var/lib/upswarm                       everything that is not as it should be
+  upswarm explain --data-dir /var/lib/upswarm                       everything that is not as it should be here
   upswarm explain --data-dir /var/lib/upswarm org.example.tool@2.1  why this update is not installing here
   upswarm explain --data-dir /var/lib/upswarm org.example.tool --log  what its package manager printed here
-  upswarm explain --data-dir /var/lib/upswarm 3fa9c2d1              why this peer is not used (first digits of its id)";
+  upswarm explain --data-dir /var/lib/upswarm 3fa9c2d1              why this peer is not used (first digits of its id)
+  upswarm explain --device pc7                                      the same of a machine of the fleet, as far as it has told
+  upswarm explain editor@2.1 --device pc7 --log                     what its package manager printed there
+
+With --device the coordinator is asked. A log is asked of the machine, which tells up to 256 KiB of it, the end first; run the verb again
+to see it.";
 
 /// Columns of the text.
 const WIDTH: usize = 100;
 
-/// Say why an update is not installed here, why a peer is not used, and where each byte came from.
+/// Say why an update is not installed, why a peer is not used, and where each byte came from: here, or on a machine of the fleet.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(crate) struct Args {
-    /// The data directory of the node that runs on this machine.
-    #[arg(long, value_name = "DIR")]
-    data_dir: PathBuf,
     /// PRODUCT or PRODUCT@VERSION (the last part of the product's name suffices), a device's name, or the first digits of an id;
     /// without it, everything.
     #[arg(value_name = "RELEASE|PEER")]
     subject: Option<String>,
-    /// Show what programs printed when this release was last tried here, whole; the latest last.
+    /// A machine of the fleet: its label, or its key or at least eight first digits of it. Without it: the node whose --data-dir is given.
+    #[arg(long)]
+    device: Option<String>,
+    /// Show what programs printed when this release was last tried there, whole; the latest last.
     #[arg(long, requires = "subject")]
     log: bool,
+    /// Ask the machine anew, although a log of it is here.
+    #[arg(long, requires = "log", requires = "device")]
+    again: bool,
     /// Where the privileged installer keeps its logs, which only root may read.
     #[arg(long, value_name = "DIR", default_value = INSTALLER_DIR)]
     installer_dir: PathBuf,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
-    let told = Client::connect(&args.data_dir)?.ask(&Request::Explain { subject: args.subject.clone() })?;
+    if let Some(device) = &args.device {
+        return afar::run(&args, device, common);
+    }
+    let data_dir = args.admin.given_directory().ok_or_else(|| {
+        CliError::Refused(
+            "of which machine? Give --data-dir DIR of the node on this one, or --device NAME for one of the fleet"
+                .to_owned(),
+        )
+    })?;
+    let told = Client::connect(&data_dir)?.ask(&Request::Explain { subject: args.subject.clone() })?;
     if args.log {
-        return log(&args, &told, common);
+        return log(&args, &data_dir, &told, common);
     }
     common.print(&told, &text(&told));
     Ok(())
 }
 
 /// The log lies with whoever installs, and only who may read it there may see it.
-fn log(args: &Args, told: &Value, common: Common) -> Result<(), CliError> {
+fn log(args: &Args, data_dir: &Path, told: &Value, common: Common) -> Result<(), CliError> {
     let name = args.subject.as_deref().unwrap_or_default();
     let release: ReleaseId = serde_json::from_value(told["subject"]["release"].clone())
         .map_err(|_| CliError::Refused(format!("{name} is a peer; releases have logs")))?;
-    let node = NodeDir::new(&args.data_dir);
+    let node = NodeDir::new(data_dir);
     let config = Config::read(&node.config()).map_err(|error| CliError::Refused(format!("{error:#}")))?;
     let dir = if config.installer_socket.is_some() { args.installer_dir.clone() } else { node.install() };
     let logs = dir.join("logs");

@@ -11,12 +11,14 @@ const EXAMPLE: &str = "\
 EXAMPLE:
   upswarm limit set --site berlin --wan 2MB/s --window \"mon-fri 08:00-18:00\"
   upswarm limit set --site berlin --wan 50mbit
+  upswarm limit set --site berlin --yield off
   upswarm limit list
   upswarm limit remove --site berlin
 
 Machines that are on hear of it within seconds, the others when they are there again; each keeps it over restarts. Of the rates of a
 site the lowest that applies counts, by the machines' local time, and the machines that fetch share it evenly. What node.toml says
-counts beside it. Control traffic, reports and documents are not slowed down.";
+counts beside it. With --yield on, fetches take what everything else on the line leaves over, and give it back at once; that is how
+machines are set unless their node.toml says otherwise (limits.yield). Control traffic, reports and documents are not slowed down.";
 
 /// Set how much of the WAN a site may use for payloads.
 #[derive(Debug, clap::Args)]
@@ -34,10 +36,13 @@ enum Verb {
         #[arg(long)]
         site: String,
         /// Payload bytes per second of all its machines together: 2MB/s, 50mbit.
-        #[arg(long, value_name = "RATE")]
-        wan: Rate,
-        /// Only at these hours, in the machines' local time: "mon-fri 08:00-18:00".
-        #[arg(long)]
+        #[arg(long, value_name = "RATE", required_unless_present = "gives_way")]
+        wan: Option<Rate>,
+        /// Whether its machines give way to everything else on the line.
+        #[arg(long = "yield", value_name = "on|off", value_parser = on_or_off)]
+        gives_way: Option<bool>,
+        /// The rate only at these hours, in the machines' local time: "mon-fri 08:00-18:00".
+        #[arg(long, requires = "wan")]
         window: Option<String>,
         #[command(flatten)]
         admin: AdminArgs,
@@ -62,10 +67,12 @@ enum Verb {
 
 pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
     match args.verb {
-        Verb::Set { site, wan, window, admin } => {
-            change(&LimitRequest { site, window, wan: Some(wan.0) }, &admin, common)
+        Verb::Set { site, wan, gives_way, window, admin } => {
+            change(&LimitRequest { site, window, wan: wan.map(|wan| wan.0), gives_way }, &admin, common)
         }
-        Verb::Remove { site, window, admin } => change(&LimitRequest { site, window, wan: None }, &admin, common),
+        Verb::Remove { site, window, admin } => {
+            change(&LimitRequest { site, window, wan: None, gives_way: None }, &admin, common)
+        }
         Verb::List { admin } => {
             let list = super::runtime()?.block_on(admin.client()?.limits())?;
             let mut table = Table::new(&["SITE", "WHEN", "WAN"]);
@@ -73,6 +80,9 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
                 for rate in &limits.rates {
                     let when = rate.window.clone().unwrap_or_else(|| "always".to_owned());
                     table.row([limits.site.clone(), when, units::rate_words(rate.wan)]);
+                }
+                if let Some(gives_way) = limits.gives_way {
+                    table.row([limits.site.clone(), "always".to_owned(), yields(gives_way).to_owned()]);
                 }
             }
             common.list(&list, &table, || if table.is_empty() { "no limits".to_owned() } else { table.text() })
@@ -90,7 +100,20 @@ fn words(limits: &SiteLimits) -> String {
     let rate = |rate: &crate::api::limits::RateView| {
         format!("{} {}", units::rate_words(rate.wan), rate.window.as_deref().unwrap_or("always"))
     };
-    let rates: Vec<String> = limits.rates.iter().map(rate).collect();
+    let mut rates: Vec<String> = limits.rates.iter().map(rate).collect();
+    rates.extend(limits.gives_way.map(|gives_way| yields(gives_way).to_owned()));
     let rates = if rates.is_empty() { "no limit".to_owned() } else { rates.join("; ") };
     format!("site {}: {rates}", limits.site)
+}
+
+fn yields(gives_way: bool) -> &'static str {
+    if gives_way { "gives way to others" } else { "gives way to nobody" }
+}
+
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
+        _ => Err("write on or off".to_owned()),
+    }
 }

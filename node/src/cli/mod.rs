@@ -29,6 +29,7 @@ mod profile;
 mod progress;
 mod publish;
 mod release;
+mod report;
 mod retry;
 mod root;
 mod rule;
@@ -163,6 +164,8 @@ enum Verb {
     Inventory(inventory::Args),
     /// Show releases that machines need and do not have.
     Missing(missing::Args),
+    /// Show what was so over time: compliance, rollouts, CVEs, bytes saved, approvals.
+    Report(report::Args),
     /// Show what machines miss of their repositories, by source package.
     Updates(updates::Args),
     /// Add repositories of distributions and vendors, and bring them up to date.
@@ -251,6 +254,7 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Alarms(args) => alarms::run(args, common),
         Verb::Inventory(args) => inventory::run(args, common),
         Verb::Missing(args) => missing::run(args, common),
+        Verb::Report(args) => report::run(args, common),
         Verb::Updates(args) => updates::run(args, common),
         Verb::Sync(args) => sync::run(args, common),
         Verb::Explain(args) => explain::run(args, common),

@@ -34,6 +34,7 @@ EXAMPLE:
   upswarm coordinator standby-keys --data-dir DIR; upswarm root rotate online
   upswarm root new-key approver --holder 'Anna Ek' --keys-dir /media/new/keys
   upswarm root add-key approver KEY --holder 'Anna Ek'
+  upswarm root new-key targeting --holder 'Eva Roos' --keys-dir NEW; upswarm root add-key targeting KEY --holder 'Eva Roos'
   upswarm root holder 5f0c3a9e 'Ben Oh'
   upswarm root revoke-key 5f0c3a9e
   upswarm root unpin-upstream debian-security
@@ -58,6 +59,9 @@ online key stolen [2]       the coordinator was taken over, or a copy of its dis
 approver's key stolen [1-3] without another approver, first: upswarm root new-key approver --holder NAME --keys-dir NEW; then
                               upswarm root revoke-key KEY --replace-with NEWKEY
                             What only that key approved leaves the catalog; approve again what you still want.
+groups apart [2 and 1 each] so that who approves does not say which machines that is for. upswarm root new-key targeting --holder NAME
+                            --keys-dir NEW; upswarm root add-key targeting KEY --holder NAME; then each group once: upswarm group sign NAME
+targeting key stolen [1-3]  as an approver's, with `targeting`; sign the groups anew that only it had signed.
 publisher's key stolen [1-3] the same with `publisher`. Its releases leave the catalog; publish them anew.
 root key lost or stolen [2] one of three does nothing. upswarm root new-key root --holder NAME --keys-dir NEW; then
                               upswarm root revoke-key KEY --replace-with NEWKEY     (signed by two old keys and the new ones)
@@ -268,6 +272,7 @@ fn show(admin: &AdminArgs, common: Common) -> Result<(), CliError> {
         ShownRole { role, prefix: None, threshold: of.threshold, keys: of.keys.iter().map(shown).collect() }
     };
     let mut roles = vec![role("root", &root.root), role("approver", &root.approvers), role("online", &root.online)];
+    roles.extend(root.targeting.as_ref().map(|keys| role("targeting", keys)));
     roles.extend(root.publishers.iter().map(|rule| {
         let prefix = Some(rule.names().to_owned());
         ShownRole { prefix, ..role("publisher", &rule.keys) }
@@ -405,6 +410,7 @@ fn new_key(role: RoleName, holder: &Holder, args: &KeyArgs, common: Common) -> R
         RoleName::Root => KeyUse::Root,
         RoleName::Publisher => KeyUse::Publisher,
         RoleName::Approver => KeyUse::Approver,
+        RoleName::Targeting => KeyUse::Targeting,
         RoleName::Online => {
             return Err(CliError::Refused(
                 "online keys are made where they stay: upswarm coordinator standby-keys --data-dir DIR".to_owned(),

@@ -4,7 +4,10 @@ use super::admin::AdminArgs;
 use super::output::{Table, age, count, one_line, word};
 use super::{CliError, Common};
 use crate::api::devices::DeviceHead;
-use crate::api::status::{DeploymentStatus, DeviceStatus, Double, ReleaseStatus, RolloutView, Status, StatusQuery};
+use crate::api::status::{
+    DeploymentStatus, DeviceStatus, Double, ReleaseStatus, RolloutView, Status, StatusQuery, state_words,
+    sub_state_words,
+};
 use crate::units;
 
 const EXAMPLE: &str = "\
@@ -22,6 +25,8 @@ const REASONS: usize = 6;
 const ALL_REASONS: usize = 8;
 const ALARMS: usize = 3;
 const ROLLOUTS: usize = 3;
+/// Columns of the list of devices.
+const COLUMNS: usize = 120;
 /// Characters of a reason or an alarm in the summary.
 const SHORT: usize = 55;
 
@@ -145,6 +150,41 @@ fn devices(status: &Status) -> Table {
     table
 }
 
+/// The same for people: what stands in a line. The rest is in the other formats.
+fn devices_at_a_glance(status: &Status) -> Table {
+    let mut table = Table::new(&[
+        "ID", "DEVICE", "SITE", "SEEN", "NEEDS", "RELEASE", "NAME", "STATE", "AGE", "DONE", "WAN", "REASON",
+    ]);
+    for device in &status.devices {
+        let needs = device.scan.map_or_else(|| "-".to_owned(), |scan| scan.required.to_string());
+        let of_device = [device.device.short(), device.name(), device.site.clone(), seen(device), needs];
+        let wan = units::size_words(device.bytes.origin);
+        let mut row = |about: [String; 5], reason: &str| {
+            table.row(of_device.iter().cloned().chain(about).chain([wan.clone(), reason.to_owned()]));
+        };
+        if device.deployments.is_empty() {
+            row(["-", "-", "-", "-", "-"].map(str::to_owned), "");
+        }
+        for deployment in &device.deployments {
+            row(about(deployment), &deployment.reason);
+        }
+    }
+    table
+}
+
+/// Reasons that a line has no room for, of what was asked for by name.
+fn whole_reasons(status: &Status) -> Vec<String> {
+    let of = |device: &DeviceStatus| {
+        let with_reason = device.deployments.iter().filter(|known| known.reason.len() > SHORT / 4).cloned();
+        let name = device.name();
+        with_reason
+            .map(move |known| format!("{name} {}: {}", known.release.short(), one_line(&known.reason)))
+            .collect::<Vec<_>>()
+    };
+    let reasons: Vec<String> = status.devices.iter().flat_map(of).collect();
+    if reasons.is_empty() { reasons } else { [vec![String::new()], reasons].concat() }
+}
+
 /// Its groups, and whether they are news to it.
 fn groups(device: &DeviceStatus) -> String {
     let unheard = if device.groups_heard == Some(false) { " (not heard yet)" } else { "" };
@@ -152,12 +192,13 @@ fn groups(device: &DeviceStatus) -> String {
 }
 
 fn about(deployment: &DeploymentStatus) -> [String; 5] {
-    let mut state = format!("{:?}", deployment.state);
-    if deployment.sub_state != upswarm_protocol::report::SubState::None {
-        state = format!("{state} ({:?})", deployment.sub_state);
+    let mut state = state_words(&format!("{:?}", deployment.state)).to_owned();
+    if let Some(waits) = sub_state_words(deployment.sub_state) {
+        state = format!("{state}: {waits}");
     }
-    if let Some(code) = deployment.code {
-        state = format!("{state} code {code}");
+    // That a recipe ended well needs no number.
+    if let Some(code) = deployment.code.filter(|code| *code != 0) {
+        state = format!("{state}, exit code {code}");
     }
     let percent = (u128::from(deployment.done) * 100).checked_div(u128::from(deployment.total));
     [
@@ -180,7 +221,10 @@ fn titled(title: &Option<String>, version: &Option<String>) -> String {
 fn text(status: &Status, by_device: bool, whole: bool) -> String {
     let mut lines = vec![first_line(status)];
     if by_device {
-        lines.extend(["".to_owned(), devices(status).text()]);
+        lines.extend(["".to_owned(), devices_at_a_glance(status).text_within(COLUMNS)]);
+        if whole {
+            lines.extend(whole_reasons(status));
+        }
     } else {
         lines.extend(releases(status, whole));
     }
@@ -234,7 +278,8 @@ fn releases(status: &Status, whole: bool) -> Vec<String> {
     for release in status.releases.iter().take(shown) {
         let mut states: Vec<(&String, &usize)> = release.states.iter().collect();
         states.sort_by_key(|(state, devices)| (std::cmp::Reverse(**devices), *state));
-        let states: Vec<String> = states.iter().map(|(state, devices)| format!("{devices} {state}")).collect();
+        let states: Vec<String> =
+            states.iter().map(|(state, devices)| format!("{devices} {}", state_words(state))).collect();
         let oldest = release.oldest_s.map_or("-".to_owned(), |oldest| age(Some(oldest), "-"));
         let name = titled(&release.title, &release.version);
         table.row([release.release.short(), name, release.groups.join(","), states.join(", "), oldest]);
@@ -267,7 +312,7 @@ fn reasons(release: &ReleaseStatus, whole: bool, room: &mut usize) -> Vec<String
         lines.push(format!(
             "  {} {} for up to {}: {text} [{}{others}]",
             reason.devices,
-            reason.state,
+            state_words(&reason.state),
             age(Some(reason.oldest_s), "?"),
             one_line(&reason.example),
         ));

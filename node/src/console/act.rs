@@ -12,6 +12,7 @@ use super::guard::{Fields, Visitor};
 use super::trouble::Trouble;
 use crate::api::alarms::{AcknowledgeRequest, AlarmQuery};
 use crate::api::holds::{HoldRequest, HoldView};
+use crate::api::logs::LogRequest;
 use crate::api::repositories::SyncRequest;
 use crate::api::retries::RetryRequest;
 use crate::api::status::StatusQuery;
@@ -86,6 +87,22 @@ pub(super) async fn retry(
         group: fields.get("group").map(str::to_owned),
     };
     console.client.retry(&request).await?;
+    Ok(back.into_response())
+}
+
+/// Has a machine tell what programs printed when it last tried an update.
+pub(super) async fn log(
+    State(console): State<Arc<Console>>,
+    visitor: Visitor,
+    fields: Fields,
+) -> Result<Response, Trouble> {
+    fields.must_be_of(&visitor)?;
+    let back = way_back(&fields, "/devices")?;
+    let request = LogRequest {
+        device: fields.get("device").unwrap_or_default().to_owned(),
+        release: fields.get("release").unwrap_or_default().to_owned(),
+    };
+    console.client.ask_log(&request).await?;
     Ok(back.into_response())
 }
 

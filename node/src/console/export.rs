@@ -82,7 +82,7 @@ pub(super) async fn audit_csv(State(console): State<Arc<Console>>, _visitor: Vis
 }
 
 /// A file as RFC 4180 has it, in which no cell is a formula, turns the direction of writing or hides anything.
-fn csv(name: &str, head: &[&str], lines: impl Iterator<Item = Vec<String>>) -> Result<Response, Trouble> {
+pub(super) fn csv(name: &str, head: &[&str], lines: impl Iterator<Item = Vec<String>>) -> Result<Response, Trouble> {
     let failed = |error: csv::Error| Trouble::from(anyhow::Error::new(error).context("writing CSV"));
     let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
     writer.write_record(head).map_err(failed)?;

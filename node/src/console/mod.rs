@@ -19,6 +19,7 @@ mod refused;
 mod show;
 #[cfg(test)]
 mod tests;
+mod trend;
 mod trouble;
 
 use std::net::SocketAddr;
@@ -153,11 +154,15 @@ fn routes(console: Arc<Console>) -> Router {
         .route("/groups", get(pages::groups::page))
         .route("/repositories", get(pages::repositories::page))
         .route("/alarms", get(pages::alarms::page))
+        .route("/reports", get(pages::reports::page))
+        .route("/reports.csv", get(pages::reports::as_csv))
+        .route("/reports.json", get(pages::reports::as_json))
         .route("/audit", get(pages::audit::page))
         .route("/audit.csv", get(export::audit_csv))
         .route("/search", get(pages::search))
         .route("/act/hold", post(act::hold))
         .route("/act/retry", post(act::retry))
+        .route("/act/log", post(act::log))
         .route("/act/acknowledge", post(act::acknowledge))
         .route("/act/sync", post(act::sync))
         .route("/act/draft", post(decide::draft))

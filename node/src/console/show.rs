@@ -10,7 +10,7 @@ use upswarm_protocol::report::BytesBySource;
 use crate::api::catalog::Catalog;
 use crate::api::fleet::Standing;
 use crate::api::holds::HoldView;
-use crate::api::status::RingView;
+use crate::api::status::{RingView, state_words};
 use crate::text;
 
 /// The style sheet and script that pages name: a new program has new names, so that browsers may keep what they have.
@@ -52,28 +52,18 @@ pub(crate) fn standing(standing: Standing) -> String {
 
 /// A deployment's or a scan's state, as HTML. Words that are not known are shown as unknown.
 pub(crate) fn state(word: &str) -> String {
-    let (shape, label) = match word {
-        "Installed" => ("current", "Installed"),
-        "Uninstalled" => ("current", "Removed"),
-        "Failed" => ("attention", "Failed"),
-        "Stalled" => ("attention", "Stalled"),
-        "Pending" => ("pending", "Pending"),
-        "OnHold" => ("held", "On hold"),
-        "Offering" => ("pending", "Looking for bytes"),
-        "Downloading" => ("pending", "Downloading"),
-        "Downloaded" => ("pending", "Downloaded"),
-        "Installing" => ("pending", "Installing"),
-        "RestartRequired" => ("pending", "Waits for restart"),
-        "Uninstalling" => ("pending", "Being removed"),
-        "Superseded" => ("exception", "Superseded"),
-        "Canceled" => ("exception", "Taken back"),
-        "NotApplicable" => ("exception", "Not concerned"),
-        "Required" => ("approval", "Needed"),
-        "Declined" => ("exception", "Declined"),
-        "NotTold" => ("unknown", "Not told"),
-        _ => ("unknown", "Not known"),
+    let shape = match word {
+        "Installed" | "Uninstalled" => "current",
+        "Failed" | "Stalled" => "attention",
+        "OnHold" => "held",
+        "Pending" | "Offering" | "Downloading" | "Downloaded" | "Installing" | "RestartRequired" | "Uninstalling" => {
+            "pending"
+        }
+        "Superseded" | "Canceled" | "NotApplicable" | "Declined" => "exception",
+        "Required" => "approval",
+        _ => "unknown",
     };
-    badge(shape, label)
+    badge(shape, state_words(word))
 }
 
 /// A shape with a word; both are words of this program.

@@ -249,6 +249,13 @@ async fn what_was_previewed_is_signed_with_the_passphrase_and_nothing_else() {
         "/alarms",
         "/alarms?all=true",
         "/audit",
+        "/reports",
+        "/reports?show=rollout&since=30d&release=org.example.%3Cb%3Etool%401",
+        "/reports?show=vulnerable",
+        "/reports?show=savings&group=office",
+        "/reports?show=approvals",
+        "/reports.csv?show=approvals",
+        "/reports.json?show=compliance",
         "/search?q=tool",
         "/updates?from=repositories",
         "/devices.csv",
@@ -260,7 +267,16 @@ async fn what_was_previewed_is_signed_with_the_passphrase_and_nothing_else() {
         assert!(!page.contains('\u{202e}') || path.contains(".json"), "{path}");
         assert!(!is_html || !page.contains("<script>alert") && !page.contains("<b>tool"), "{path}");
     }
-    for path in ["/devices?standing=fine", "/devices?page=x", "/devices/nobody", "/updates/nothing", "/sites/nowhere"] {
+    for path in [
+        "/devices?standing=fine",
+        "/devices?page=x",
+        "/devices/nobody",
+        "/updates/nothing",
+        "/sites/nowhere",
+        "/reports?show=all",
+        "/reports?since=tomorrow",
+        "/reports?group=none",
+    ] {
         let status = bench.get(path).header("cookie", &cookie).send().await.unwrap().status();
         assert!(status.is_client_error(), "{path}: {status}");
     }

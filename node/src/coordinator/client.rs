@@ -26,10 +26,12 @@ use crate::api::holds::{Held, HoldRequest};
 use crate::api::inventory::{DeviceInventory, DeviceQuery, Inventories, PackageHolders, PackageQuery};
 use crate::api::invites::{DisinviteRequest, InviteList, InviteRequest, InviteView, Invited};
 use crate::api::limits::{LimitList, LimitRequest, SiteLimits};
+use crate::api::logs::{DeviceLogs, LogAsked, LogQuery, LogRequest};
 use crate::api::missing::{Missing, MissingQuery};
 use crate::api::overview::{Changes, ChangesQuery, Overview};
 use crate::api::proposals::{ProposalQuery, ProposalRequest, ProposalStatus, Updates, UpdatesQuery};
 use crate::api::releases::{WithdrawRequest, Withdrawn};
+use crate::api::reports::ReportQuery;
 use crate::api::repositories::{NewUpstream, RemoveUpstream, SyncRequest, UpstreamAdded, UpstreamList};
 use crate::api::retries::{Retried, RetryRequest};
 use crate::api::roots::RootChain;
@@ -151,6 +153,15 @@ impl Client {
         self.json(self.admin(Method::GET, "audit")).await
     }
 
+    /// A report over time, by its name in the API.
+    pub(crate) async fn report<T: serde::de::DeserializeOwned>(
+        &self,
+        name: &str,
+        query: &ReportQuery,
+    ) -> Result<T, CliError> {
+        self.json(self.admin(Method::GET, &format!("report/{name}")).query(query)).await
+    }
+
     /// Waits until something has changed after a generation, or for some seconds.
     pub(crate) async fn changes(&self, after: u64) -> Result<Changes, CliError> {
         self.json(self.admin(Method::GET, "changes").query(&ChangesQuery { after })).await
@@ -234,6 +245,16 @@ impl Client {
     /// Sets or takes back a rate of a site.
     pub(crate) async fn limit(&self, request: &LimitRequest) -> Result<SiteLimits, CliError> {
         self.json(self.admin(Method::POST, "limits").json(request)).await
+    }
+
+    /// Has a machine tell what programs printed when it last tried a release.
+    pub(crate) async fn ask_log(&self, request: &LogRequest) -> Result<LogAsked, CliError> {
+        self.json(self.admin(Method::POST, "device/logs").json(request)).await
+    }
+
+    /// Logs that a machine was asked for.
+    pub(crate) async fn logs(&self, query: &LogQuery) -> Result<DeviceLogs, CliError> {
+        self.json(self.admin(Method::GET, "device/logs").query(query)).await
     }
 
     /// Has machines try a release again.

@@ -14,7 +14,9 @@
 //! D/payload/<hex>           payload bytes; complete, and hashed before they got their name
 //! D/upload/                 what is still arriving
 //! D/devices/, D/invites/    one file each
-//! D/told                    what devices told, see `store::log`
+//! D/fleet.db                what devices told and its history, see `store::schema`; elsewhere with --database
+//! D/database.json           where that is, when it is not here
+//! D/logs/                   logs of devices that were asked for, one file each
 //! D/names.json              the admin's names of groups and sites
 //! D/repositories/           upstream repositories, see `repositories::settings`
 //! D/feeds/                  feeds of advisories, see `repositories::feeds`
@@ -25,7 +27,7 @@
 //! D/wan-limits              how much of the WAN sites may use
 //! D/rollouts                what the admin accepted of rollouts that were stopped
 //! ```
-//! Every file but `told` is written beside its place, synced, renamed and the directory synced, and a removal is synced too: after a power cut each is whole,
+//! Every file but those of the database is written beside its place, synced, renamed and the directory synced, and a removal is synced too: after a power cut each is whole,
 //! old or new.
 
 use std::collections::BTreeMap;
@@ -183,9 +185,19 @@ impl Directory {
         self.path.join("alarms.json")
     }
 
-    /// What devices told.
-    pub(crate) fn told(&self) -> PathBuf {
+    /// What devices told, as earlier versions kept it.
+    pub(crate) fn old_told(&self) -> PathBuf {
         self.path.join("told")
+    }
+
+    /// The fleet store's database, when it is SQLite's.
+    pub(crate) fn fleet_db(&self) -> PathBuf {
+        self.path.join("fleet.db")
+    }
+
+    /// Where the fleet store's database is, when it is not here.
+    pub(crate) fn database_setting(&self) -> PathBuf {
+        self.path.join("database.json")
     }
 
     pub(crate) fn wan_limits(&self) -> PathBuf {
@@ -210,7 +222,7 @@ impl Directory {
 
     /// Makes the empty rooms of a new directory; durable on return.
     pub(crate) fn create(&self) -> anyhow::Result<()> {
-        for room in ["keys", "roots", "doc", "payload", "upload", "devices", "invites"] {
+        for room in ["keys", "roots", "doc", "payload", "upload", "devices", "invites", "logs"] {
             let path = self.path.join(room);
             fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
         }
@@ -315,7 +327,11 @@ impl Directory {
                 let path = self.path.join("invites").join(hex::encode(secret_hash));
                 if bytes.is_empty() { Change::Remove(path) } else { Change::Put(path, bytes) }
             }
-            Record::Report(..) | Record::Inventory(..) | Record::Scan(..) => return None,
+            Record::Log(device, release, bytes) => {
+                let path = self.path.join("logs").join(format!("{device}-{release}"));
+                if bytes.is_empty() { Change::Remove(path) } else { Change::Put(path, bytes) }
+            }
+            Record::Report(..) | Record::InventoryBase(..) | Record::Inventory(..) | Record::Scan(..) => return None,
         })
     }
 

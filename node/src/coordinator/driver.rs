@@ -1,6 +1,8 @@
 //! Moves inputs into the coordinator's core and outputs out of it. One task owns core, names and rules, and decides; the fleet
 //! store writes beside it, one batch at a time, in order, and readers look at the store. Nobody who only looks can hold it up.
 
+mod looks;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +26,7 @@ use super::http::shared::{Counters, RootVersions};
 use super::projection;
 use super::requests::{MAX_REQUESTS, Reply, Request};
 use super::store::alarms::{Alarms, Seen};
+use super::store::ledger::InForce;
 use super::store::names::Names;
 use super::store::part::CatalogParts;
 use super::store::rules::Rules;
@@ -101,6 +104,9 @@ pub(crate) struct Driver {
     catalog: Arc<Catalog>,
     parts: Arc<CatalogParts>,
     rollouts: Rollouts,
+    /// What history knows of approvals and of devices that are shut out.
+    in_force: Vec<InForce>,
+    revoked: BTreeSet<DeviceId>,
 }
 
 /// The rollouts as they were counted last.
@@ -147,6 +153,7 @@ impl Driver {
         } = parts;
         let catalog = Arc::new(projection::catalog(&state, &names, &Catalog::default()));
         let parts = Arc::new(CatalogParts::of(&state, &CatalogParts::default()));
+        let (in_force, revoked) = (projection::in_force(&state), state.revoked().clone());
         Self {
             state,
             device,
@@ -163,7 +170,7 @@ impl Driver {
             answers: BTreeMap::new(),
             next_request: 0,
             backlog: VecDeque::new(),
-            changes: Vec::new(),
+            changes: vec![Write::Approvals(in_force.clone())],
             token: None,
             saved: Vec::new(),
             writing: None,
@@ -173,6 +180,8 @@ impl Driver {
             catalog,
             parts,
             rollouts: Rollouts { changed: true, ..Rollouts::default() },
+            in_force,
+            revoked,
         }
     }
 
@@ -200,7 +209,10 @@ impl Driver {
                 Some(input) = ends.inputs.recv(), if room => self.state.handle_input(input, self.clock.now()),
                 Some(request) = ends.requests.recv(), if room && self.answers.len() + self.saved.len() < MAX_REQUESTS => self.request(request),
                 _ = expiries.tick() => self.look_for_expiry(),
-                _ = alone.tick() => self.look_for_the_alone(),
+                _ = alone.tick() => {
+                    self.look_for_the_alone();
+                    self.look_for_rollouts();
+                }
                 () = sleep_until(due) => self.state.handle_timeout(self.clock.now()),
             }
         }
@@ -282,6 +294,10 @@ impl Driver {
         if !answers.is_empty() || self.state.index_version() != self.catalog.index_version {
             self.project_catalog();
         }
+        if !answers.is_empty() && self.alarms.all().iter().any(|alarm| alarm.kind == AlarmKind::Rollout && !alarm.over)
+        {
+            self.look_for_rollouts();
+        }
         // Last, so that whoever asks next sees what was answered.
         answers.into_iter().for_each(|(then, result)| then(result));
     }
@@ -298,6 +314,7 @@ impl Driver {
                 self.alarms_of(&report);
                 Write::Report(report, received)
             }
+            Record::InventoryBase(digest, bytes) => Write::InventoryBase(digest, bytes),
             Record::Inventory(device, bytes) => match self.state.inventory(&device) {
                 Some(inventory) => Write::Inventory(device, inventory.clone(), bytes),
                 None => return,
@@ -369,6 +386,14 @@ impl Driver {
             Request::Retry(actor, request, reply) => {
                 let decision = self.at_desk(|desk| admin::retry::retry(&actor, desk, &request));
                 self.decide(decision, reply);
+            }
+            Request::AskLog(actor, request, reply) => {
+                let decision = self.at_desk(|desk| admin::logs::ask(&actor, desk, &request));
+                self.decide(decision, reply);
+            }
+            Request::Logs(query, reply) => {
+                let now = self.clock.now().wall;
+                drop(reply.send(self.at_desk(|desk| admin::logs::list(desk, &query, now))));
             }
             Request::Limit(actor, request, reply) => {
                 let decision = self.at_desk(|desk| admin::limits::limit(&actor, desk, &request));
@@ -489,7 +514,12 @@ impl Driver {
     }
 
     fn set_names(&mut self, names: Names) {
-        self.names = Arc::new(names);
+        let before = std::mem::replace(&mut self.names, Arc::new(names));
+        let (old, new) = (before.retired(), self.names.retired());
+        let gone = new.keys().filter(|device| !old.contains_key(device)).map(|device| Write::Counted(*device, false));
+        let back = old.keys().filter(|device| !new.contains_key(device));
+        let back = back.map(|device| Write::Counted(*device, !self.state.revoked().contains(device)));
+        self.changes.extend(gone.chain(back));
         self.changes.push(Write::File(Change::Put(self.directory.names(), self.names.to_bytes())));
         self.project_catalog();
     }
@@ -518,8 +548,26 @@ impl Driver {
     fn project_catalog(&mut self) {
         if self.catalog.index_version != self.state.index_version() {
             self.parts = Arc::new(CatalogParts::of(&self.state, &self.parts));
+            self.note_history();
         }
         self.catalog = Arc::new(projection::catalog(&self.state, &self.names, &self.catalog));
+    }
+
+    /// Hands the fleet store what a new catalog means for history: approvals, and who is shut out.
+    fn note_history(&mut self) {
+        let in_force = projection::in_force(&self.state);
+        if self.in_force != in_force {
+            self.changes.push(Write::Approvals(in_force.clone()));
+            self.in_force = in_force;
+        }
+        let revoked = self.state.revoked();
+        if self.revoked != *revoked {
+            let out = revoked.difference(&self.revoked).map(|device| Write::Counted(*device, false));
+            let back = self.revoked.difference(revoked);
+            let back = back.map(|device| Write::Counted(*device, !self.names.retired().contains_key(device)));
+            self.changes.extend(out.chain(back).collect::<Vec<_>>());
+            self.revoked = revoked.clone();
+        }
     }
 
     /// What readers need besides the store.
@@ -608,32 +656,6 @@ impl Driver {
             seen.iter().cloned().for_each(|seen| self.see(seen));
             AlarmKind::OF_DEVICES.into_iter().for_each(|kind| self.ended(kind, Some(report.device), &seen));
         }
-    }
-
-    /// Whoever is alone now and was at the last look: machines that start find each other within seconds.
-    fn look_for_the_alone(&mut self) {
-        let (live, fleet) = (self.live(), self.store.snapshot());
-        let seen = admin::alarms::alone(&View::new(&live, &fleet));
-        let alone: BTreeSet<DeviceId> = seen.iter().filter_map(|seen| seen.device).collect();
-        let before = std::mem::replace(&mut self.alone, alone);
-        for device in before.iter().filter(|device| !self.alone.contains(*device)).copied().collect::<Vec<_>>() {
-            self.ended(AlarmKind::Alone, Some(device), &[]);
-        }
-        let still = seen.into_iter().filter(|seen| seen.device.is_some_and(|device| before.contains(&device)));
-        still.collect::<Vec<_>>().into_iter().for_each(|seen| self.see(seen));
-    }
-
-    fn look_for_expiry(&mut self) {
-        let seen = admin::alarms::expiries(&self.state, self.clock.now().wall);
-        for record in self.state.devices().map(|record| record.device).collect::<Vec<_>>() {
-            if self.alarms.concern(record) {
-                let of_device: Vec<Seen> = seen.iter().filter(|seen| seen.device == Some(record)).cloned().collect();
-                self.ended(AlarmKind::Expiry, Some(record), &of_device);
-            }
-        }
-        let own: Vec<Seen> = seen.iter().filter(|seen| seen.device.is_none()).cloned().collect();
-        self.ended(AlarmKind::Expiry, None, &own);
-        seen.into_iter().for_each(|seen| self.see(seen));
     }
 
     /// Has the alarms written: at once when there is news, else from time to time.

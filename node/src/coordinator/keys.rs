@@ -39,6 +39,8 @@ pub(crate) enum KeyUse {
     Publisher,
     /// Signs approvals.
     Approver,
+    /// Signs what groups are.
+    Targeting,
     /// Signs index, head and certificates.
     Online,
     /// Signs snapshots of repositories.
@@ -56,6 +58,7 @@ impl KeyUse {
             KeyUse::Root => "root",
             KeyUse::Publisher => "publisher",
             KeyUse::Approver => "approver",
+            KeyUse::Targeting => "targeting",
             KeyUse::Online => "online",
             KeyUse::Sync => "sync",
             KeyUse::Identity => "identity",

@@ -11,7 +11,9 @@ use upswarm_protocol::catalog::walk::everything;
 use upswarm_protocol::catalog::{Index, Page, Root};
 use upswarm_protocol::chunk::{ChunkList, MAX_LIST};
 use upswarm_protocol::codec::{self, Text};
-use upswarm_protocol::coordinator::{CatalogRecord, CoordinatorState, DeviceRecord, HeldList, Invite, Setup, Stored};
+use upswarm_protocol::coordinator::{
+    CatalogRecord, CoordinatorState, DeviceRecord, HeldList, Invite, MAX_LOG_RECORD, Setup, Stored,
+};
 use upswarm_protocol::envelope::{Document, Envelope, Kind as DocumentKind, Role};
 use upswarm_protocol::ids::{DeviceId, DocHash, PublicKey};
 use zeroize::Zeroizing;
@@ -22,9 +24,9 @@ use super::keys::{self, KeyUse};
 use super::store::Fleet;
 use super::store::alarms::Alarms;
 use super::store::known::{Known, Said};
-use super::store::log::{Kind, Log};
 use super::store::names::Names;
 use super::store::rules::Rules;
+use super::store::told::Told;
 use crate::sys;
 
 const RECORD_LIMIT: usize = 256 << 10;
@@ -36,28 +38,28 @@ pub(crate) struct Loaded {
     pub(crate) report_key: Zeroizing<[u8; 32]>,
     /// What each device last said.
     pub(crate) said: BTreeMap<DeviceId, Said>,
-    /// Where it is kept.
-    pub(crate) log: Log,
     pub(crate) names: Names,
     pub(crate) rules: Rules,
     pub(crate) alarms: Alarms,
 }
 
 /// The fleet as readers see it at a start: what the core holds, and what devices said.
-pub(crate) fn fleet(state: &CoordinatorState, mut said: BTreeMap<DeviceId, Said>) -> Fleet {
+pub(crate) fn fleet(state: &CoordinatorState, mut said: BTreeMap<DeviceId, Said>, names: &Names) -> Fleet {
     let known = state.devices().map(|record| {
         let mut known = Known::new(record.clone());
         known.said = said.remove(&record.device).map(Into::into);
         known.inventory = state.inventory(&record.device).cloned();
         known.scan = state.scan(&record.device).cloned().map(Into::into);
+        known.counted = !state.revoked().contains(&record.device) && !names.retired().contains_key(&record.device);
         (record.device, known.into())
     });
     known.collect()
 }
 
 impl Directory {
-    /// Reads everything, checking what can be checked. Removes what an abrupt stop has left behind. Needs the lock.
-    pub(crate) fn load(&self, origins: Vec<Text<512>>) -> anyhow::Result<Loaded> {
+    /// Reads everything but what devices have `told`, which lies in the fleet store, checking what can be checked. Removes what an abrupt
+    /// stop has left behind. Needs the lock.
+    pub(crate) fn load(&self, origins: Vec<Text<512>>, told: Told) -> anyhow::Result<Loaded> {
         let mut no_passphrase =
             || -> anyhow::Result<keys::Passphrase> { bail!("an online key is encrypted, which it must not be") };
         let mut key = |r#use| keys::read(&keys::file(&self.keys(), r#use, 1), r#use, &mut no_passphrase);
@@ -76,26 +78,16 @@ impl Directory {
         }
         // A directory of an earlier version lacks the newer rooms.
         self.create()?;
-        let (log, told) = Log::open(&self.told()).with_context(|| format!("opening {}", self.told().display()))?;
-        let mut said = BTreeMap::new();
-        for ((device, _), bytes) in told.iter().filter(|((_, kind), _)| *kind == Kind::Status) {
-            match Said::restore(bytes) {
-                Some(known) => drop(said.insert(*device, known)),
-                // Status heals by itself: the device reports again.
-                None => tracing::warn!(%device, "a device's stored status is damaged and left out"),
-            }
-        }
-        let of = |kind: Kind| {
-            let found = told.iter().filter(move |((_, known), _)| *known == kind);
-            found.map(|((device, _), bytes)| (*device, bytes.clone())).collect::<Vec<_>>()
-        };
+        let Told { said, inventory_bases, inventories, scans } = told;
         let mut stored = Stored {
             catalog: read_if_there(&self.catalog())?,
             rollouts: read_if_there(&self.rollouts())?,
             wan_limits: read_if_there(&self.wan_limits())?,
-            inventories: of(Kind::Inventory),
-            scans: of(Kind::Scan),
+            inventory_bases,
+            inventories,
+            scans,
             groups: read_if_there(&self.groups())?,
+            logs: self.logs()?,
             documents: Vec::new(),
             devices: self.records("devices", |record: &DeviceRecord| record.device.to_string())?,
             invites: self.records("invites", |invite: &Invite| hex::encode(invite.secret_hash))?,
@@ -113,7 +105,7 @@ impl Directory {
         let alarms = Alarms::load(&self.alarms())?;
         let device = DeviceId(SigningKey::from_bytes(&identity).verifying_key().to_bytes());
         let setup = Setup { device, root, root_hash, online, origins, stored };
-        Ok(Loaded { setup, identity, report_key, said, log, names, rules, alarms })
+        Ok(Loaded { setup, identity, report_key, said, names, rules, alarms })
     }
 
     /// Every online key here: the one in use, and those that stand by to take its place.
@@ -184,6 +176,18 @@ impl Directory {
         }
         stored.documents.extend(pages.into_iter().map(|(hash, bytes)| Document { hash, bytes }));
         Ok(())
+    }
+
+    /// Logs of devices. One that is damaged can be asked for again; one that is too large is none of ours.
+    fn logs(&self) -> anyhow::Result<Vec<Vec<u8>>> {
+        let mut logs = Vec::new();
+        for (_, path) in files(&self.path().join("logs"))? {
+            let what = || format!("reading {}", path.display());
+            if fs::metadata(&path).with_context(what)?.len() <= MAX_LOG_RECORD as u64 {
+                logs.push(fs::read(&path).with_context(what)?);
+            }
+        }
+        Ok(logs)
     }
 
     fn records<T: serde::de::DeserializeOwned>(

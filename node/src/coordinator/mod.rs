@@ -23,6 +23,7 @@ mod requests;
 mod load;
 mod store;
 
+pub(crate) mod database_setting;
 pub(crate) mod directory;
 pub(crate) mod files;
 pub(crate) mod keys;

@@ -4,6 +4,7 @@ use upswarm_protocol::catalog::Members;
 use upswarm_protocol::coordinator::{CoordinatorState, PublishedGroup, PublishedRelease};
 use upswarm_protocol::ids::ReleaseId;
 
+use super::store::ledger::InForce;
 use super::store::names::Names;
 use crate::api::catalog::{Catalog, CatalogApproval, CatalogGroup, CatalogRelease, MembersAre, content_of};
 
@@ -50,6 +51,18 @@ pub(crate) fn catalog(state: &CoordinatorState, names: &Names, before: &Catalog)
         releases: releases.collect(),
         approvals: approvals.collect(),
     }
+}
+
+/// Every approval that is in force, as history keeps it.
+pub(crate) fn in_force(state: &CoordinatorState) -> Vec<InForce> {
+    let approvals = state.approvals().values().map(|known| InForce {
+        group: known.approval.group,
+        release: known.approval.release,
+        version: known.approval.version,
+        action: known.approval.action,
+        document: known.entry.hash,
+    });
+    approvals.collect()
 }
 
 fn described(known: &PublishedGroup) -> CatalogGroup {

@@ -13,6 +13,7 @@ use crate::api::groups::{GroupMade, MemberRequest, Membership, NewGroup, SignedG
 use crate::api::holds::{Held, HoldRequest};
 use crate::api::invites::{DisinviteRequest, InviteList, InviteRequest, InviteView, Invited};
 use crate::api::limits::{LimitRequest, SiteLimits};
+use crate::api::logs::{DeviceLogs, LogAsked, LogQuery, LogRequest};
 use crate::api::releases::{WithdrawRequest, Withdrawn};
 use crate::api::retries::{Retried, RetryRequest};
 use crate::api::rules::RepositoryRule;
@@ -50,6 +51,10 @@ pub(crate) enum Request {
     Disinvite(Actor, DisinviteRequest, Reply<InviteView>),
     /// Have machines try a release again.
     Retry(Actor, RetryRequest, Reply<Retried>),
+    /// Have a machine tell a log.
+    AskLog(Actor, LogRequest, Reply<LogAsked>),
+    /// Logs that a machine was asked for.
+    Logs(LogQuery, Reply<DeviceLogs>),
     /// How much of the WAN a site may use.
     Limit(Actor, LimitRequest, Reply<SiteLimits>),
     /// A machine that is gone.

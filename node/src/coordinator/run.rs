@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use upswarm_protocol::codec::Text;
 use upswarm_protocol::coordinator::CoordinatorState;
 
+use super::database_setting::{self, DatabaseSetting};
 use super::directory::{Directory, Lock, RemoteDoor, RunInfo};
 use super::driver::{Channels, Driver, Parts};
 use super::http::frames::Frames;
@@ -21,7 +22,9 @@ use super::network::Network;
 use super::repositories::Repositories;
 use super::repository_rules::RepositoryRules;
 use super::requests::MAX_REQUESTS;
-use super::store;
+use super::store::database::Database;
+use super::store::past::Past;
+use super::store::{self, Keeping};
 use super::tls;
 use crate::clock::Clock;
 use crate::door::{Door, Listener};
@@ -60,7 +63,14 @@ pub(crate) struct Options {
     pub(crate) origin_rate: Option<u64>,
     /// The admin says that this machine's clock is right.
     pub(crate) accept_clock: bool,
+    /// Where the fleet is kept from now on; none for where it was.
+    pub(crate) database: Option<DatabaseSetting>,
+    /// Days of history.
+    pub(crate) history_days: u32,
 }
+
+/// A bit more than a year, so that the same week of the last one can be seen.
+pub(crate) const HISTORY_DAYS: u32 = 400;
 
 #[cfg(test)]
 impl Options {
@@ -74,6 +84,8 @@ impl Options {
             origins: Vec::new(),
             origin_rate: None,
             accept_clock: false,
+            database: None,
+            history_days: HISTORY_DAYS,
         }
     }
 }
@@ -109,6 +121,7 @@ pub(crate) struct Running {
     /// The readers' end of the fleet store.
     #[cfg(test)]
     pub(crate) fleet: store::FleetStore,
+    past: Past,
     stop: CancellationToken,
     tasks: tokio::task::JoinSet<()>,
     _lock: Lock,
@@ -119,6 +132,7 @@ impl Running {
     pub(crate) async fn finish(mut self) {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
+        self.past.close().await;
     }
 }
 
@@ -152,7 +166,12 @@ pub(crate) async fn start(
     };
     let origins = origins(&options, http)?;
 
-    let Loaded { setup, identity, report_key, said, log, names, rules, alarms } = directory.load(origins)?;
+    if let Some(setting) = &options.database {
+        setting.note(&directory)?;
+    }
+    let place = database_setting::place(&directory)?;
+    let told = database_setting::told(&directory).await?;
+    let Loaded { setup, identity, report_key, said, names, rules, alarms } = directory.load(origins, told)?;
     let web = Web::new(&ProxyConfig::default(), None)?;
     let repositories = Arc::new(Repositories::open(directory.path(), &web)?);
     let device = setup.device;
@@ -169,7 +188,10 @@ pub(crate) async fn start(
         state.accept_clock(clock.now()).context("signing by the clock as it is")?;
     }
     let (written, driver_written) = mpsc::channel(BATCHES);
-    let (fleet, writer) = store::start(directory.clone(), log, load::fleet(&state, said), written)?;
+    let at_start = load::fleet(&state, said, &names);
+    let keeping = Keeping { place: place.clone(), days: options.history_days };
+    let (fleet, writer) = store::start(directory.clone(), keeping, at_start, written).await?;
+    let past = Past::new(Database::readers(place)?);
     let counters = Arc::new(Counters::default());
     let (head, mut public_head) = watch::channel(Vec::new());
     let (roots, public_roots) = watch::channel(Arc::new(state.root_versions().clone()));
@@ -196,6 +218,7 @@ pub(crate) async fn start(
         head: public_head.clone(),
         driver: requests,
         fleet: fleet.clone(),
+        past: past.clone(),
         repositories: repositories.clone(),
         counters,
         limiter: options.origin_rate.map_or_else(Limiter::unlimited, |rate| Limiter::new(rate, BURST)),
@@ -236,6 +259,7 @@ pub(crate) async fn start(
         info,
         #[cfg(test)]
         fleet,
+        past,
         stop,
         tasks,
         _lock: lock,

@@ -15,6 +15,7 @@ use upswarm_protocol::keyring::{Holder, is_holder, is_same_holder};
 use super::anchor::Anchor;
 use super::directory::Directory;
 use super::keys::{self, COORDINATOR, KeyUse, Passphrase};
+use super::store::told::Told;
 use crate::clock;
 use crate::sys::{self, Access};
 
@@ -92,6 +93,7 @@ pub(crate) fn init(data_dir: &Path, offline: Option<Offline<'_>>) -> anyhow::Res
             keys: Keys::single(held((&publisher, Text::lossy(KeyUse::Publisher.name())))),
         }])?,
         approvers: Keys::single(held((&approver, Text::lossy(KeyUse::Approver.name())))),
+        targeting: None,
         group_rules: Bounded::default(),
         upstreams: Bounded::default(),
         online: Keys::single(held((&online, Text::lossy(COORDINATOR)))),
@@ -103,7 +105,7 @@ pub(crate) fn init(data_dir: &Path, offline: Option<Offline<'_>>) -> anyhow::Res
     directory.write_token(&hex::encode(keys::random::<32>()?))?;
     sys::replace(&directory.root(1), &bytes, Access::Everyone).context("writing the root of trust")?;
 
-    let loaded = directory.load(Vec::new())?;
+    let loaded = directory.load(Vec::new(), Told::default())?;
     let now = clock::Clock::start().now();
     let mut state = CoordinatorState::new(loaded.setup, now)?;
     directory.settle(&mut state, now)?;
@@ -182,7 +184,7 @@ mod tests {
             assert_eq!(keys::read_all(&offline, r#use, &mut pass).unwrap().len(), count);
             assert!(keys::read_all(&directory.keys(), r#use, &mut pass).is_err());
         }
-        let loaded = directory.load(Vec::new()).unwrap();
+        let loaded = directory.load(Vec::new(), Told::default()).unwrap();
         assert_eq!((loaded.setup.root_hash, loaded.setup.root.root.threshold), (made.root, 2));
         assert_eq!(loaded.setup.root.root.keys[2].holder.as_str(), "Carla");
         assert!(init(&data, None).is_err(), "a second time");
@@ -196,18 +198,18 @@ mod tests {
         let clock = clock::Clock::start();
         let mut versions = Vec::new();
         for origin in ["http://a/", "http://b/", "http://b/"] {
-            let loaded = directory.load(vec![Text::new(origin).unwrap()]).unwrap();
+            let loaded = directory.load(vec![Text::new(origin).unwrap()], Told::default()).unwrap();
             let mut state = CoordinatorState::new(loaded.setup, clock.now()).unwrap();
             directory.settle(&mut state, clock.now()).unwrap();
             versions.push(state.index_version());
         }
         assert_eq!(versions, [2, 3, 3]);
         std::fs::write(directory.catalog(), b"damaged").unwrap();
-        let loaded = directory.load(Vec::new()).unwrap();
+        let loaded = directory.load(Vec::new(), Told::default()).unwrap();
         let error = CoordinatorState::new(loaded.setup, clock.now()).unwrap_err();
         assert!(error.to_string().contains("catalog"), "{error}");
         std::fs::remove_file(directory.root(1)).unwrap();
-        assert!(directory.load(Vec::new()).is_err());
+        assert!(directory.load(Vec::new(), Told::default()).is_err());
     }
 
     #[test]
@@ -219,7 +221,7 @@ mod tests {
         let mut last = 0;
         for run in 0..6 {
             let origin = Text::new(format!("http://origin-{run}")).unwrap();
-            let loaded = directory.load(vec![origin]).unwrap();
+            let loaded = directory.load(vec![origin], Told::default()).unwrap();
             let mut state = CoordinatorState::new(loaded.setup, clock.now()).unwrap();
             assert!(state.index_version() > last, "run {run}");
             // As many writes as the run's number, and one that was cut off: then the power goes.

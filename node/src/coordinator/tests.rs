@@ -4,8 +4,10 @@ mod alarms_and_undo;
 mod doors;
 mod inventories;
 mod readers;
+mod reports;
 mod repositories;
 mod roots;
+mod scale;
 mod verbs;
 
 use std::path::{Path, PathBuf};

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use upswarm_protocol::ids::ReleaseId;
+use upswarm_protocol::report::MAX_LOG as MAX_TOLD;
 
 use super::{Job, Trouble, private_dir};
 use crate::sys;
@@ -135,6 +136,20 @@ pub(crate) fn newest_logs(state_dir: &Path, release: ReleaseId) -> io::Result<Ve
     paths.sort();
     let newest = paths.split_off(paths.len().saturating_sub(SHOWN));
     newest.into_iter().map(|(_, path)| read(path)).collect()
+}
+
+/// The same in one text for whoever is not here, each log below its path; of more than the coordinator takes, the end. Nothing when
+/// there is no log.
+pub(crate) fn log_for_coordinator(state_dir: &Path, release: ReleaseId) -> io::Result<Vec<u8>> {
+    let logs = newest_logs(state_dir, release)?;
+    let texts: Vec<String> =
+        logs.iter().map(|log| format!("{}\n{}\n", log.path.display(), log.text.trim_end())).collect();
+    let mut text = texts.join("\n");
+    let mut from = text.len().saturating_sub(MAX_TOLD);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    Ok(text.split_off(from).into_bytes())
 }
 
 fn read(path: PathBuf) -> io::Result<Kept> {

@@ -46,7 +46,7 @@ use upswarm_protocol::time::Wall;
 use crate::sys::{self, PlaceError};
 pub(crate) use detect::detect;
 pub(crate) use files::recover;
-pub(crate) use log::newest_logs;
+pub(crate) use log::{log_for_coordinator, newest_logs};
 pub(crate) use payload::{Source, is_package_file};
 
 /// One install or uninstall.

@@ -16,14 +16,17 @@ use anyhow::{Context as _, bail};
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use upswarm_protocol::catalog::{Action, Assignment, Members, Recipe};
-use upswarm_protocol::ids::{DeviceId, DocHash, GroupId};
+use upswarm_protocol::codec::Bounded;
+use upswarm_protocol::envelope::{Envelope, Kind, Role};
+use upswarm_protocol::ids::{DeviceId, DocHash, GroupId, ReleaseId};
 use upswarm_protocol::inventory::belongs;
 use upswarm_protocol::node::takes_back;
+use upswarm_protocol::report::LogOrder;
 use upswarm_protocol::time::Wall;
 use upswarm_protocol::trust::{Admitted, MAX_SNAPSHOT, Trust};
 
 use super::timing::{Awake, Timing};
-use super::wire::{Answer, Back, Job, Task};
+use super::wire::{Answer, AskedLog, Back, Job, Task};
 use crate::inventory::{KINDS, Scanner};
 use crate::sys::{self, Access};
 
@@ -178,33 +181,34 @@ impl Gate {
         admitted
     }
 
+    /// Says of which release the coordinator asks this device for the log. Whoever took the node over can show an order again; that
+    /// gives it what it was given before.
+    pub(super) fn may_tell_log(&mut self, asked: &AskedLog, wall: Wall) -> Result<ReleaseId, Refusal> {
+        let beliefs = (&mut self.trust, &mut self.assigned);
+        let followed = follow_roots(beliefs, &asked.roots, (&self.pin, self.build_time), wall).map(|_| ());
+        self.persist().map_err(|error| format!("the installer cannot write {}: {error}", self.dir.display()))?;
+        followed?;
+        let Some(trust) = &self.trust else { return Err(Refusal::No("no root is known".into())) };
+        let envelope =
+            Envelope::parse(&asked.order, Kind::LogOrder, Role::Online).map_err(|error| error.to_string())?;
+        let verified = envelope.verify(&trust.root().online).map_err(|error| error.to_string())?;
+        let order: LogOrder = verified.decode().map_err(|error| error.to_string())?;
+        if order.device != self.pin.device {
+            return Err(Refusal::No("the coordinator asks another device for its log".into()));
+        }
+        Ok(order.release)
+    }
+
     fn judge(&mut self, job: &Job, notice: Duration, wall: Wall) -> Result<Permit, Refusal> {
         // 1. The pinned root, and from it step by step to today's.
-        let mut roots = job.roots.iter().map(|root| &**root);
-        if self.trust.is_none() {
-            let pinned = roots.by_ref().find(|root| DocHash::of(root) == self.pin.root).ok_or_else(|| {
-                format!("the root {} that is pinned here was not sent; pin this machine anew", self.pin.root.short())
-            })?;
-            let trust = Trust::pin(pinned.to_vec(), self.pin.root, self.build_time);
-            self.trust = Some(trust.map_err(|error| format!("the pinned root is not good: {error}"))?);
-        }
-        let Some(trust) = &mut self.trust else { return Err(Refusal::No("no root is known".into())) };
-        let online = trust.root().online.clone();
-        for root in roots {
-            if *root == *trust.root_bytes() {
-                continue;
-            }
-            trust.offer_root(root, wall).map_err(|error| error.to_string())?;
-        }
+        let beliefs = (&mut self.trust, &mut self.assigned);
+        let trust = follow_roots(beliefs, &job.roots, (&self.pin, self.build_time), wall)?;
         // 2. The head and the index that it names; an older one is no error and changes nothing.
         trust.offer_head(&job.head, wall).map_err(|error| error.to_string())?;
         if let Some(index) = &job.index {
             trust.offer_index(index.to_vec()).map_err(|error| error.to_string())?;
         }
-        // 3. The assignment to groups is this device's, and the newest that was seen. What a removed key signed is no bound.
-        if trust.root().online != online {
-            self.assigned = Wall(0);
-        }
+        // 3. The assignment to groups is this device's, and the newest that was seen.
         let assignment = trust.check_assignment(&job.assignment).map_err(|error| error.to_string())?;
         trust.check_expiry(&assignment, wall).map_err(|error| error.to_string())?;
         if assignment.device != self.pin.device {
@@ -285,6 +289,35 @@ impl Gate {
         }
         Ok(())
     }
+}
+
+/// From the pinned root step by step to today's. What a removed key signed is no bound for assignments.
+fn follow_roots<'a>(
+    (trust, assigned): (&'a mut Option<Trust>, &mut Wall),
+    roots: &[Bounded<u8, { Kind::Root.cap() }>],
+    (pin, build_time): (&Pin, Wall),
+    wall: Wall,
+) -> Result<&'a mut Trust, Refusal> {
+    let mut roots = roots.iter().map(|root| &**root);
+    if trust.is_none() {
+        let pinned = roots.by_ref().find(|root| DocHash::of(root) == pin.root).ok_or_else(|| {
+            format!("the root {} that is pinned here was not sent; pin this machine anew", pin.root.short())
+        })?;
+        let pinned = Trust::pin(pinned.to_vec(), pin.root, build_time);
+        *trust = Some(pinned.map_err(|error| format!("the pinned root is not good: {error}"))?);
+    }
+    let Some(trust) = trust else { return Err(Refusal::No("no root is known".into())) };
+    let online = trust.root().online.clone();
+    for root in roots {
+        if *root == *trust.root_bytes() {
+            continue;
+        }
+        trust.offer_root(root, wall).map_err(|error| error.to_string())?;
+        if trust.root().online != online {
+            *assigned = Wall(0);
+        }
+    }
+    Ok(trust)
 }
 
 /// A downgrade rests on two approvals: that the newer release goes, and that the older one may be there. So it can neither be

@@ -45,7 +45,14 @@ use crate::sys::{self, Access, BlockingStream};
 pub(crate) use gate::Pin;
 pub(crate) use server::{ServerConfig, run};
 
-use wire::{Answer, Ask, Back, Job, MAX_ANSWER, MAX_ASK, MAX_ROOTS, Outcome, Patience, Restarted, Task, WireError};
+use wire::{
+    Answer, Ask, AskedLog, Back, Job, MAX_ANSWER, MAX_ASK, MAX_LOG_ANSWER, MAX_ROOTS, Outcome, Patience, Restarted,
+    Task, WireError,
+};
+
+/// To the coordinator's question for a log that is not there.
+const NO_LOG: &str =
+    "there is no log: nothing of it was begun here, or its log was one of those that made room for newer ones";
 
 /// Detects and installs for a node.
 #[derive(Debug)]
@@ -279,6 +286,37 @@ impl Installer {
         }
     }
 
+    /// What programs printed when a release was last tried, because the coordinator has ordered it. The error says why there is
+    /// nothing.
+    pub(crate) fn log(
+        &self,
+        release: ReleaseId,
+        order: Vec<u8>,
+    ) -> impl Future<Output = Result<Vec<u8>, String>> + Send + 'static {
+        let (state_dir, roots, ending, turn) =
+            (self.state_dir.clone(), self.roots.clone(), self.ending.clone(), self.turn.clone());
+        let socket = self.socket.clone();
+        async move {
+            let read = match socket {
+                None => background::run(move || {
+                    installer::log_for_coordinator(&state_dir, release)
+                        .map_err(|error| format!("the log cannot be read: {error}"))
+                })
+                .await
+                .map_err(|error| format!("reading the log broke off: {error}"))?,
+                Some(socket) => {
+                    let turn = turn.lock_owned().await;
+                    let asked = tokio::task::spawn_blocking(move || {
+                        let _turn = turn;
+                        ask_log(&socket, &roots, order, &ending)
+                    });
+                    asked.await.map_err(|error| format!("asking the installer broke off: {error}"))?
+                }
+            };
+            read.and_then(|text| if text.is_empty() { Err(NO_LOG.to_owned()) } else { Ok(text) })
+        }
+    }
+
     /// What to ask the privileged installer, if there is one.
     fn errand(&self, state: &NodeState, id: &ReleaseId, what: What) -> Option<Errand> {
         let socket = self.socket.clone()?;
@@ -409,17 +447,9 @@ impl Errand {
 
     fn ask(self, paths: &[Option<PathBuf>]) -> Result<Answer, String> {
         let Documents { head, index, pages, assignment, release, approval, groups, back } = self.documents?;
-        let socket = self.socket.display();
-        let mut stream = BlockingStream::connect(&self.socket).map_err(|error| {
-            format!("the installer does not answer at {socket} ({error}); start it: systemctl start upswarm-installer")
-        })?;
-        let broke = |error: WireError| format!("the installer at {socket} broke off: {error}; see its log");
+        let broke = |error: WireError| broke_off(&self.socket, &error);
         let patience = Patience::Unless(&self.ending);
-        wire::send(&mut stream, &Ask::State, MAX_ASK).map_err(broke)?;
-        let (known, known_index) = match wire::receive(&mut stream, MAX_ANSWER, patience).map_err(broke)? {
-            Answer::State { root, index } => (root, index),
-            other => return Err(unexpected(&other)),
-        };
+        let (mut stream, (known, known_index)) = begin(&self.socket, patience)?;
         let mut files = Vec::new();
         let task = match self.what {
             What::Detect => Task::Detect,
@@ -470,6 +500,39 @@ impl Errand {
             WireError::Ending => "the node is about to end; the installer goes on by itself".to_owned(),
             other => broke(other),
         })
+    }
+}
+
+/// Connects, and asks what the installer knows: the version of its root, and its index.
+fn begin(socket: &Path, patience: Patience<'_>) -> Result<(BlockingStream, (u64, Option<DocHash>)), String> {
+    let mut stream = BlockingStream::connect(socket).map_err(|error| {
+        let socket = socket.display();
+        format!("the installer does not answer at {socket} ({error}); start it: systemctl start upswarm-installer")
+    })?;
+    let broke = |error: WireError| broke_off(socket, &error);
+    wire::send(&mut stream, &Ask::State, MAX_ASK).map_err(broke)?;
+    match wire::receive(&mut stream, MAX_ANSWER, patience).map_err(broke)? {
+        Answer::State { root, index } => Ok((stream, (root, index))),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn broke_off(socket: &Path, error: &WireError) -> String {
+    format!("the installer at {} broke off: {error}; see its log", socket.display())
+}
+
+/// Has the installer judge the coordinator's order, and tell what it asks for.
+fn ask_log(socket: &Path, roots: &Path, order: Vec<u8>, ending: &AtomicBool) -> Result<Vec<u8>, String> {
+    let patience = Patience::Unless(ending);
+    let broke = |error: WireError| broke_off(socket, &error);
+    let (mut stream, (known, _)) = begin(socket, patience)?;
+    let later = later_roots(roots, known).map_err(|error| format!("{}: {error}", roots.display()))?;
+    let asked = AskedLog { roots: Bounded::truncated(later), order: Bounded::truncated(order) };
+    wire::send(&mut stream, &Ask::Log(Box::new(asked)), MAX_ASK).map_err(broke)?;
+    match wire::receive(&mut stream, MAX_LOG_ANSWER, patience).map_err(broke)? {
+        Answer::Log(text) => Ok(text.into_vec()),
+        Answer::Refused(why) => Err(format!("the installer refuses: {why}")),
+        other => Err(unexpected(&other)),
     }
 }
 

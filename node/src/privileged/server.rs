@@ -11,14 +11,15 @@ use anyhow::{Context as _, bail};
 use jiff::tz::TimeZone;
 use tracing::{info, warn};
 use upswarm_protocol::catalog::Action;
-use upswarm_protocol::codec::Text;
+use upswarm_protocol::codec::{Bounded, Text};
+use upswarm_protocol::ids::ReleaseId;
 use upswarm_protocol::node::InstallOutcome;
 use upswarm_protocol::trust::Admitted;
 
 use super::gate::{Gate, Permit, Refusal};
 use super::restarts::Restarts;
 use super::timing::Awake;
-use super::wire::{self, Answer, Ask, Job, MAX_ANSWER, MAX_ASK, Patience, Restarted, Task, WireError};
+use super::wire::{self, Answer, Ask, Job, MAX_ANSWER, MAX_ASK, MAX_LOG_ANSWER, Patience, Restarted, Task, WireError};
 use crate::clock;
 use crate::clock::BUILD_TIME;
 use crate::installer::{self, Source};
@@ -142,6 +143,16 @@ impl Hall {
         for _ in 0..MAX_ASKS {
             match wire::receive(stream, MAX_ASK, patience)? {
                 Ask::State => wire::send(stream, &gate.state(), MAX_ANSWER)?,
+                Ask::Log(asked) => {
+                    let (answer, limit) = match gate.may_tell_log(&asked, clock::wall()) {
+                        Ok(release) => (self.log(release), MAX_LOG_ANSWER),
+                        Err(Refusal::No(why) | Refusal::NotYet(why)) => {
+                            warn!("refused: {why}");
+                            (Answer::Refused(Text::lossy(&why)), MAX_ANSWER)
+                        }
+                    };
+                    return wire::send(stream, &answer, limit);
+                }
                 Ask::Job(job) => {
                     let answer = self.work(stream, &job, gate, restarts, patience)?;
                     return wire::send(stream, &answer, MAX_ANSWER);
@@ -149,6 +160,16 @@ impl Hall {
             }
         }
         Ok(())
+    }
+
+    fn log(&self, release: ReleaseId) -> Answer {
+        match installer::log_for_coordinator(&self.jobs, release) {
+            Ok(text) => {
+                info!(release = %release.short(), "tells the coordinator the log");
+                Answer::Log(Bounded::truncated(text))
+            }
+            Err(error) => Answer::Refused(Text::lossy(&format!("the log cannot be read: {error}"))),
+        }
     }
 
     fn work(

@@ -21,7 +21,7 @@ use upswarm_protocol::ids::DocHash;
 
 use self::world::{Bench, World, list};
 use super::wire::{
-    self, Answer, Ask, Back, Found, Job, MAX_ANSWER, MAX_ASK, Outcome, Patience, Restarted, Task, WireError,
+    self, Answer, Ask, AskedLog, Back, Found, Job, MAX_ANSWER, MAX_ASK, Outcome, Patience, Restarted, Task, WireError,
 };
 
 fn soon() -> Patience<'static> {
@@ -59,45 +59,50 @@ fn the_bytes_of_every_message_are_pinned() {
         task: Task::Install { action: Action::Install, payloads: list([0, 7]) },
     };
     let restart = Job { task: Task::Restart { go: true }, ..job.clone() };
-    let restarted = format!("{}0200000001", &JOB.replace("55504908a0", "5550490891")[..JOB.len() - 40]);
+    let restarted = format!("{}0200000001", &JOB.replace("55504909a0", "5550490991")[..JOB.len() - 40]);
     let note = Job { task: Task::Note { payloads: list([0, 1]) }, ..job.clone() };
     let noted =
-        format!("{}03000000020000000000000000000100", &JOB.replace("55504908a0", "555049089c")[..JOB.len() - 40]);
+        format!("{}03000000020000000000000000000100", &JOB.replace("55504909a0", "555049099c")[..JOB.len() - 40]);
     let text = |text: &str| Text::new(text).unwrap();
     let asks = [
-        (Ask::State, "555049080400000000000000"),
+        (Ask::State, "555049090400000000000000"),
         (Ask::Job(Box::new(job)), JOB),
         (Ask::Job(Box::new(restart)), &restarted),
         (Ask::Job(Box::new(note)), &noted),
+        (
+            Ask::Log(Box::new(AskedLog { roots: list([list(bytes(1))]), order: list(bytes(2)) })),
+            "555049092200000002000000010000000000000003000000000000000101010300000000000000020202",
+        ),
     ];
     for (ask, expected) in asks {
         assert_eq!(hex::encode(frame(&ask, MAX_ASK)), expected, "bump the version of the protocol: {ask:?}");
     }
     let hash = DocHash([0xab; 32]);
     let answers = [
-        (Answer::State { root: 2, index: Some(hash) }, format!("555049082d00000000000000020000000000000001{hash}")),
-        (Answer::Detected(Found::Present), "55504908080000000100000000000000".into()),
-        (Answer::Detected(Found::Absent), "55504908080000000100000001000000".into()),
-        (Answer::Detected(Found::Unknown(text("?"))), "5550490811000000010000000300000001000000000000003f".into()),
+        (Answer::State { root: 2, index: Some(hash) }, format!("555049092d00000000000000020000000000000001{hash}")),
+        (Answer::Detected(Found::Present), "55504909080000000100000000000000".into()),
+        (Answer::Detected(Found::Absent), "55504909080000000100000001000000".into()),
+        (Answer::Detected(Found::Unknown(text("?"))), "5550490911000000010000000300000001000000000000003f".into()),
         (
             Answer::Ended(Outcome::Done { restart: true, code: Some(3) }),
-            "555049080e0000000200000000000000010103000000".into(),
+            "555049090e0000000200000000000000010103000000".into(),
         ),
         (
             Answer::Ended(Outcome::Failed { code: None, reason: text("no") }),
-            "555049081300000002000000030000000002000000000000006e6f".into(),
+            "555049091300000002000000030000000002000000000000006e6f".into(),
         ),
-        (Answer::Refused(text("no")), "555049080e0000000300000002000000000000006e6f".into()),
-        (Answer::NotYet(text("no")), "555049080e0000000400000002000000000000006e6f".into()),
-        (Answer::Restart(Restarted::Asked), "55504908080000000500000001000000".into()),
-        (Answer::Restart(Restarted::Failed(text("no"))), "5550490812000000050000000300000002000000000000006e6f".into()),
+        (Answer::Refused(text("no")), "555049090e0000000300000002000000000000006e6f".into()),
+        (Answer::NotYet(text("no")), "555049090e0000000400000002000000000000006e6f".into()),
+        (Answer::Log(list(b"no".to_vec())), "555049090e0000000600000002000000000000006e6f".into()),
+        (Answer::Restart(Restarted::Asked), "55504909080000000500000001000000".into()),
+        (Answer::Restart(Restarted::Failed(text("no"))), "5550490912000000050000000300000002000000000000006e6f".into()),
     ];
     for (answer, expected) in answers {
         assert_eq!(hex::encode(frame(&answer, MAX_ANSWER)), expected, "bump the version of the protocol: {answer:?}");
     }
 }
 
-const JOB: &str = "55504908a000000001000000010000000000000003000000000000000101010300000000000000020202010300000000000000030303010000000000000003000000000000000a0a0a030000000000000004040403000000000000000505050300000000000000060606010000000000000003000000000000000b0b0b01030000000000000007070703000000000000000808080100000000000000020000000000000000000700";
+const JOB: &str = "55504909a000000001000000010000000000000003000000000000000101010300000000000000020202010300000000000000030303010000000000000003000000000000000a0a0a030000000000000004040403000000000000000505050300000000000000060606010000000000000003000000000000000b0b0b01030000000000000007070703000000000000000808080100000000000000020000000000000000000700";
 
 #[test]
 fn the_largest_job_fits_and_what_is_larger_is_not_read() {
@@ -119,10 +124,10 @@ fn the_largest_job_fits_and_what_is_larger_is_not_read() {
     for (bytes, expected) in [
         (b"UPI\x01\0\0\0\0".to_vec(), "not a message of this version"),
         (b"GET / HTTP/1.1\r\n".to_vec(), "not a message of this version"),
-        (b"UPI\x08\xff\xff\xff\xff".to_vec(), "bytes, more than"),
-        (b"UPI\x08\x08\0\0\0\0\0\0\0\0\0\0\0".to_vec(), "malformed"),
-        (b"UPI\x08\x04\0\0\0\x09\0\0\0".to_vec(), "malformed"),
-        (b"UPI\x08\x04\0\0\0\0".to_vec(), "the connection broke"),
+        (b"UPI\x09\xff\xff\xff\xff".to_vec(), "bytes, more than"),
+        (b"UPI\x09\x08\0\0\0\0\0\0\0\0\0\0\0".to_vec(), "malformed"),
+        (b"UPI\x09\x04\0\0\0\x09\0\0\0".to_vec(), "malformed"),
+        (b"UPI\x09\x04\0\0\0\0".to_vec(), "the connection broke"),
         (b"UPI".to_vec(), "the connection broke"),
     ] {
         let (mut here, mut there) = UnixStream::pair().unwrap();

@@ -1,9 +1,9 @@
 //! What the node and the installer say to each other over their Unix socket.
 //!
 //! ```text
-//! frame: magic "UPI" | version u8 = 8 | body length u32 | body (codec)
+//! frame: magic "UPI" | version u8 = 9 | body length u32 | body (codec)
 //! ```
-//! Integers are little-endian. The node asks [`Ask::State`] and then [`Ask::Job`], each answered by one [`Answer`]; then the
+//! Integers are little-endian. The node asks [`Ask::State`] and then [`Ask::Job`] or [`Ask::Log`], each answered by one [`Answer`]; then the
 //! connection is closed. The descriptors of an install's payloads follow its frame: single zero bytes, each with up to
 //! 64 descriptors (`SCM_RIGHTS`), in the order in which the job names their positions.
 //!
@@ -22,6 +22,7 @@ use upswarm_protocol::codec::{self, Bounded, CodecError, Text};
 use upswarm_protocol::envelope::Kind;
 use upswarm_protocol::ids::DocHash;
 use upswarm_protocol::node::{Detection, InstallOutcome, Obstacle, RestartOutcome};
+use upswarm_protocol::report::MAX_LOG;
 use upswarm_protocol::trust::MAX_PROOF;
 
 use crate::sys::{self, BlockingStream};
@@ -30,11 +31,13 @@ use crate::sys::{self, BlockingStream};
 pub(super) const MAX_ASK: usize = 6 << 20;
 /// The most bytes of an [`Answer`].
 pub(super) const MAX_ANSWER: usize = 4 << 10;
+/// The most bytes of an [`Answer::Log`].
+pub(super) const MAX_LOG_ANSWER: usize = MAX_LOG + 64;
 /// The most roots of one job; a node that has seen more sends the first of them, and the rest the next time.
 pub(super) const MAX_ROOTS: usize = 16;
 /// The most pages of one job: those of a release, and of the earlier one that takes its place.
 pub(super) const MAX_PAGES: usize = 2 * MAX_PROOF;
-const MAGIC: [u8; 4] = *b"UPI\x08";
+const MAGIC: [u8; 4] = *b"UPI\x09";
 const HEADER: usize = 8;
 
 /// What the node asks.
@@ -44,6 +47,17 @@ pub(super) enum Ask {
     State,
     /// Something to do.
     Job(Box<Job>),
+    /// What programs printed here, because the coordinator asks for it.
+    Log(Box<AskedLog>),
+}
+
+/// An order of the coordinator, with what it rests on. Nothing of it is believed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct AskedLog {
+    /// As in [`Job::roots`].
+    pub(super) roots: Bounded<Bounded<u8, { Kind::Root.cap() }>, MAX_ROOTS>,
+    /// Envelope of the order.
+    pub(super) order: Bounded<u8, { Kind::LogOrder.cap() }>,
 }
 
 /// Something to do, with every document that it rests on. Nothing of it is believed.
@@ -137,6 +151,8 @@ pub(super) enum Answer {
     NotYet(Text<1024>),
     /// To a restart.
     Restart(Restarted),
+    /// To [`Ask::Log`]: the end of what programs printed; nothing for none.
+    Log(Bounded<u8, MAX_LOG>),
 }
 
 /// [`Detection`] on the wire.

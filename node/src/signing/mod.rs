@@ -160,7 +160,8 @@ pub(crate) fn check(file: RequestFile, place: &KeyPlace, carried: Carried, now: 
             let known = KnownMachines::read(&place.dir)?;
             let list = asked.draft.list.as_ref().map(|list| (list, known.compare(group.group, list)));
             let words = words::group(&group, list, first_time);
-            let needs = vec![approvers_of(&root, &group.group)];
+            let threshold = u8::try_from(root.targeters_needed(&group.group)).unwrap_or(u8::MAX);
+            let needs = vec![Keys { threshold, ..root.targeters().clone() }];
             let document = Document::Group(group.group, group.name.to_string(), group.version);
             ((document, words), (Kind::Group, Role::Approver), &asked.draft.body, needs)
         }

@@ -44,8 +44,24 @@ impl KeyPlace {
 
     /// The public halves of the keys.
     pub(crate) fn public_halves(&self) -> Result<Vec<PublicKey>, CliError> {
-        let found = keys::public_halves(&self.dir, self.r#use).map_err(refused)?;
-        Ok(found.into_iter().map(|(_, key)| key).collect())
+        Ok(self.found()?.into_iter().map(|(_, _, key)| key).collect())
+    }
+
+    /// The key files. Who signs what groups are, an approver or a key of its own, is the root's word: both are looked for.
+    fn found(&self) -> Result<Vec<(KeyUse, PathBuf, PublicKey)>, CliError> {
+        let of = |r#use: KeyUse| {
+            let found = keys::public_halves(&self.dir, r#use)?;
+            Ok(found.into_iter().map(move |(path, key)| (r#use, path, key)))
+        };
+        let targeting: Vec<_> = match self.r#use {
+            KeyUse::Approver => of(KeyUse::Targeting).into_iter().flatten().collect(),
+            _ => Vec::new(),
+        };
+        match of(self.r#use) {
+            Ok(found) => Ok(found.chain(targeting).collect()),
+            Err(_) if !targeting.is_empty() => Ok(targeting),
+            Err(error) => Err(refused(error)),
+        }
     }
 
     /// Unlocks the keys among these, which are those that may sign.
@@ -60,11 +76,11 @@ impl KeyPlace {
                 Ok(self.passphrase.get_or_init(|| given).clone())
             }
         };
-        let found = keys::public_halves(&self.dir, self.r#use).map_err(refused)?;
-        let fitting = found.iter().filter(|(_, key)| may_sign.contains(key));
+        let found = self.found()?;
+        let fitting = found.iter().filter(|(_, _, key)| may_sign.contains(key));
         let unlocked: Vec<SigningKey> = fitting
-            .map(|(path, _)| {
-                Ok(SigningKey::from_bytes(&*keys::read(path, self.r#use, &mut passphrase).map_err(refused)?))
+            .map(|(r#use, path, _)| {
+                Ok(SigningKey::from_bytes(&*keys::read(path, *r#use, &mut passphrase).map_err(refused)?))
             })
             .collect::<Result<_, CliError>>()?;
         if unlocked.is_empty() {

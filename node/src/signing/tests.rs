@@ -1,5 +1,7 @@
 //! A coordinator that drafts something else than what was asked for gets no signature, and no key is unlocked for it.
 
+mod targeting;
+
 use ed25519_dalek::SigningKey;
 use upswarm_protocol::catalog::{Detect, HeldKey, Keys, PublisherRule, Recipe, Ring, RingPlan, Schedule, Severity};
 use upswarm_protocol::codec::Bounded;
@@ -61,6 +63,7 @@ fn bench() -> Bench {
         root: key_set(&root_keys.iter().collect::<Vec<_>>(), 2),
         publishers: Bounded::new(vec![rule]).unwrap(),
         approvers: key_set(&[&approver], 1),
+        targeting: None,
         group_rules: Bounded::default(),
         upstreams: Bounded::default(),
         online: key_set(&[&keys::generate().unwrap()], 1),

@@ -65,6 +65,8 @@ pub struct Root {
     pub publishers: Bounded<PublisherRule, 16>,
     /// Who approves.
     pub approvers: Keys,
+    /// Who says what groups are; approvers do, where nobody is named.
+    pub targeting: Option<Keys>,
     /// Groups that need more approvers.
     pub group_rules: Bounded<GroupRule, 64>,
     /// Repositories that packages may come from.
@@ -89,6 +91,16 @@ impl Root {
     pub fn upstream_of(&self, product: &str) -> Option<&UpstreamRule> {
         let name = product.strip_prefix(APT_PREFIX)?.strip_prefix('.')?;
         self.upstreams.iter().find(|rule| *rule.name == *name)
+    }
+
+    /// Whose keys sign what a group is.
+    pub fn targeters(&self) -> &Keys {
+        self.targeting.as_ref().unwrap_or(&self.approvers)
+    }
+
+    /// Distinct holders of those keys that must sign what this group is.
+    pub fn targeters_needed(&self, group: &GroupId) -> usize {
+        self.targeting.as_ref().map_or_else(|| self.approvals_needed(group), |keys| keys.threshold.into())
     }
 
     /// Distinct holders of approvers' keys that must sign an approval for this group.

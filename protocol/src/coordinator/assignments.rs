@@ -51,6 +51,15 @@ impl CoordinatorState {
         if self.is_here(&device) {
             return self.send(device, &Message::Assignment(known.record.assignment.clone()));
         }
+        self.call(device);
+    }
+
+    /// Asks a device for a report, whose acknowledgement brings it what there is for it: itself, or through machines of its site.
+    pub(super) fn call(&mut self, device: DeviceId) {
+        let Some(known) = self.devices.get(&device) else { return };
+        if self.is_here(&device) {
+            return self.send(device, &Message::Call { device });
+        }
         let (bearer, site) = (known.bearer.filter(|bearer| self.is_here(bearer)), known.record.site);
         let through: Vec<DeviceId> = match bearer {
             Some(bearer) => vec![bearer],
@@ -84,9 +93,10 @@ impl CoordinatorState {
         }
     }
 
-    /// What a device should have, and does not have by its own word.
+    /// What a device should have, and does not have by its own word; and what it is asked for.
     pub(super) fn news_for(&self, device: &Device) -> News {
-        let (record, mut news) = (&device.record, News::default());
+        let record = &device.record;
+        let mut news = News { log: self.log_order(&record.device), ..News::default() };
         let Some(papers) = device.papers.filter(|_| !self.is_here(&record.device)) else { return news };
         if papers.assignment < record.assigned {
             news.assignment = record.assignment.clone();

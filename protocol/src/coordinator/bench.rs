@@ -50,6 +50,7 @@ pub(super) fn root() -> Root {
         root: keys(ROOT),
         publishers: Bounded::new(vec![rule]).unwrap(),
         approvers: keys(APPROVER),
+        targeting: None,
         group_rules: Bounded::default(),
         upstreams: Bounded::default(),
         online: keys(ONLINE),
@@ -93,6 +94,7 @@ impl Bench {
     pub(super) fn restart_with(durable: Vec<Record>, mut stored: Stored, now: Now) -> Self {
         let mut devices = BTreeMap::new();
         let mut invites = BTreeMap::new();
+        let mut logs = BTreeMap::new();
         let mut roots = vec![root_doc(&root(), &[])];
         for record in &durable {
             match record.clone() {
@@ -111,12 +113,15 @@ impl Bench {
                 }),
                 Record::Rollouts(bytes) => stored.rollouts = Some(bytes),
                 Record::WanLimits(bytes) => stored.wan_limits = Some(bytes),
+                Record::InventoryBase(digest, bytes) => stored.inventory_bases.push((digest, bytes)),
                 Record::Inventory(device, bytes) => stored.inventories.push((device, bytes)),
                 Record::Scan(device, bytes) => stored.scans.push((device, bytes)),
                 Record::Groups(bytes) => stored.groups = Some(bytes),
                 Record::Root(_, bytes) => roots.push(bytes),
+                Record::Log(device, release, bytes) => drop(logs.insert((device, release), bytes)),
             }
         }
+        stored.logs.extend(logs.into_values().filter(|bytes| !bytes.is_empty()));
         stored.devices.extend(devices.into_values());
         stored.invites = invites.into_values().collect();
         let newest = roots.pop().unwrap();

@@ -469,6 +469,7 @@ impl CoordinatorState {
         }
         let change = self.documents.revoke(device)?;
         self.forget_shown(&device);
+        self.forget_logs(&device);
         if self.peers.contains_key(&device) {
             self.refuse_and_leave(device, "the certificate is revoked");
         }
@@ -552,6 +553,7 @@ impl CoordinatorState {
             DeviceMessage::Status(report) => self.handle_status(*report, acknowledge, now),
             DeviceMessage::Inventory(report) => self.handle_inventory(*report, After::Acknowledge(acknowledge), now),
             DeviceMessage::Scan(report) => self.handle_scan(*report, After::Acknowledge(acknowledge), now),
+            DeviceMessage::Log(report) => self.handle_log(*report, After::Acknowledge(acknowledge), now),
         }
     }
 

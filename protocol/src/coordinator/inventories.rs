@@ -4,7 +4,7 @@
 //! a restart is told again, because acknowledgements name the inventory that is durable. Old differences do nothing: they start
 //! from another inventory, and the numbers of their messages are below those of the last that counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +21,12 @@ use crate::inventory::{
 use crate::report::{InventoryReport, MAX_SCAN_PART, MAX_SCAN_PARTS, ScanReport};
 use crate::time::{Mono, Now, Wall};
 
-/// Version of [`Record::Inventory`] and of [`Record::Scan`].
-const VERSION: u8 = 1;
+/// Version of [`Record::Inventory`] and [`Record::InventoryBase`].
+const VERSION: u8 = 2;
+/// That of whole inventories, which are still read.
+const WHOLE: u8 = 1;
+/// Version of [`Record::Scan`].
+const SCAN_VERSION: u8 = 1;
 /// Devices whose parts are gathered at one time, and bytes of them; others wait and send again.
 const MAX_GATHERING: usize = 256;
 const MAX_GATHERED: usize = 64 << 20;
@@ -31,13 +35,36 @@ const GATHER_WITHIN: Duration = Duration::from_secs(60);
 const MAX_STATES: usize = MAX_SCAN_PART * MAX_SCAN_PARTS as usize;
 const MAX_SCAN_RECORD: usize = 64 << 10;
 
-/// The record of an inventory.
+/// The record of an inventory: its difference from a base, which the parts name.
 #[derive(Debug, Serialize, Deserialize)]
 struct StoredInventory {
     version: u8,
     seq: u64,
     received: Wall,
+    /// The beginning of the BLAKE3 of the encoded parts: digests are not computed anew for a whole fleet at a start.
+    check: [u8; 8],
     parts: StoredParts,
+}
+
+/// The record of an inventory by itself.
+#[derive(Debug, Deserialize)]
+struct WholeInventory {
+    version: u8,
+    seq: u64,
+    received: Wall,
+    parts: StoredParts,
+}
+
+/// The record of a base: all of it.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredBase {
+    version: u8,
+    parts: StoredParts,
+}
+
+fn check(parts: &StoredParts) -> Option<[u8; 8]> {
+    let bytes = codec::encode(parts, MAX_STORED).ok()?;
+    blake3::hash(&bytes).as_bytes().first_chunk().copied()
 }
 
 /// The record of a scan.
@@ -75,6 +102,33 @@ pub struct DeviceScan {
     pub states: Bounded<(ReleaseId, ScanState), MAX_STATES>,
 }
 
+impl DeviceInventory {
+    /// An inventory of this digest that came with message `seq`.
+    pub fn new(inventory: Arc<SharedInventory>, digest: DocHash, seq: u64, received: Wall) -> Self {
+        Self { inventory, digest, received, seq }
+    }
+
+    /// Its record: how it differs from its base. Nothing when it is too large for the disk.
+    pub fn record(&self) -> Option<Vec<u8>> {
+        let parts = self.inventory.over_base(self.digest).parts().ok()?;
+        // No more than the bound, or there would be an error.
+        let parts: StoredParts = Bounded::truncated(parts);
+        let check = check(&parts)?;
+        let stored = StoredInventory { version: VERSION, seq: self.seq, received: self.received, check, parts };
+        codec::encode(&stored, MAX_STORED).ok()
+    }
+
+    /// The record of its base; nothing when it stands for itself.
+    pub fn base_record(&self) -> Option<Vec<u8>> {
+        let base = self.inventory.base();
+        if base.is_empty() {
+            return None;
+        }
+        let stored = StoredBase { version: VERSION, parts: base.to_inventory().stored().ok()? };
+        codec::encode(&stored, MAX_STORED).ok()
+    }
+}
+
 impl DeviceScan {
     /// What the device has said of a release by name; nothing of most of those that do not concern it.
     pub fn named(&self, release: &ReleaseId) -> Option<ScanState> {
@@ -98,6 +152,8 @@ impl DeviceScan {
 #[derive(Debug, Default)]
 pub(super) struct Inventories {
     shared: SharedEntries,
+    /// Bases that are on disk, or on their way there.
+    stored_bases: BTreeSet<DocHash>,
     held: BTreeMap<DeviceId, DeviceInventory>,
     scans: BTreeMap<DeviceId, (u64, DeviceScan)>,
     gathering: BTreeMap<DeviceId, Gathering>,
@@ -127,19 +183,51 @@ struct ScanParts {
 }
 
 impl Inventories {
+    /// Takes a stored base, before the inventories that name it. One that is damaged is left out: those inventories are told anew.
+    pub(super) fn restore_base(&mut self, digest: DocHash, record: &[u8]) {
+        let stored = codec::decode::<StoredBase>(record, MAX_STORED).ok().filter(|stored| stored.version == VERSION);
+        let base = stored.and_then(|stored| Inventory::restored(stored.parts).ok());
+        if let Some(base) = base.filter(|base| base.digest() == digest) {
+            self.shared.put_base(&base);
+        }
+        // Known in any case, so that it is taken away when nothing needs it.
+        self.stored_bases.insert(digest);
+    }
+
     /// Takes stored records. Returns the digest; `None` when the record is damaged, which mends itself.
     pub(super) fn restore(&mut self, device: DeviceId, record: &[u8]) -> Option<DocHash> {
+        if record.first() == Some(&WHOLE) {
+            let whole: WholeInventory = codec::decode(record, MAX_STORED).ok()?;
+            let inventory = Inventory::restored(whole.parts).ok().filter(|_| whole.version == WHOLE)?;
+            let digest = inventory.digest();
+            self.put(device, &inventory, digest, (whole.seq, whole.received));
+            return Some(digest);
+        }
         let stored: StoredInventory = codec::decode(record, MAX_STORED).ok()?;
-        let inventory = Inventory::restored(stored.parts).ok().filter(|_| stored.version == VERSION)?;
-        let digest = inventory.digest();
-        self.put(device, &inventory, digest, (stored.seq, stored.received));
-        Some(digest)
+        if stored.version != VERSION || check(&stored.parts) != Some(stored.check) {
+            return None;
+        }
+        let mut assembler = Assembler::default();
+        let mut parts = stored.parts.into_vec().into_iter();
+        let delta = parts.find_map(|part| assembler.add(part).transpose())?.ok()?;
+        let inventory = self.shared.put_over(&delta)?;
+        self.hold(device, DeviceInventory::new(inventory, delta.result, stored.seq, stored.received));
+        Some(delta.result)
+    }
+
+    /// Bases that nothing needs any more and that are on disk.
+    pub(super) fn needless_bases(&mut self) -> Vec<DocHash> {
+        self.shared.dropped_bases();
+        let needed: BTreeSet<DocHash> = self.shared.digests().collect();
+        let needless: Vec<DocHash> = self.stored_bases.difference(&needed).copied().collect();
+        self.stored_bases.retain(|digest| needed.contains(digest));
+        needless
     }
 
     /// Takes a stored record. Returns whether it was good.
     pub(super) fn restore_scan(&mut self, device: DeviceId, record: &[u8]) -> bool {
         let stored = codec::decode::<StoredScan>(record, MAX_SCAN_RECORD).ok();
-        let stored = stored.filter(|stored| stored.version == VERSION);
+        let stored = stored.filter(|stored| stored.version == SCAN_VERSION);
         let good = stored.is_some();
         self.scans.extend(stored.map(|stored| (device, (stored.seq, stored.scan))));
         good
@@ -149,9 +237,13 @@ impl Inventories {
         self.held.get(device)
     }
 
-    fn put(&mut self, device: DeviceId, inventory: &Inventory, digest: DocHash, (seq, received): (u64, Wall)) {
+    fn put(&mut self, device: DeviceId, inventory: &Inventory, digest: DocHash, told: (u64, Wall)) {
         let inventory = self.shared.put(inventory);
-        let before = self.held.insert(device, DeviceInventory { inventory, digest, received, seq });
+        self.hold(device, DeviceInventory::new(inventory, digest, told.0, told.1));
+    }
+
+    fn hold(&mut self, device: DeviceId, inventory: DeviceInventory) {
+        let before = self.held.insert(device, inventory);
         if let Some(before) = before {
             self.shared.give_back(before.inventory);
         }
@@ -279,12 +371,26 @@ impl CoordinatorState {
     }
 
     fn take_inventory(&mut self, device: DeviceId, inventory: &Inventory, digest: DocHash, seq: u64, now: Now) {
+        let held = DeviceInventory::new(self.inventories.shared.put(inventory), digest, seq, now.wall);
         // What is too large for the disk is not held: the device hears that.
-        let Ok(parts) = inventory.stored() else { return };
-        let stored = StoredInventory { version: VERSION, seq, received: now.wall, parts };
-        let Ok(bytes) = codec::encode(&stored, MAX_STORED) else { return };
-        self.inventories.put(device, inventory, digest, (seq, now.wall));
+        let Some(bytes) = held.record() else {
+            return self.inventories.shared.give_back(held.inventory);
+        };
+        let base = held.inventory.base();
+        if !base.is_empty() && !self.inventories.stored_bases.contains(&base.digest()) {
+            let digest = base.digest();
+            // It is an inventory that was stored by itself, or would have been.
+            let Some(record) = held.base_record() else {
+                return self.inventories.shared.give_back(held.inventory);
+            };
+            self.inventories.stored_bases.insert(digest);
+            self.persist(Record::InventoryBase(digest, record));
+        }
+        self.inventories.hold(device, held);
         self.persist(Record::Inventory(device, bytes));
+        for needless in self.inventories.needless_bases() {
+            self.persist(Record::InventoryBase(needless, Vec::new()));
+        }
         self.when_durable(After::Held { device, digest });
         self.regroup(device, now);
     }
@@ -332,7 +438,7 @@ impl CoordinatorState {
         states.sort_unstable();
         states.dedup_by_key(|(release, _)| *release);
         let scan = DeviceScan { issued, received: now.wall, index_version, counts, states: Bounded::truncated(states) };
-        let stored = StoredScan { version: VERSION, seq, scan };
+        let stored = StoredScan { version: SCAN_VERSION, seq, scan };
         match codec::encode(&stored, MAX_SCAN_RECORD) {
             Ok(bytes) => self.persist(Record::Scan(device, bytes)),
             Err(error) => self.outputs.push_back(Output::Alarm(format!("cannot encode the scan of {device}: {error}"))),

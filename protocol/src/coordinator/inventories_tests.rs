@@ -327,6 +327,78 @@ fn new_conditions_reach_a_large_fleet_step_by_step() {
     assert_ne!(inventory::empty(), DocHash::default());
 }
 
+/// Machines that are alike cost the disk what differs; each survives a restart, whatever happens to a record.
+#[test]
+fn alike_inventories_are_stored_over_one_base() {
+    let mut bench = Bench::new();
+    let image: Vec<(String, String)> = (0..900).map(|n| (format!("package-{n}"), "1.0".to_owned())).collect();
+    let of = |own: u8| {
+        let packages: Vec<(&str, &str)> =
+            image.iter().skip(own.into()).map(|(name, version)| (name.as_str(), version.as_str())).collect();
+        inventory("debian", &packages)
+    };
+    let mut certificates = Vec::new();
+    for seed in 20..26 {
+        certificates.push(bench.member(seed));
+        let full = InventoryDelta::full(&of(seed));
+        let count = full.parts().unwrap().len() as u64;
+        bench.told_parts(seed, &full, 1..=count);
+        bench.sync();
+    }
+    let sizes = |bench: &Bench| -> (Vec<usize>, Vec<usize>) {
+        let of = |record: &Record| match record {
+            Record::InventoryBase(_, bytes) => (Some(bytes.len()), None),
+            Record::Inventory(_, bytes) => (None, Some(bytes.len())),
+            _ => (None, None),
+        };
+        let (bases, own): (Vec<_>, Vec<_>) = bench.durable.iter().map(of).unzip();
+        (bases.into_iter().flatten().collect(), own.into_iter().flatten().collect())
+    };
+    let (bases, own) = sizes(&bench);
+    assert_eq!((bases.len(), own.len()), (1, 6));
+    assert!(bases[0] > 5_000 && own.iter().all(|bytes| *bytes < 500), "{bases:?} {own:?}");
+    let again = Bench::restart(bench.durable.clone(), bench.now);
+    for seed in 20..26 {
+        let held = again.state.inventory(&device(seed)).unwrap();
+        assert_eq!((held.inventory.to_inventory(), held.digest), (of(seed), of(seed).digest()));
+    }
+    // A bit that has turned is found, in the base as in a record.
+    for (is_base, left) in [(true, 0), (false, 5)] {
+        let mut damaged = bench.durable.clone();
+        let found = damaged.iter_mut().find_map(|record| match record {
+            Record::InventoryBase(_, bytes) if is_base => Some(bytes),
+            Record::Inventory(_, bytes) if !is_base => Some(bytes),
+            _ => None,
+        });
+        let bytes = found.unwrap();
+        let last = bytes.len() - 3;
+        bytes[last] ^= 1;
+        let again = Bench::restart(damaged, bench.now);
+        let held = (20..26).filter(|seed| again.state.inventory(&device(*seed)).is_some()).count();
+        assert_eq!(held, left, "a base: {is_base}");
+    }
+    // When nobody has the base any more, it goes from the disk.
+    for (seed, certificate) in (20..26).zip(certificates) {
+        drop(certificate);
+        let (from, to) = (of(seed), inventory("debian", &[]));
+        let step = InventoryDelta::between(&from, &to);
+        let count = step.parts().unwrap().len() as u64;
+        bench.told_parts(seed, &step, 1_000..1_000 + count);
+        bench.sync();
+    }
+    bench.later(Duration::from_secs(1));
+    bench.sync();
+    let again = {
+        let mut again = Bench::restart(bench.durable.clone(), bench.now);
+        again.sync();
+        again
+    };
+    let gone = |bench: &Bench| {
+        bench.durable.iter().any(|record| matches!(record, Record::InventoryBase(_, bytes) if bytes.is_empty()))
+    };
+    assert!(gone(&bench) || gone(&again), "the base is taken away");
+}
+
 #[test]
 fn the_records_are_pinned() {
     let mut bench = Bench::new();
@@ -352,9 +424,11 @@ fn the_records_are_pinned() {
     let (empty, digest) = (inventory::empty(), told.digest());
     let entries = b"\0\x04\0\x05os.id\x01\0\x06debian";
     let one = number(1);
+    let parts = format!("{one}{empty}{digest}00000100{}{}", number(18), hex::encode(entries));
+    let check = hex::encode(&blake3::hash(&hex::decode(&parts).unwrap()).as_bytes()[..8]);
     let wanted = [
-        // version | seq | received | parts
-        format!("01{}{at}{one}{empty}{digest}00000100{}{}", number(258), number(18), hex::encode(entries)),
+        // version | seq | received | check | parts: of few packages, the difference from none
+        format!("02{}{at}{check}{parts}", number(258)),
         // version | seq | issued, received, index version, counts, states
         format!(
             "01{}{one}{at}{}00000000000000000100000000000000{one}{}02000000",

@@ -187,6 +187,15 @@ pub enum Command {
         site: SiteId,
         /// The rates, all of them.
         rates: Bounded<WanRate, MAX_WAN_RATES>,
+        /// Whether its machines give way to everything else on the line; `None` leaves that to each.
+        yields: Option<bool>,
+    },
+    /// Ask a device for what programs printed when a release was last tried there.
+    AskLog {
+        /// The device.
+        device: DeviceId,
+        /// The release.
+        release: ReleaseId,
     },
     /// Put a device into these groups and no others.
     Assign {
@@ -318,6 +327,8 @@ pub enum Record {
     Rollouts(Vec<u8>),
     /// How much of the WAN sites may use: one file, replaced atomically.
     WanLimits(Vec<u8>),
+    /// What many devices have installed, by its digest, encoded; empty bytes remove it. It comes before the inventories that name it.
+    InventoryBase(DocHash, Vec<u8>),
     /// What is installed on a device, encoded.
     Inventory(DeviceId, Vec<u8>),
     /// What a device is missing, encoded.
@@ -326,6 +337,8 @@ pub enum Record {
     Groups(Vec<u8>),
     /// A root's envelope by its version; those before it stay.
     Root(u64, Vec<u8>),
+    /// A log that was asked for of a device, encoded, at most [`super::MAX_LOG_RECORD`] bytes; none removes it.
+    Log(DeviceId, ReleaseId, Vec<u8>),
 }
 
 /// A document that a peer may read.

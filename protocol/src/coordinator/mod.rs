@@ -20,6 +20,9 @@ mod inventories;
 #[cfg(test)]
 mod inventories_tests;
 mod io;
+mod logs;
+#[cfg(test)]
+mod logs_tests;
 mod pages;
 #[cfg(test)]
 mod pages_tests;
@@ -50,6 +53,7 @@ pub use io::{
     AlarmKind, Command, DeviceRecord, Done, HeldList, Input, Invite, MAX_USES, Output, Reason, Record, Refusal,
     ServeWhat,
 };
+pub use logs::{DeviceLog, MAX_LOG_RECORD};
 pub use pages::{PublishedApproval, PublishedGroup, PublishedRelease};
 pub use rollout::{HEARD_WITHIN, SILENT_AFTER};
 
@@ -100,12 +104,16 @@ pub struct Stored {
     pub rollouts: Option<Vec<u8>>,
     /// The last [`Record::WanLimits`].
     pub wan_limits: Option<Vec<u8>>,
+    /// The last [`Record::InventoryBase`] of each.
+    pub inventory_bases: Vec<(DocHash, Vec<u8>)>,
     /// The last [`Record::Inventory`] of each device. One that is damaged is told again by its device.
     pub inventories: Vec<(DeviceId, Vec<u8>)>,
     /// The last [`Record::Scan`] of each device.
     pub scans: Vec<(DeviceId, Vec<u8>)>,
     /// The last [`Record::Groups`].
     pub groups: Option<Vec<u8>>,
+    /// Every [`Record::Log`].
+    pub logs: Vec<Vec<u8>>,
     /// Payloads that are complete in the store, with their lengths in bytes.
     pub payloads: BTreeMap<PayloadId, u64>,
     /// Chunk lists in the store.
@@ -181,6 +189,7 @@ enum After {
     Enrolled { peer: DeviceId },
     Renewed { peer: DeviceId },
     Assigned { device: DeviceId },
+    LogAsked { device: DeviceId },
     Held { device: DeviceId, digest: DocHash },
     Acknowledge(Acknowledge),
 }
@@ -216,6 +225,7 @@ pub struct CoordinatorState {
     invites: BTreeMap<[u8; 32], Invite>,
     rollouts: Rollouts,
     wan_limits: wan_limits::Orders,
+    logs: logs::Logs,
     inventories: Inventories,
     dynamic: Dynamic,
     opening: BTreeMap<u64, Opening>,
@@ -261,6 +271,7 @@ impl CoordinatorState {
             invites: stored.invites.into_iter().map(|invite| (invite.secret_hash, invite)).collect(),
             rollouts: Rollouts::restore(stored.rollouts.as_deref()),
             wan_limits: wan_limits::Orders::restore(stored.wan_limits.as_deref()).map_err(SetupError::WanLimits)?,
+            logs: logs::Logs::restore(&stored.logs),
             inventories: Inventories::default(),
             dynamic: Dynamic::default(),
             opening: BTreeMap::new(),
@@ -286,6 +297,9 @@ impl CoordinatorState {
                 damaged.insert(device);
             }
         }
+        for (digest, record) in stored.inventory_bases {
+            state.inventories.restore_base(digest, &record);
+        }
         // A device that hears that its inventory is not held tells both anew.
         for (device, record) in stored.inventories.into_iter().filter(|(device, _)| !damaged.contains(device)) {
             if let Some(known) = state.devices.get_mut(&device)
@@ -293,6 +307,9 @@ impl CoordinatorState {
             {
                 known.held = digest;
             }
+        }
+        for needless in state.inventories.needless_bases() {
+            state.persist(Record::InventoryBase(needless, Vec::new()));
         }
         if state.dynamic.has_any() {
             state.regroup_all(now);
@@ -471,8 +488,12 @@ impl CoordinatorState {
                 self.order_retry(RetryOrder { release, group, device, issued: now.wall })?;
                 false
             }
-            Command::WanLimits { site, rates } => {
-                self.order_wan_limits(site, rates, now.wall)?;
+            Command::WanLimits { site, rates, yields } => {
+                self.order_wan_limits(site, (rates, yields), now.wall)?;
+                false
+            }
+            Command::AskLog { device, release } => {
+                self.ask_log(device, release, now)?;
                 false
             }
             Command::Invite(invite) => {
@@ -583,6 +604,7 @@ impl CoordinatorState {
             After::Enrolled { peer } => self.enrolled(peer),
             After::Renewed { peer } => self.renewed(peer),
             After::Assigned { device } => self.send_assignment(device),
+            After::LogAsked { device } => self.call(device),
             After::Held { device, digest } => {
                 if let Some(known) = self.devices.get_mut(&device) {
                     known.held = digest;

@@ -37,7 +37,7 @@ impl CoordinatorState {
     pub(super) fn order_wan_limits(
         &mut self,
         site: SiteId,
-        rates: Bounded<WanRate, MAX_WAN_RATES>,
+        (rates, yields): (Bounded<WanRate, MAX_WAN_RATES>, Option<bool>),
         now: Wall,
     ) -> Result<(), Refusal> {
         if let Some(wrong) = rates.iter().find(|rate| rate.bytes_per_s == 0 || !is_sound(rate)) {
@@ -52,7 +52,7 @@ impl CoordinatorState {
         }
         // Machines believe the later one, also when this clock was ahead for a while.
         let issued = known.map_or(now, |known| now.max(Wall(known.issued.0 + 1)));
-        self.wan_limits.0.insert(site, WanLimits { site, issued, rates });
+        self.wan_limits.0.insert(site, WanLimits { site, issued, rates, yields });
         let orders: Bounded<WanLimits, MAX_SITES> = Bounded::truncated(self.wan_limits.0.values().cloned().collect());
         let bytes = codec::encode(&orders, RECORD_LIMIT).map_err(|error| Refusal::Content(error.to_string()))?;
         self.persist(Record::WanLimits(bytes));

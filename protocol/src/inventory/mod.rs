@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 pub use condition::{Condition, ConditionError, Conditions, FACT_RESTART_PENDING, MAX_CONDITIONS, Machine};
 pub use delta::{Assembler, DeltaError, InventoryDelta, InventoryPart, MAX_PART, MAX_PARTS, MAX_TEXT};
 pub use membership::{NotMember, belongs};
-pub use shared::{SharedEntries, SharedInventory};
+pub use shared::{Base, SharedEntries, SharedInventory};
 
 use crate::catalog::PackageKind;
 use crate::codec::{Bounded, Text};

@@ -8,6 +8,7 @@ use crate::evaluate::Detection;
 use crate::ids::{DeviceId, DocHash, PayloadId, ReleaseId};
 use crate::inventory::Inventory;
 use crate::report::DeviceMessage;
+use crate::time::Wall;
 use crate::wire::{BlockStatus, BlockWhat, Topic};
 
 use std::sync::Arc;
@@ -301,6 +302,15 @@ pub enum Input {
         /// [`crate::report::receipt`] of what was encrypted.
         receipt: [u8; 32],
     },
+    /// Answer to [`Output::ReadLog`].
+    LogRead {
+        /// The release.
+        release: ReleaseId,
+        /// When it was ordered.
+        ordered: Wall,
+        /// What programs printed, the latest last; or why there is nothing.
+        result: Result<Vec<u8>, String>,
+    },
     /// What is installed on this machine: at the start, and whenever it has changed.
     Inventory {
         /// All of it.
@@ -495,6 +505,15 @@ pub enum Output {
     Restart {
         /// The release.
         release: ReleaseId,
+    },
+    /// Read what programs printed when a release was last tried; then [`Input::LogRead`].
+    ReadLog {
+        /// The release.
+        release: ReleaseId,
+        /// When the coordinator ordered it.
+        ordered: Wall,
+        /// Its order, an envelope, for an installer that checks it.
+        order: Vec<u8>,
     },
     /// Sign and encrypt a message to the coordinator's key; then [`Input::Encrypted`].
     Encrypt {

@@ -52,6 +52,7 @@ mod documents;
 mod downloads;
 mod explain;
 mod io;
+mod logs;
 mod on_demand;
 mod peers;
 mod reports;
@@ -194,6 +195,7 @@ pub struct NodeState {
     standing: conditions::Standing,
     reports: reports::Reports,
     retries: retries::Retries,
+    logs: logs::Logs,
     wan_limits: wan_limits::Ordered,
     scan: scan::Scan,
 }
@@ -236,6 +238,7 @@ impl NodeState {
             standing: conditions::Standing::new(&config),
             reports: reports::Reports::restore(restored.counters.as_deref(), now),
             retries: retries::Retries::default(),
+            logs: logs::Logs::default(),
             wan_limits,
             scan: scan::Scan::restore(restored.inventory.as_deref()),
             cx: Cx::new(config, me, now),
@@ -351,6 +354,7 @@ impl NodeState {
                 self.probe_product(&release, now);
             }
             Input::Encrypted { seq, bytes, receipt } => self.report_encrypted(seq, bytes, receipt, now),
+            Input::LogRead { release, ordered, result } => self.log_read(release, ordered, result, now),
             Input::Inventory { inventory } => self.inventory_seen(inventory, now),
             Input::Persisted { token } => self.persisted(token, now),
             Input::Conditions(conditions) => self.conditions(conditions, now),
@@ -408,6 +412,7 @@ impl NodeState {
                 Reason::Renew => self.renew_certificate(now),
                 Reason::Inventory => self.report_inventory(now),
                 Reason::Scan => self.report_scan(now),
+                Reason::Log => self.report_log(now),
                 Reason::Probe => self.probe(now),
             }
         }

@@ -263,10 +263,14 @@ impl NodeState {
                 alarms: Bounded::truncated(self.reports.alarms.iter().cloned().collect()),
                 deployments: Bounded::truncated(part),
             };
-            let to = self.trust.root().report_key;
-            self.cx.out.push_back(Output::Encrypt { message: DeviceMessage::Status(Box::new(report)), to });
+            self.encrypt_report(DeviceMessage::Status(Box::new(report)));
         }
         self.persist_counters();
+    }
+
+    pub(super) fn encrypt_report(&mut self, message: DeviceMessage) {
+        let to = self.trust.root().report_key;
+        self.cx.out.push_back(Output::Encrypt { message, to });
     }
 
     /// The number of the next message.
@@ -338,11 +342,15 @@ impl NodeState {
                 self.timer(Reason::Relay, now.mono + AGAIN_AFTER);
             }
             self.inventory_held(seq, held, now);
+            self.log_acknowledged(seq, now);
             if !news.certificate.is_empty() {
                 self.certificate_renewed(&news.certificate, now);
             }
             if !news.assignment.is_empty() {
                 self.assignment_arrived(&news.assignment, now);
+            }
+            if !news.log.is_empty() {
+                self.log_ordered(&news.log, now);
             }
         } else if let Some(peer) = self.reports.relayed.take(device, seq) {
             let news = Bounded::truncated(news.to_vec());

@@ -59,6 +59,8 @@ pub enum Reason {
     Inventory,
     /// The scan's result is to be told.
     Scan,
+    /// Pieces of a log may be lost.
+    Log,
     /// A release is to be looked for.
     Probe,
 }

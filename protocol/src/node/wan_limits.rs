@@ -1,4 +1,4 @@
-//! How much of the WAN this site may use, as the coordinator has ordered: the newest order, kept over restarts and passed on to
+//! How much of the WAN this site may use, and before whom, as the coordinator has ordered: the newest order, kept over restarts and passed on to
 //! neighbours. It slows nothing down itself: whoever moves bytes asks [`NodeState::wan_share`].
 
 use super::explain::Sentence;
@@ -58,6 +58,16 @@ impl NodeState {
     pub fn wan_share(&self, now: Now) -> Option<u64> {
         let (rate, others) = self.wan_limit(now)?;
         Some((rate.bytes_per_s / (1 + others)).max(1))
+    }
+
+    /// Whether fetches over the WAN are to give way to everything else on the line. `None`: nothing is ordered.
+    pub fn wan_yields(&self) -> Option<bool> {
+        self.wan_limits.0.as_ref()?.0.yields
+    }
+
+    /// Other machines of the site that say that they fetch over the WAN.
+    pub fn other_fetchers(&self, now: Now) -> usize {
+        self.downloads.other_fetchers(now.mono)
     }
 
     /// The rate in force for the whole site, and how many other machines say that they fetch.

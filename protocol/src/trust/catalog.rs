@@ -193,9 +193,10 @@ impl Loaded {
         Ok(Self { document, signers: signers.into() })
     }
 
-    /// The approvers of this root whose good signature it carries.
+    /// The approvers of this root whose good signature it carries; of a group, those who may say what it is.
     pub(super) fn approvers(&self, root: &Root) -> Approvers {
-        let signed = root.approvers.public().enumerate().filter(|(_, key)| self.signers.contains(key));
+        let keys = if matches!(self.document, Believed::Group(_)) { root.targeters() } else { &root.approvers };
+        let signed = keys.public().enumerate().filter(|(_, key)| self.signers.contains(key));
         signed.fold(0, |approvers, (at, _)| approvers | 1 << at)
     }
 
@@ -287,8 +288,13 @@ impl Floors {
         }
     }
 
-    /// After a change of the approvers: forgets exactly what none of those who stay has signed.
-    pub(super) fn count_again(&mut self, old: &Keys, new: &Keys) {
+    /// After a change of the root: forgets exactly what none of those who stay has signed.
+    pub(super) fn count_again(&mut self, old: &Root, new: &Root) {
+        self.count_those(|(_, release)| release.is_some(), &old.approvers, &new.approvers);
+        self.count_those(|(_, release)| release.is_none(), old.targeters(), new.targeters());
+    }
+
+    fn count_those(&mut self, counts: impl Fn(&Subject) -> bool, old: &Keys, new: &Keys) {
         let places: Vec<Option<usize>> = old.public().map(|key| new.public().position(|other| other == key)).collect();
         if new.keys.len() == places.len() && places.iter().enumerate().all(|(at, place)| *place == Some(at)) {
             return;
@@ -298,7 +304,10 @@ impl Floors {
                 places.iter().enumerate().filter(|(at, _)| before >> at & 1 == 1).filter_map(|(_, place)| *place);
             stay.fold(0, |approvers, place| approvers | 1 << place)
         };
-        self.0.retain(|_, floors| {
+        self.0.retain(|subject, floors| {
+            if !counts(subject) {
+                return true;
+            }
             floors.iter_mut().for_each(|floor| floor.approvers = moved(floor.approvers));
             floors.retain(|floor| floor.approvers != 0);
             !floors.is_empty()

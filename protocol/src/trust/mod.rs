@@ -322,7 +322,7 @@ impl Trust {
         // 5.3.10: an expired root is kept and shown; `may_install` blocks on it.
         // 5.3.11: recovery from fast-forward.
         let gone = |old: &Keys, new: &Keys| old.public().any(|key| !new.contains(&key));
-        self.floors.count_again(&old.approvers, &self.root.approvers);
+        self.floors.count_again(&old, &self.root);
         let stands = self.head_bytes().is_none_or(|head| open_head(&self.root, head).is_ok())
             && self.index_bytes().is_none_or(|index| open_index(&self.root, index).is_ok());
         if gone(&old.online, &self.root.online) || !stands {

@@ -51,6 +51,9 @@ pub fn validate_root(root: &Root) -> Result<(), Invalid> {
     keys("root", &root.root)?;
     keys("approvers", &root.approvers)?;
     keys("online", &root.online)?;
+    if let Some(targeting) = &root.targeting {
+        keys("targeting", targeting)?;
+    }
     let fits = usize::from(root.online.threshold) <= MAX_ONLINE_THRESHOLD;
     ensure(fits, "online", format!("at most {MAX_ONLINE_THRESHOLD} signatures have room in a head"))?;
     ensure(!root.publishers.is_empty(), "publishers", "nobody may publish anything; add a rule")?;
@@ -90,11 +93,13 @@ pub fn validate_root(root: &Root) -> Result<(), Invalid> {
 /// No key in two roles: a thief of an online key that is also an approver's would hold both halves of what installs.
 fn separate_powers(root: &Root) -> Result<(), Invalid> {
     let publishers = root.publishers.iter().flat_map(|rule| rule.keys.public()).map(point);
-    let roles: [(&str, BTreeSet<PublicKey>); 4] = [
+    let targeting = root.targeting.iter().flat_map(Keys::public).map(point);
+    let roles: [(&str, BTreeSet<PublicKey>); 5] = [
         ("root", root.root.public().map(point).collect()),
         ("publishers", publishers.collect()),
         ("approvers", root.approvers.public().map(point).collect()),
         ("online", root.online.public().map(point).collect()),
+        ("targeting", targeting.collect()),
     ];
     for (at, (role, keys)) in roles.iter().enumerate() {
         for (other, others) in &roles[..at] {

@@ -155,7 +155,7 @@ pub fn verify_approval(root: &Root, bytes: &[u8]) -> Result<Approval, TrustError
     open_approval(root, bytes).map(|opened| opened.value)
 }
 
-/// What a group is, as enough approvers signed it, from a root that is believed already.
+/// What a group is, as enough of those signed it who may say so, from a root that is believed already.
 pub fn verify_group(root: &Root, bytes: &[u8]) -> Result<GroupDocument, TrustError> {
     open_group(root, bytes).map(|opened| opened.value)
 }
@@ -272,11 +272,11 @@ pub(crate) fn open_group(root: &Root, bytes: &[u8]) -> Result<Opened<GroupDocume
     let wrong = of(Kind::Group);
     // 1. Size cap, frame, kind and role.
     let envelope = Envelope::parse(bytes, Kind::Group, Role::Approver).map_err(&wrong)?;
-    // 2. Some approver of the root has signed: only then are the bytes decoded.
+    // 2. One who may say so by the root has signed: only then are the bytes decoded.
     let signed = signatures(&envelope);
-    let verified = first_by(&signed, |key| root.approvers.contains(key)).map_err(&wrong)?;
+    let verified = first_by(&signed, |key| root.targeters().contains(key)).map_err(&wrong)?;
     let value: GroupDocument = verified.decode().map_err(&wrong)?;
-    // 3. As many approvers have signed as an approval for this group wants.
+    // 3. As many have signed as the root wants: where it names nobody for this, as an approval for this group does.
     let signers: Vec<_> = signed.iter().map(|(key, _)| *key).collect();
     group_is_vouched(root, &value.group, &signers)?;
     // 4. What it says can be meant.
@@ -284,9 +284,9 @@ pub(crate) fn open_group(root: &Root, bytes: &[u8]) -> Result<Opened<GroupDocume
     Ok(Opened { id: ReleaseId::default(), value, signers, by_rule: None })
 }
 
-/// Whether enough approvers have signed what a group is: as many as must sign what is done in it.
+/// Whether enough of those who say what groups are have signed what this one is.
 pub(crate) fn group_is_vouched(root: &Root, group: &GroupId, signers: &[PublicKey]) -> Result<(), TrustError> {
-    enough(Kind::Group, &root.approvers, signers, root.approvals_needed(group))
+    enough(Kind::Group, root.targeters(), signers, root.targeters_needed(group))
 }
 
 /// Whether the publisher of the product has signed often enough, and may say this of the repositories that the root names.

@@ -153,6 +153,7 @@ impl World {
                 rule("apt", keys(std::slice::from_ref(&sync), 1)),
             ]),
             approvers: keys(&approvers, 1),
+            targeting: None,
             group_rules: list(vec![GroupRule { group: CAREFUL, threshold: 2 }]),
             upstreams: list(vec![UpstreamRule {
                 name: text("debian"),

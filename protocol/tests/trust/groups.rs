@@ -174,3 +174,72 @@ fn a_group_stands_in_its_own_tree_alone() {
     ));
     assert!(trust.catalog().groups().is_empty() && !trust.refusals().is_empty());
 }
+
+/// The same world, and the next root, which names who says what groups are.
+fn with_targeting(world: &World) -> World {
+    world.next(|next| next.root.targeting = Some(keys(&[key(25)], 1)))
+}
+
+#[test]
+fn attack_an_approver_who_is_no_targeter_says_what_a_group_is() {
+    let world = with_targeting(&World::new());
+    let members = || rule(&["os.id=debian"]);
+    let by = |signers: &[u8]| {
+        let signers: Vec<_> = signers.iter().map(|seed| key(*seed)).collect();
+        describe(&group(GROUP, 1, members()), &signers.iter().collect::<Vec<_>>())
+    };
+    for (signers, allowed) in [(&[25][..], true), (&[20], false), (&[20, 21], false), (&[30], false), (&[20, 25], true)]
+    {
+        let (edition, id) = edition(&world, 5, 1, Action::Install, &[by(signers)]);
+        assert_eq!(asked(&world, &edition, &id).is_ok(), allowed, "signed by {signers:?}");
+        assert_eq!(verify_group(&world.root, &by(signers).bytes).is_ok(), allowed, "signed by {signers:?}");
+    }
+}
+
+#[test]
+fn attack_a_targeter_approves() {
+    let world = with_targeting(&World::new());
+    let published = world.publish(&release("org.example.tool", 1));
+    let approved = approval(GROUP, published.release, 1);
+    for (signer, good) in [(25, false), (20, true)] {
+        let document = approve(&approved, &[&key(signer)]);
+        assert_eq!(verify_approval(&world.root, &document.bytes).is_ok(), good);
+        let edition = world.edition(5, vec![published.clone(), document]);
+        let mut trust = world.trust();
+        take(&mut trust, &edition);
+        assert_eq!(trust.may_install(&published.release, &GROUP, NOW).is_ok(), good, "signed by {signer}");
+    }
+}
+
+#[test]
+fn who_says_what_groups_are_changes_with_the_root_and_what_only_the_others_signed_counts_no_more() {
+    let before = World::new();
+    let after = with_targeting(&before);
+    let old = |version| described(&before, version, rule(&["os.id=debian"]));
+    let new = |version| describe(&group(GROUP, version, rule(&["os.id=debian"])), &[&key(25)]);
+    let mut trust = before.trust();
+    let (first, id) = edition(&before, 5, 1, Action::Install, &[old(7)]);
+    take(&mut trust, &first);
+    assert_eq!(trust.may_install(&id, &GROUP, NOW), Ok(()));
+    trust.offer_root(&after.root_doc(), NOW).unwrap();
+    assert!(trust.may_install(&id, &GROUP, NOW).is_err(), "an approver's word about a group");
+    // The floor of the approver's documents is gone with them: the targeter begins anew, and is held to what it has signed.
+    let (second, id) = edition(&after, 6, 1, Action::Install, &[new(2)]);
+    take(&mut trust, &second);
+    assert_eq!(trust.may_install(&id, &GROUP, NOW), Ok(()));
+    let (third, id) = edition(&after, 7, 1, Action::Install, &[new(1)]);
+    take(&mut trust, &third);
+    assert!(trust.may_install(&id, &GROUP, NOW).is_err(), "an older one in its place");
+}
+
+#[test]
+fn a_root_whose_targeting_key_has_another_role_is_refused() {
+    let world = World::new();
+    for seed in [1, 10, 20, 30] {
+        let next = world.next(|next| next.root.targeting = Some(keys(&[key(seed)], 1)));
+        assert!(validate_root(&next.root).is_err(), "key {seed}");
+    }
+    validate_root(&with_targeting(&world).root).unwrap();
+    let none = world.next(|next| next.root.targeting = Some(Keys { keys: list(vec![]), threshold: 0 }));
+    assert!(validate_root(&none.root).is_err(), "a role without keys");
+}

@@ -6,8 +6,8 @@ use std::time::Duration;
 use upswarm_protocol::chunk::Bitmap;
 use upswarm_protocol::codec::Bounded;
 use upswarm_protocol::envelope::{self, Kind, Role};
-use upswarm_protocol::node::{FetchFrom, Input, Output, ServeWhat};
-use upswarm_protocol::wire::{BlockStatus, Claim, Lease, MAX_CLAIMED, Topic};
+use upswarm_protocol::node::{FetchFrom, FetchId, Input, Output, ServeWhat};
+use upswarm_protocol::wire::{BlockStatus, BlockWhat, Claim, Lease, MAX_CLAIMED, Topic};
 
 use super::{Happening, World};
 
@@ -17,6 +17,8 @@ const TICK: Duration = Duration::from_millis(500);
 const TRICKLE: u64 = 5_000_000;
 /// Those that come and go stay for this long.
 const WAVE: u64 = 4_000_000;
+/// How often one that floods does so, in microseconds.
+const FLOODS: u64 = 100_000;
 
 /// What a hostile machine does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -36,11 +38,21 @@ pub enum Hostile {
     Forge,
     /// Takes leases, and goes and comes again.
     Waves,
+    /// Asks all its neighbours for chunks again and again, and gossips as often as it can.
+    Flood,
 }
 
 /// Every kind.
-pub const KINDS: [Hostile; 7] =
-    [Hostile::Refuse, Hostile::Mute, Hostile::Trickle, Hostile::Poison, Hostile::Stall, Hostile::Forge, Hostile::Waves];
+pub const KINDS: [Hostile; 8] = [
+    Hostile::Refuse,
+    Hostile::Mute,
+    Hostile::Trickle,
+    Hostile::Poison,
+    Hostile::Stall,
+    Hostile::Forge,
+    Hostile::Waves,
+    Hostile::Flood,
+];
 
 impl Hostile {
     fn claims_to_hold(self) -> bool {
@@ -48,7 +60,12 @@ impl Hostile {
     }
 
     fn takes_leases(self) -> bool {
-        matches!(self, Hostile::Stall | Hostile::Forge | Hostile::Waves)
+        matches!(self, Hostile::Stall | Hostile::Forge | Hostile::Waves | Hostile::Flood)
+    }
+
+    /// Microseconds between two of its acts.
+    fn acts_every(self) -> u64 {
+        if self == Hostile::Flood { FLOODS } else { TICK.as_micros() as u64 }
     }
 }
 
@@ -71,9 +88,9 @@ impl World {
     }
 
     pub(super) fn hostile_started(&mut self, node: usize) {
-        if self.machines[node].hostile.is_some() {
+        if let Some(kind) = self.machines[node].hostile {
             let life = self.machines[node].life;
-            self.push(TICK.as_micros() as u64, Happening::Hostile { node, life });
+            self.push(kind.acts_every(), Happening::Hostile { node, life });
         }
     }
 
@@ -113,11 +130,32 @@ impl World {
         if kind.takes_leases() {
             self.forge_lease(node, kind);
         }
+        if kind == Hostile::Flood {
+            self.ask_all(node);
+        }
         if kind == Hostile::Waves && self.now / WAVE % 2 == node as u64 % 2 {
             self.kill(node, false);
             return self.start(node, Duration::from_micros(WAVE));
         }
         self.hostile_started(node);
+    }
+
+    /// Asks every neighbour for the same large block of everything, whether it has it already or not.
+    fn ask_all(&mut self, node: usize) {
+        let lists: Vec<_> = self.lists.iter().map(|(payload, list)| (*payload, list.chunks().len() as u32)).collect();
+        let (hub, connections) = (self.hub_number(), &self.machines[node].connections);
+        let peers: Vec<_> = connections.iter().filter(|(to, _)| **to != hub).map(|(to, epoch)| (*to, *epoch)).collect();
+        for (payload, chunks) in lists {
+            for (to, epoch) in peers.iter().copied() {
+                let first = self.rng.u32(..chunks.max(1));
+                let what = BlockWhat::Chunks { payload, first, count: 1 };
+                // No fetch of its program has this number: what comes of it is thrown away.
+                self.push(
+                    self.latency(node, to),
+                    Happening::Request { from: node, to, epoch, fetch: FetchId::MAX, what },
+                );
+            }
+        }
     }
 
     /// A lease, rightly signed, of extents that nobody has asked it to fetch.

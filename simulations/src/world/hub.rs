@@ -258,7 +258,9 @@ impl World {
                         Record::Inventory(device, bytes) => drop(self.hub.inventories.insert(device, bytes)),
                         Record::Scan(device, bytes) => drop(self.hub.scans.insert(device, bytes)),
                         Record::Catalog(_)
+                        | Record::InventoryBase(..)
                         | Record::Device(..)
+                        | Record::Log(..)
                         | Record::Invite(..)
                         | Record::Rollouts(_)
                         | Record::Groups(_)

@@ -198,7 +198,7 @@ pub struct Machine {
     pub done: BTreeMap<ReleaseId, u64>,
     /// Where its program stands with each release, as of its last change.
     pub stands: BTreeMap<ReleaseId, Standing>,
-    /// Payload bytes it fetched over the WAN.
+    /// Payload bytes it fetched over the WAN, those of broken-off chunks included.
     pub wan: u64,
     key: SigningKey,
     skew: Duration,

@@ -263,6 +263,10 @@ impl World {
             }
             // Installs of simulated machines want no restart.
             Output::Notice { .. } | Output::Restart { .. } => {}
+            Output::ReadLog { release, ordered, .. } => {
+                let result = Ok(format!("printed by {release}").into_bytes());
+                self.push(5_000, local(Input::LogRead { release, ordered, result }));
+            }
             Output::Encrypt { message, .. } => {
                 self.counts.reports += 1;
                 let seq = message.seq();

@@ -259,7 +259,10 @@ impl World {
     pub(super) fn stop_wan(&mut self, place: usize, gone: impl Fn(&Flow) -> bool) {
         let lists = &self.lists;
         let len = |flow: &Flow| lists.get(&flow.payload).map_or(0, |list| list.chunks()[flow.chunk as usize].len);
-        self.counts.wan += self.wans[place].link.end(self.now, gone, len);
+        for (node, bytes) in self.wans[place].link.end(self.now, gone, len) {
+            self.counts.wan += bytes;
+            self.machines[node].wan += bytes;
+        }
         self.wan_schedule(place);
     }
 

@@ -198,6 +198,21 @@ async fn a_good_origin_gives_the_whole_and_any_part() {
     assert_eq!(fetch(&client, &[server.url("endless")], &chunks[3..5]).await, (200_000, 2, Ok(())));
 }
 
+/// On a thin line it asks for pieces that end anywhere, also within a chunk; from whoever has no ranges it takes the whole.
+#[tokio::test]
+async fn who_gives_way_asks_for_pieces_and_keeps_to_its_rate() {
+    let (server, client, chunks) = (Server::start().await, client(), chunks());
+    client.yielding.hold(87_500.0);
+    let (began, asked) = (Instant::now(), server.requests.load(Ordering::Relaxed));
+    assert_eq!(fetch(&client, &[server.url("good")], &chunks[1..5]).await, (400_000, 4, Ok(())));
+    let requests = server.requests.load(Ordering::Relaxed) - asked;
+    assert!(requests >= 3, "pieces of 175,000 bytes: {requests} requests");
+    assert!(began.elapsed() > Duration::from_secs(3), "{:?}", began.elapsed());
+    client.yielding.hold(500_000.0);
+    assert_eq!(fetch(&client, &[server.url("no-ranges")], &chunks).await.1, 11);
+    assert!(client.explain().is_some_and(|(text, why)| text.contains("give way") && why.contains("limits.yield")));
+}
+
 #[tokio::test]
 async fn answers_to_other_questions_are_refused() {
     let (server, client, chunks) = (Server::start().await, client(), chunks());

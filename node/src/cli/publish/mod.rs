@@ -37,7 +37,7 @@ use crate::release_file::package::{self, Facts, Overrides};
 use crate::release_file::{Context, EXAMPLE as FILE, ReleaseFile, Source};
 use crate::signing::signed_rules;
 use crate::signing::{Carried, check};
-use crate::units;
+use crate::{text, units};
 
 const PIECE: usize = 256 << 10;
 
@@ -161,8 +161,14 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
         let json = json!({
             "release": known.release, "product": known.product, "version": known.version, "already_published": true,
         });
-        eprintln!("published already, with the same content: nothing is done");
-        common.print(&json, &known.release.to_string());
+        let text = format!(
+            "published already, with the same content, so nothing is done: {} {} ({})\n{}",
+            known.product,
+            known.version,
+            known.release.short(),
+            next_step(&known.product, &known.version)
+        );
+        common.print(&json, &text);
         return Ok(());
     }
     let body = codec::encode(&release, Kind::Release.cap()).map_err(refused)?;
@@ -197,9 +203,24 @@ pub(crate) fn run(args: Args, common: Common) -> Result<(), CliError> {
         "head_version": head_version,
     });
     let applied = apply_rules(&runtime, &client, &args, (id, &release));
+    let approved = !applied.approved.is_empty();
     json["approved"] = applied.approved.into();
     json["not_approved"] = applied.not_approved.into();
-    common.print(&json, &id.to_string());
+    let size: u64 = prepared.iter().map(|p| p.cut.list.payload_len()).sum();
+    let text = format!(
+        "published: {} {} ({}), {} in {}\n{}",
+        file.product(),
+        file.version(),
+        id.short(),
+        units::size_words(size),
+        text::count(prepared.len(), "file", "files"),
+        if approved {
+            "approved by a rule; see: upswarm status".to_owned()
+        } else {
+            next_step(file.product(), file.version())
+        }
+    );
+    common.print(&json, &text);
     Ok(())
 }
 
@@ -465,4 +486,10 @@ async fn upload(client: &Client, prepared: &Prepared, common: Common) -> Result<
 
 fn refused(error: impl std::fmt::Display) -> CliError {
     CliError::Refused(error.to_string())
+}
+
+/// What an admin does next with a release.
+fn next_step(product: &str, version: &str) -> String {
+    let name = product.rsplit('.').next().unwrap_or(product);
+    format!("next: upswarm approve {name}@{version} --group GROUP")
 }

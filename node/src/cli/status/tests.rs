@@ -103,6 +103,7 @@ fn alarm(id: u64, kind: AlarmKind, subject: &str, devices: usize, text: &str) ->
         kind,
         subject: subject.to_owned(),
         device: None,
+        release: None,
         devices,
         text: text.to_owned(),
         count: 1,
@@ -127,12 +128,11 @@ fn devices_are_listed_with_ids_reasons_and_silence() {
         "cdcdcdcd  pc7",
         "3 min",
         "efefefef  Editor (2.1)",
-        "Failed code 3",
+        "Failed, exit ",
         "50 %",
         "1.0 KiB",
-        "disk on fire\\u{202e}",
+        "disk on fire",
         "Superseded",
-        "Editor (2.1) takes its place",
         "ALARM 3 on pc7 and 2 more, until acknowledged: a tampered document",
         "ALARM 4 on coordinator, until acknowledged: the disk is full",
         "; 2 alarms",
@@ -143,6 +143,9 @@ fn devices_are_listed_with_ids_reasons_and_silence() {
     ] {
         assert!(shown.contains(wanted), "{wanted} is missing in\n{shown}");
     }
+    assert!(shown.lines().skip(2).take(4).all(|line| line.chars().count() <= COLUMNS), "{shown}");
+    let whole = text(&status, true, true);
+    assert!(whole.contains("pc7 efefefef: disk on fire\\u{202e}"), "{whole}");
     let csv = devices(&status).csv().unwrap();
     let rows = csv::Reader::from_reader(csv.as_bytes()).into_records().filter_map(Result::ok).count();
     assert_eq!(rows, 3, "{csv}");
@@ -189,4 +192,15 @@ fn a_hundred_machines_failing_for_five_reasons_fit_a_screen() {
     }
     let whole = text(&status, false, true);
     assert!(whole.contains(long.trim_end()) && whole.lines().count() > 40, "{whole}");
+}
+
+#[test]
+fn states_are_said_as_people_say_them() {
+    let mut done = deployment(1, "2.1", DeploymentState::Installed, "");
+    done.code = Some(0);
+    assert_eq!(about(&done)[2], "Installed");
+    let mut held = deployment(1, "2.1", DeploymentState::OnHold, "");
+    held.sub_state = SubState::Paused;
+    assert_eq!(about(&held)[2], "On hold: paused by the admin");
+    assert_eq!(about(&deployment(1, "2.1", DeploymentState::Failed, ""))[2], "Failed, exit code 3");
 }

@@ -7,6 +7,7 @@ use axum::extract::{Path, State};
 
 use super::{Frame, MachineLine, Page, render};
 use crate::api::fleet::{Explanation, Standing};
+use crate::api::logs::{DeviceLogs, LogQuery};
 use crate::console::Console;
 use crate::console::guard::Visitor;
 use crate::console::show;
@@ -42,10 +43,18 @@ struct Why {
     amount: String,
     /// Its release, where another try can be asked for.
     again: Option<String>,
+    /// Its release, where the log can be asked for.
+    ask_log: Option<String>,
+    /// That the log is on its way.
+    waits: Option<String>,
+    /// When the log came, and what it says.
+    log: Option<(String, String)>,
 }
 
 pub(crate) async fn page(State(console): State<Arc<Console>>, visitor: Visitor, Path(device): Path<String>) -> Page {
     let machine = console.client.machine(device).await?;
+    let device_logs =
+        console.client.logs(&LogQuery { device: machine.row.head.device.to_string(), release: None }).await?;
     let status = machine.status;
     let done = |known: &&Explanation| matches!(known.standing, Standing::Current | Standing::Exception);
     let total = status.bytes.total();
@@ -59,8 +68,8 @@ pub(crate) async fn page(State(console): State<Arc<Console>>, visitor: Visitor, 
         index: status.index_version,
         caveats: machine.caveats,
         alarms: status.alarms.clone(),
-        open: machine.explanations.iter().filter(|known| !done(known)).map(why).collect(),
-        done: machine.explanations.iter().filter(done).map(why).collect(),
+        open: machine.explanations.iter().filter(|known| !done(known)).map(|known| why(known, &device_logs)).collect(),
+        done: machine.explanations.iter().filter(done).map(|known| why(known, &device_logs)).collect(),
         sources,
         sources_bar,
         total_bytes: show::bytes(total),
@@ -69,7 +78,10 @@ pub(crate) async fn page(State(console): State<Arc<Console>>, visitor: Visitor, 
     })
 }
 
-fn why(known: &Explanation) -> Why {
+fn why(known: &Explanation, logs: &DeviceLogs) -> Why {
+    let log = logs.logs.iter().find(|log| log.release == known.release);
+    let waits = log.and_then(|log| log.waits(logs.reach, &logs.device.name));
+    let came = log.and_then(|log| Some((log.found, show::age(Some(log.received_s?)), log.text.clone())));
     let moving = known.standing == Standing::Pending && known.total > 0;
     Why {
         state: show::state(&known.state),
@@ -86,5 +98,11 @@ fn why(known: &Explanation) -> Why {
         },
         again: (known.group.is_some() && matches!(known.standing, Standing::Attention | Standing::Pending))
             .then(|| known.release.to_string()),
+        ask_log: (known.group.is_some() && waits.is_none()).then(|| known.release.to_string()),
+        waits,
+        log: came.map(|(found, age, text)| {
+            let title = if found { format!("Log, told {age} ago") } else { format!("No log, as it said {age} ago") };
+            (title, text)
+        }),
     }
 }

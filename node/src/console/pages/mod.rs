@@ -6,6 +6,7 @@ pub(super) mod device;
 pub(super) mod devices;
 pub(super) mod groups;
 pub(super) mod overview;
+pub(super) mod reports;
 pub(super) mod repositories;
 pub(super) mod rollouts;
 pub(super) mod sites;

@@ -9,16 +9,19 @@ use super::{Frame, Page, render};
 use crate::api::catalog::Catalog;
 use crate::api::fleet::Standing;
 use crate::api::overview::{FailureReason, Overview};
+use crate::api::reports::{Compliance, ReportQuery};
 use crate::console::Console;
 use crate::console::guard::Visitor;
 use crate::console::pages::rollouts::RolloutCard;
-use crate::console::show;
+use crate::console::{show, trend};
 use crate::text;
 
 #[derive(Template)]
 #[template(path = "overview.html")]
 struct OverviewPage {
     frame: Frame,
+    trend: String,
+    trend_words: String,
     empty: bool,
     tiles: Vec<Tile>,
     bar: String,
@@ -72,10 +75,13 @@ struct Alarm {
 pub(crate) async fn page(State(console): State<Arc<Console>>, visitor: Visitor) -> Page {
     let overview = console.client.overview().await?;
     let catalog = console.client.catalog().await?;
-    render(&of(Frame::new(&console, &visitor, "overview", "Overview"), overview, &catalog))
+    let compliance: Compliance = console.client.report("compliance", &ReportQuery::default()).await?;
+    let frame = Frame::new(&console, &visitor, "overview", "Overview");
+    render(&of(frame, overview, &catalog, &compliance))
 }
 
-fn of(frame: Frame, overview: Overview, catalog: &Catalog) -> OverviewPage {
+fn of(frame: Frame, overview: Overview, catalog: &Catalog, compliance: &Compliance) -> OverviewPage {
+    let (trend, trend_words) = trend::of(&compliance.together());
     let fleet = overview.fleet;
     let number = |standing: Standing| overview.standings.get(&standing).copied().unwrap_or(0);
     // What asks for somebody comes first, and what is not known beside it: never as good.
@@ -94,6 +100,8 @@ fn of(frame: Frame, overview: Overview, catalog: &Catalog) -> OverviewPage {
     let (sources, sources_bar) = show::sources(&bytes);
     OverviewPage {
         frame,
+        trend,
+        trend_words,
         empty: fleet == 0,
         tiles: tiles.collect(),
         bar: show::bar(&parts, fleet as u64),

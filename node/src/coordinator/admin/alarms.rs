@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use upswarm_protocol::coordinator::{AlarmKind, CERTIFICATE_LIFE, CoordinatorState, Refusal};
-use upswarm_protocol::ids::SiteId;
+use upswarm_protocol::catalog::Hold;
+use upswarm_protocol::coordinator::{AlarmKind, CERTIFICATE_LIFE, CoordinatorState, Refusal, RolloutStatus};
+use upswarm_protocol::ids::{ReleaseId, SiteId};
 use upswarm_protocol::report::{DeviceAlarm, Report};
 use upswarm_protocol::time::Wall;
 
 use super::View;
+use super::status::{failing_alarm, rollout_alarm};
 use crate::api::actor::Actor;
 use crate::api::alarms::{AcknowledgeRequest, Acknowledged, AlarmList, AlarmQuery, AlarmView};
 use crate::coordinator::store::alarms::{Alarm, Alarms, Seen};
@@ -63,6 +65,24 @@ pub(crate) fn alone(view: &View<'_>) -> Vec<Seen> {
     alone.map(|record| Seen { kind: AlarmKind::Alone, device: Some(record.device), text: text.to_owned() }).collect()
 }
 
+/// Rollouts that have stopped by themselves, and approvals that fail widely and that nothing has stopped.
+pub(crate) fn rollouts(view: &View<'_>, holds: &[Hold]) -> Vec<Seen> {
+    let title = |release: &ReleaseId| {
+        let known = view.catalog.release(release);
+        known.map_or_else(|| release.short(), |known| format!("{} ({})", known.title, known.version))
+    };
+    let seen = |text: String| Seen { kind: AlarmKind::Rollout, device: None, text };
+    let stopped = view
+        .rollouts()
+        .iter()
+        .filter(|status| holds.iter().any(|hold| *hold == Hold::Rollout(status.group, status.release)));
+    let group = |status: &RolloutStatus| view.names.group_name(&status.group);
+    let stopped = stopped.map(|status| seen(rollout_alarm(status, &title(&status.release), &group(status))));
+    let failing = super::status::failing(view).into_iter().filter(|status| !status.held);
+    let failing = failing.map(|status| seen(failing_alarm(&status, &title(&status.release), &group(&status))));
+    stopped.chain(failing).collect()
+}
+
 /// What will expire: the root, and certificates that machines have not renewed in time.
 pub(crate) fn expiries(state: &CoordinatorState, now: Wall) -> Vec<Seen> {
     let root = state.root().expires;
@@ -91,7 +111,10 @@ pub(crate) fn expiries(state: &CoordinatorState, now: Wall) -> Vec<Seen> {
 fn shown_as(view: &View<'_>, alarm: &Alarm) -> AlarmView {
     let device = alarm.devices.first().copied();
     let subject = device.map_or_else(|| "coordinator".to_owned(), |device| view.name_of(&device));
+    let named = |release: &&crate::api::catalog::CatalogRelease| alarm.text.contains(&release.release.short());
+    let release = (alarm.kind == AlarmKind::Rollout).then(|| view.catalog.releases.iter().find(named)).flatten();
     AlarmView {
+        release: release.map(|release| release.release),
         id: alarm.id,
         kind: alarm.kind,
         subject,

@@ -76,6 +76,12 @@ pub(crate) fn list(
     Ok(Audit { documents })
 }
 
+/// The root of today.
+pub(super) fn newest(roots: &[Vec<u8>]) -> Result<Root, Refusal> {
+    let bytes = roots.last().ok_or_else(|| Refusal::Request("there is no root".to_owned()))?;
+    open(bytes, Kind::Root, Role::Root).map(|(_, root)| root)
+}
+
 fn of_root(bytes: &[u8], before: Option<&Root>) -> Result<(Root, AuditDocument), Refusal> {
     let (envelope, root): (_, Root) = open(bytes, Kind::Root, Role::Root)?;
     // A root is signed by the keys of the one before it; the first by its own.
@@ -99,7 +105,7 @@ fn of_root(bytes: &[u8], before: Option<&Root>) -> Result<(Root, AuditDocument),
 }
 
 /// An approval and who signed it; of one that a rule made, who signed the rule and that its time has come.
-fn of_approval(bytes: &[u8], root: &Root) -> Result<(Approval, Vec<Signer>, Vec<PublicKey>), Refusal> {
+pub(super) fn of_approval(bytes: &[u8], root: &Root) -> Result<(Approval, Vec<Signer>, Vec<PublicKey>), Refusal> {
     if Envelope::parse(bytes, Kind::Approval, Role::Online).is_err() {
         let (envelope, approval) = open(bytes, Kind::Approval, Role::Approver)?;
         let (signers, others) = signers(&envelope, Some(&root.approvers), "approver");

@@ -11,8 +11,9 @@ use crate::units;
 
 /// The sites that have a limit.
 pub(crate) fn list(view: &View<'_>) -> LimitList {
-    let shown = |order: &WanLimits| shown(&view.names.site_name(&order.site), &order.rates);
-    let mut limits: Vec<_> = view.wan_limits().iter().filter(|order| !order.rates.is_empty()).map(shown).collect();
+    let shown = |order: &WanLimits| shown(&view.names.site_name(&order.site), &order.rates, order.yields);
+    let is_any = |order: &&WanLimits| !order.rates.is_empty() || order.yields.is_some();
+    let mut limits: Vec<_> = view.wan_limits().iter().filter(is_any).map(shown).collect();
     limits.sort_by(|a, b| a.site.cmp(&b.site));
     LimitList { limits }
 }
@@ -28,14 +29,19 @@ pub(crate) fn limit(actor: &Actor, desk: &Desk<'_>, request: &LimitRequest) -> R
     let known = desk.view.wan_limits().iter().find(|order| order.site == site);
     let mut rates: Vec<WanRate> = known.map(|order| order.rates.to_vec()).unwrap_or_default();
     let before = rates.len();
-    let everything = request.wan.is_none() && window.is_none();
-    rates.retain(|rate| !everything && rate.window != window);
+    let before_yields = known.and_then(|order| order.yields);
+    let sets_nothing = request.wan.is_none() && request.gives_way.is_none();
+    let everything = sets_nothing && window.is_none();
+    let yields = if everything { None } else { request.gives_way.or(before_yields) };
+    if request.wan.is_some() || sets_nothing {
+        rates.retain(|rate| !everything && rate.window != window);
+    }
     match request.wan {
         Some(0) => {
             return Err(Refusal::Request("--wan: a rate is above 0; hold a group with upswarm pause".to_owned()));
         }
         Some(bytes_per_s) => rates.push(WanRate { window, bytes_per_s }),
-        None if rates.len() == before => {
+        None if rates.len() == before && yields == before_yields && sets_nothing => {
             return Err(Refusal::Request(format!(
                 "site {} has no such limit, so there is nothing to take back; see: upswarm limit list",
                 request.site
@@ -47,12 +53,12 @@ pub(crate) fn limit(actor: &Actor, desk: &Desk<'_>, request: &LimitRequest) -> R
         return Err(Refusal::Request(format!("a site can have {MAX_WAN_RATES} rates; take one back first")));
     }
     tracing::info!(%actor, site = request.site, rates = rates.len(), "the limits of a site are set");
-    let answer = shown(&request.site, &rates);
-    Ok(Decision::new(Command::WanLimits { site, rates: Bounded::truncated(rates) }, move |_| answer))
+    let answer = shown(&request.site, &rates, yields);
+    Ok(Decision::new(Command::WanLimits { site, rates: Bounded::truncated(rates), yields }, move |_| answer))
 }
 
-fn shown(site: &str, rates: &[WanRate]) -> SiteLimits {
+fn shown(site: &str, rates: &[WanRate], gives_way: Option<bool>) -> SiteLimits {
     let rate =
         |rate: &WanRate| RateView { window: rate.window.as_ref().map(ToString::to_string), wan: rate.bytes_per_s };
-    SiteLimits { site: site.to_owned(), rates: rates.iter().map(rate).collect() }
+    SiteLimits { site: site.to_owned(), rates: rates.iter().map(rate).collect(), gives_way }
 }

@@ -193,6 +193,7 @@ mod tests {
                 keys: one_key(key(2)),
             }]),
             approvers: one_key(key(3)),
+            targeting: None,
             group_rules: Bounded::default(),
             upstreams: Bounded::default(),
             online: one_key(key(4)),

@@ -26,6 +26,8 @@ pub(crate) enum RoleName {
     Publisher,
     /// Signs approvals.
     Approver,
+    /// Signs what groups are; approvers do, where the root names nobody for it.
+    Targeting,
     /// The coordinator's own: signs heads and certificates.
     Online,
 }
@@ -158,6 +160,14 @@ fn with_keys(
         (_, Some(_)) => Err("--prefix is for publishers".to_owned()),
         (RoleName::Root, _) => change(&mut root.root),
         (RoleName::Approver, _) => change(&mut root.approvers),
+        (RoleName::Targeting, _) => match &mut root.targeting {
+            Some(keys) => change(keys),
+            None => Err(
+                "the root names nobody who says what groups are, so approvers do; name the first with: upswarm root \
+                         add-key targeting KEY --holder NAME"
+                    .to_owned(),
+            ),
+        },
         (RoleName::Online, _) => change(&mut root.online),
     }
 }
@@ -174,6 +184,10 @@ fn add(root: &mut Root, role: RoleName, prefix: &Prefix, held: HeldKey) -> Resul
             root.publishers = Bounded::new(rules).map_err(full)?;
             return Ok(());
         }
+    }
+    if (role, prefix, &root.targeting) == (RoleName::Targeting, &None, &None) {
+        root.targeting = Some(Keys::single(held));
+        return Ok(());
     }
     with_keys(root, role, prefix, |of| {
         if of.contains(&held.key) {
@@ -212,6 +226,9 @@ fn within_one(
     within(&mut root.root)?;
     within(&mut root.approvers)?;
     within(&mut root.online)?;
+    if let Some(targeting) = &mut root.targeting {
+        within(targeting)?;
+    }
     let mut rules = root.publishers.clone().into_vec();
     for rule in &mut rules {
         within(&mut rule.keys)?;
@@ -259,6 +276,16 @@ pub(crate) fn differences(today: &Root, next: &Root) -> Vec<String> {
     roles(&mut lines, "approvers", &today.approvers, &next.approvers);
     roles(&mut lines, "online keys", &today.online, &next.online);
     let none = Keys { keys: Bounded::default(), threshold: 0 };
+    let targeting = |root: &Root| root.targeting.clone().unwrap_or_else(|| none.clone());
+    roles(&mut lines, "targeting", &targeting(today), &targeting(next));
+    match (&today.targeting, &next.targeting) {
+        (None, Some(_)) => lines.push(
+            "approvers say what groups are no longer: sign each group anew with a targeting key (upswarm group sign)"
+                .into(),
+        ),
+        (Some(_), None) => lines.push("approvers say what groups are again: sign each group anew".into()),
+        _ => {}
+    }
     let rule = |root: &Root, names: &str| {
         root.publishers.iter().find(|rule| rule.names() == names).map(|rule| rule.keys.clone())
     };
@@ -352,6 +379,7 @@ mod tests {
             root: keys(&[1, 2, 3], 2),
             publishers: Bounded::new(vec![rule("", 10), rule("org.example", 11)]).unwrap(),
             approvers: keys(&[20], 1),
+            targeting: None,
             group_rules: Bounded::default(),
             upstreams: Bounded::default(),
             online: keys(&[30], 1),
@@ -362,7 +390,8 @@ mod tests {
     #[test]
     fn each_change_makes_the_next_root_and_says_so() {
         use RoleName::{Approver, Online, Publisher};
-        let cases: [(RootChange, &str); 10] = [
+        let cases: [(RootChange, &str); 11] = [
+            (RootChange::Add(RoleName::Targeting, None, held(25)), "targeting: + "),
             (RootChange::Pin(vec![("debian".into(), DocHash([7; 32]))], key(40)), "repository: + debian (0707"),
             (RootChange::Renew(730 * DAY), "it counts until"),
             (RootChange::Rotate(Online, None, vec![held(31)]), "online keys: - "),
@@ -390,7 +419,10 @@ mod tests {
     #[test]
     fn what_would_end_the_deployment_is_refused_with_what_to_do() {
         use RoleName::{Approver, Online, Publisher};
-        let cases: [(RootChange, &str); 11] = [
+        let cases: [(RootChange, &str); 14] = [
+            (RootChange::Add(RoleName::Targeting, None, held(20)), "keys of its own"),
+            (RootChange::Add(RoleName::Targeting, Some("org".into()), held(25)), "for publishers"),
+            (RootChange::Threshold(RoleName::Targeting, None, 2), "add-key targeting"),
             (RootChange::Hold(first_digits(20), holder("Anna ")), "holder's name"),
             (RootChange::Unpin("debian".into()), "root show"),
             (RootChange::Renew(10 * DAY), "--for"),

@@ -13,6 +13,7 @@ use super::View;
 use super::status::{LATELY_S, is_end};
 use crate::api::catalog::CatalogRelease;
 use crate::api::fleet::Standing;
+use crate::api::status::{state_words, sub_state_words};
 use crate::coordinator::store::part::{Part, PartOf};
 use crate::text;
 
@@ -228,8 +229,10 @@ pub(super) fn progress(known: &DeploymentReport) -> String {
         (_, SubState::PowerOrLink) => "waits for power or a better link".to_owned(),
         (_, SubState::HeldByMachine) => "held on the machine by its package manager".to_owned(),
         (_, SubState::Locked) => "waits for the package manager's lock".to_owned(),
-        (state, SubState::None) => format!("{state:?}").to_lowercase(),
-        (state, sub) => format!("{state:?}, {sub:?}").to_lowercase(),
+        (state, sub) => {
+            let state = state_words(&format!("{state:?}")).to_lowercase();
+            sub_state_words(sub).map_or_else(|| state.clone(), |waits| format!("{state}: {waits}"))
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use upswarm_protocol::version;
 use super::View;
 use crate::api::feeds::{Verdict, VerdictRow};
 use crate::api::proposals::{UpdateRow, Updates, UpdatesQuery};
+use crate::api::reports::VulnerableCve;
 use crate::clock;
 use crate::coordinator::repositories::feeds::advisories::{Advisories, Judged};
 use crate::coordinator::repositories::fleet::{self, Installed, Offer};
@@ -204,6 +205,24 @@ impl Read {
         Ok(Self { offered, snapshot, advisories })
     }
 
+    /// Every version of a source package that is installed, with the machines that have it, and whether it is exactly this one.
+    fn versions(&self, told: &Told<'_>) -> BTreeMap<(String, String, bool), BTreeSet<usize>> {
+        let Offered { offer, fitting, .. } = &self.offered;
+        let mut versions: BTreeMap<_, BTreeSet<usize>> = BTreeMap::new();
+        for (installed, on) in &told.installs {
+            let Some(package) = offer.fitting(installed) else { continue };
+            let mut on = on.iter().copied().filter(|at| fitting.contains(at)).peekable();
+            if on.peek().is_none() {
+                continue;
+            }
+            let exact = source_version(offer, installed, package);
+            let is_exact = exact.is_some();
+            let version = exact.unwrap_or_else(|| installed.version.clone());
+            versions.entry((package.source.clone(), version, is_exact)).or_default().extend(on);
+        }
+        versions
+    }
+
     /// What feeds say of a CVE for everything that is installed, older or not.
     fn verdicts(&self, cve: &str, told: &Told<'_>, found: &mut Verdicts) {
         let release = self.snapshot.distribution();
@@ -230,6 +249,75 @@ impl Read {
             found.entry(key).or_insert_with(|| (judged, BTreeSet::new())).1.extend(on);
         }
     }
+}
+
+/// What feeds say against what is installed.
+pub(super) struct Found {
+    /// Machines that have told what is installed, and those of them for which nothing can be said: no snapshot is for them, or no feed
+    /// is there.
+    pub(super) devices: usize,
+    pub(super) unjudged: usize,
+    pub(super) cves: Vec<VulnerableCve>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Machines that are vulnerable, by CVE, the worst first.
+pub(super) fn vulnerable(view: &View<'_>, repositories: &Repositories, group: Option<&str>) -> Result<Found, Refusal> {
+    #[derive(Default)]
+    struct Of {
+        severity: Option<Severity>,
+        sources: BTreeSet<String>,
+        devices: BTreeSet<usize>,
+        undetermined: BTreeSet<usize>,
+        mendable: BTreeSet<usize>,
+    }
+    let told = Told::of(view, group)?;
+    let (mut cves, mut judged): (BTreeMap<String, Of>, BTreeSet<usize>) = Default::default();
+    for name in repositories.names() {
+        let upstream = repositories.upstream(&name)?;
+        let Some(newest) = snapshot::all(&upstream.dir).pop() else { continue };
+        let read = Read::new(view, &told, repositories, &upstream.description, newest)?;
+        judged.extend(&read.offered.fitting);
+        for ((source, version, is_exact), on) in read.versions(&told) {
+            for (cve, said) in read.advisories.about(&source, &read.snapshot.distribution(), &version) {
+                let known = cves.entry(cve.to_owned()).or_default();
+                match said.verdict {
+                    Verdict::Vulnerable { fixed } if is_exact => {
+                        known.devices.extend(&on);
+                        known.mendable.extend(fixed.iter().flat_map(|_| &on));
+                    }
+                    Verdict::EndOfLife if is_exact => known.devices.extend(&on),
+                    // Which version it is, or what the feed's people think of it, nobody knows.
+                    Verdict::Vulnerable { .. } | Verdict::EndOfLife | Verdict::Undetermined | Verdict::Unknown => {
+                        known.undetermined.extend(&on);
+                    }
+                    Verdict::Fixed { .. } | Verdict::NotAffected | Verdict::Unimportant => continue,
+                }
+                known.severity = known.severity.max(Some(said.severity));
+                known.sources.insert(source.clone());
+            }
+        }
+    }
+    let row = |(cve, of): (String, Of)| VulnerableCve {
+        cve,
+        severity: of.severity.unwrap_or(Severity::Unspecified),
+        sources: of.sources.into_iter().collect(),
+        devices: of.devices.len(),
+        undetermined: of.undetermined.difference(&of.devices).count(),
+        mendable: of.mendable.len(),
+    };
+    let there = |row: &VulnerableCve| row.devices + row.undetermined > 0;
+    let mut cves: Vec<VulnerableCve> = cves.into_iter().map(row).filter(there).collect();
+    cves.sort_by_key(|row| (Reverse(row.severity), Reverse(row.devices), Reverse(row.undetermined), row.cve.clone()));
+    let no_feed = repositories.feeds().all().is_empty();
+    let devices = told.devices.len();
+    let asked = UpdatesQuery { severity: Some(Severity::Unspecified), ..UpdatesQuery::default() };
+    Ok(Found {
+        devices,
+        unjudged: if no_feed { devices } else { devices - judged.len() },
+        cves,
+        warnings: warnings(repositories, &asked),
+    })
 }
 
 /// Every source package that is older somewhere, or one, with what feeds say of the update.

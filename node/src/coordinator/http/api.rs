@@ -30,6 +30,7 @@ use crate::api::holds::{Held, HoldRequest};
 use crate::api::inventory::{DeviceQuery, PackageQuery};
 use crate::api::invites::{DisinviteRequest, InviteList, InviteRequest, InviteView, Invited};
 use crate::api::limits::{LimitRequest, SiteLimits};
+use crate::api::logs::{DeviceLogs, LogAsked, LogQuery, LogRequest};
 use crate::api::missing::MissingQuery;
 use crate::api::releases::{WithdrawRequest, Withdrawn};
 use crate::api::retries::{Retried, RetryRequest};
@@ -264,6 +265,23 @@ pub(super) async fn post_retry(
 ) -> Answer<Retried> {
     let Json(request) = request?;
     decide(&shared, |reply| Request::Retry(asker.0, request, reply)).await
+}
+
+pub(super) async fn post_log(
+    State(shared): State<Arc<Shared>>,
+    asker: Asker,
+    request: Ask<LogRequest>,
+) -> Answer<LogAsked> {
+    let Json(request) = request?;
+    decide(&shared, |reply| Request::AskLog(asker.0, request, reply)).await
+}
+
+pub(super) async fn get_logs(
+    State(shared): State<Arc<Shared>>,
+    query: Result<Query<LogQuery>, QueryRejection>,
+) -> Answer<DeviceLogs> {
+    let Query(query) = query?;
+    decide(&shared, |reply| Request::Logs(query, reply)).await
 }
 
 pub(super) async fn get_limits(State(shared): State<Arc<Shared>>) -> Result<Response, Refused> {

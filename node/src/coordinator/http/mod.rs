@@ -4,6 +4,7 @@
 mod answers;
 pub(crate) mod frames;
 mod refused;
+
 mod repositories;
 pub(crate) mod shared;
 
@@ -11,5 +12,6 @@ mod api;
 mod frame_posts;
 mod origin;
 mod reading;
+mod reports;
 
 pub(crate) mod server;

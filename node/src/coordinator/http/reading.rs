@@ -8,6 +8,7 @@ use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use upswarm_protocol::coordinator::Refusal;
 use upswarm_protocol::ids::DocHash;
 
 use super::api::{Answer, Look, failed, look, seen};
@@ -17,6 +18,8 @@ use crate::api::fleet::{MachineQuery, SiteQuery};
 use crate::api::inventory::DeviceQuery;
 use crate::api::overview::{Changes, ChangesQuery};
 use crate::coordinator::admin;
+use crate::coordinator::directory::Directory;
+use crate::coordinator::store::view::View;
 
 /// Whoever waits for a change hears after this long that there was none.
 const NO_NEWS: Duration = Duration::from_secs(20);
@@ -50,13 +53,16 @@ pub(super) async fn site(State(shared): State<Arc<Shared>>, query: Look<SiteQuer
 pub(super) async fn audit(State(shared): State<Arc<Shared>>) -> Result<Response, Refused> {
     let directory = shared.directory.clone();
     look(&shared, move |view| {
-        let last = view.head_status().map_or(1, |head| head.root_version);
-        let roots = directory.chain(last).map_err(|error| {
-            upswarm_protocol::coordinator::Refusal::Request(format!("the roots cannot be read: {error:#}"))
-        })?;
+        let roots = roots(view, &directory)?;
         admin::audit::list(view, &roots, |hash: &DocHash| std::fs::read(directory.doc(hash)))
     })
     .await
+}
+
+/// Every root from the first.
+pub(super) fn roots(view: &View<'_>, directory: &Directory) -> Result<Vec<Vec<u8>>, Refusal> {
+    let last = view.head_status().map_or(1, |head| head.root_version);
+    directory.chain(last).map_err(|error| Refusal::Request(format!("the roots cannot be read: {error:#}")))
 }
 
 /// Figures in the text format of Prometheus.

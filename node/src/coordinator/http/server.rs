@@ -18,7 +18,7 @@ use upswarm_protocol::envelope::Kind;
 
 use super::refused::Refused;
 use super::shared::Shared;
-use super::{answers, api, frame_posts, origin, reading, repositories};
+use super::{answers, api, frame_posts, origin, reading, reports, repositories};
 use crate::door;
 
 /// The longest body that somebody without a token may send.
@@ -58,6 +58,7 @@ pub(crate) fn admin(shared: Arc<Shared>) -> Router {
         .route("/v1/invites", get(api::get_invites))
         .route("/v1/invite/revoke", post(api::post_disinvite))
         .route("/v1/retry", post(api::post_retry))
+        .route("/v1/device/logs", get(api::get_logs).post(api::post_log))
         .route("/v1/limits", get(api::get_limits).post(api::post_limit))
         .route("/v1/device/retire", post(api::post_retire))
         .route("/v1/release/withdraw", post(api::post_withdraw))
@@ -77,6 +78,11 @@ pub(crate) fn admin(shared: Arc<Shared>) -> Router {
         .route("/v1/site", get(reading::site))
         .route("/v1/audit", get(reading::audit))
         .route("/v1/changes", get(reading::changes))
+        .route("/v1/report/compliance", get(reports::compliance))
+        .route("/v1/report/rollout", get(reports::rollout))
+        .route("/v1/report/vulnerable", get(reports::vulnerable))
+        .route("/v1/report/savings", get(reports::savings))
+        .route("/v1/report/approvals", get(reports::approvals))
         .route("/v1/alarms", get(api::get_alarms))
         .route("/v1/alarms/acknowledge", post(api::post_acknowledge))
         .route("/v1/inventory", get(api::get_inventories))

@@ -12,6 +12,7 @@ use crate::coordinator::directory::Directory;
 use crate::coordinator::repositories::Repositories;
 use crate::coordinator::requests::Request;
 use crate::coordinator::store::FleetStore;
+use crate::coordinator::store::past::Past;
 use crate::limiter::Limiter;
 
 const MAX_UPLOADS: usize = 4;
@@ -31,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) head: watch::Receiver<Vec<u8>>,
     pub(crate) driver: mpsc::Sender<Request>,
     pub(crate) fleet: FleetStore,
+    /// History.
+    pub(crate) past: Past,
     pub(crate) repositories: Arc<Repositories>,
     pub(crate) counters: Arc<Counters>,
     /// Payload bytes per second.

@@ -26,12 +26,14 @@ pub(crate) struct Known {
     pub(crate) inventory: Option<DeviceInventory>,
     /// What it is missing.
     pub(crate) scan: Option<Arc<DeviceScan>>,
+    /// Whether history counts it: it is neither retired nor shut out.
+    pub(crate) counted: bool,
 }
 
 impl Known {
     /// A device that has said nothing yet.
     pub(crate) fn new(record: DeviceRecord) -> Self {
-        Self { record: Arc::new(record), said: None, inventory: None, scan: None }
+        Self { record: Arc::new(record), said: None, inventory: None, scan: None, counted: true }
     }
 
     /// Its name for people: as it last said, or as it joined, or the first digits of its key.

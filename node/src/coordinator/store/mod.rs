@@ -3,13 +3,30 @@
 //! Owns durability and the read side. The driver hands it one batch of changes after another over a bounded channel and hears
 //! when each is on disk; readers take a [`Fleet`] as it stood after some batch and keep it for as long as they like: the
 //! writer copies what they hold, and waits for nobody. It never decides, and never asks the core.
+//!
+//! What devices told and the history of it lie in a database ([`database`]); a batch is one transaction there, after its files. The
+//! current state is read from memory, the past from the database ([`past`]), by connections of its own.
 
 pub(crate) mod alarms;
+pub(crate) mod counted;
+pub(crate) mod database;
+#[cfg(test)]
+mod database_tests;
 pub(crate) mod known;
-pub(crate) mod log;
+pub(crate) mod ledger;
+#[cfg(test)]
+mod ledger_tests;
 pub(crate) mod names;
+mod old_log;
 pub(crate) mod part;
+pub(crate) mod past;
+#[cfg(test)]
+pub(crate) mod postgres;
+mod retention;
+mod rows;
 pub(crate) mod rules;
+mod schema;
+pub(crate) mod told;
 pub(crate) mod view;
 
 use std::collections::BTreeMap;
@@ -20,16 +37,21 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow};
-use tokio::sync::{mpsc, watch};
+use sqlx::Connection as _;
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, oneshot, watch};
 use upswarm_protocol::codec::{self, Text};
 use upswarm_protocol::coordinator::{DeviceInventory, DeviceRecord, DeviceScan};
-use upswarm_protocol::ids::DeviceId;
+use upswarm_protocol::ids::{DeviceId, DocHash};
 use upswarm_protocol::report::Report;
 use upswarm_protocol::time::Wall;
 
 use super::directory::{Change, Directory};
+use crate::clock;
+use database::{Place, Session};
 use known::{Known, Said};
-use log::{Key, Kind, Log};
+use ledger::{InForce, Ledger};
+use told::{Key, Kind};
 
 const DISK_RETRY: Duration = Duration::from_secs(5);
 const DEVICE_RECORD: usize = 256 << 10;
@@ -46,12 +68,18 @@ pub(crate) enum Write {
     Device(Change, Box<DeviceRecord>),
     /// A verified report, and when it came.
     Report(Box<Report>, Wall),
+    /// What many devices have installed, by its digest; no bytes when nothing names it any more.
+    InventoryBase(DocHash, Vec<u8>),
     /// An inventory and its record.
     Inventory(DeviceId, DeviceInventory, Vec<u8>),
     /// A scan and its record.
     Scan(DeviceId, Arc<DeviceScan>, Vec<u8>),
     /// A device is shut out: what it told goes, and its name with it.
     Forget(DeviceId),
+    /// Whether a device counts: one that is retired or shut out does not.
+    Counted(DeviceId, bool),
+    /// Every approval that is in force now.
+    Approvals(Vec<InForce>),
 }
 
 /// What a writer says to the driver.
@@ -105,21 +133,42 @@ impl FleetStore {
     }
 }
 
+/// Where history is kept, and for how long.
+#[derive(Debug, Clone)]
+pub(crate) struct Keeping {
+    pub(crate) place: Place,
+    /// Days of history; what is older is added up and its details go.
+    pub(crate) days: u32,
+}
+
 /// Starts the store's thread with what was loaded. `written` hears of every batch.
-pub(crate) fn start(
+pub(crate) async fn start(
     directory: Directory,
-    log: Log,
+    keeping: Keeping,
     fleet: Fleet,
     written: mpsc::Sender<Written>,
 ) -> anyhow::Result<(FleetStore, Writer)> {
     let store = FleetStore::new(fleet);
     // One batch at a time is under way: the driver gathers what comes meanwhile.
     let (batches, incoming) = sync_channel(1);
-    let desk = Desk { directory, log, store: store.clone() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut desk = Desk { directory, keeping, runtime, open: None, kept_on: 0, store: store.clone() };
+    let (ready, begun) = oneshot::channel();
     let thread = std::thread::Builder::new()
         .name("fleet-store".to_owned())
-        .spawn(move || desk.run(&incoming, &written))
+        .spawn(move || match desk.begin() {
+            Ok(()) => {
+                // Whoever started it waits.
+                let _ = ready.send(Ok(()));
+                desk.run(&incoming, &written)
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                Ok(())
+            }
+        })
         .context("starting the fleet store's thread")?;
+    begun.await.context("the fleet store's thread has ended")??;
     Ok((store, Writer { batches, thread }))
 }
 
@@ -147,11 +196,72 @@ impl Writer {
 /// What the thread works with.
 struct Desk {
     directory: Directory,
-    log: Log,
+    keeping: Keeping,
+    /// For the database alone.
+    runtime: Runtime,
+    /// None after an error: what the database holds is read anew.
+    open: Option<Open>,
+    /// The day on which old history was last added up.
+    kept_on: u64,
     store: FleetStore,
 }
 
+/// The connection, and the counters as it holds them.
+struct Open {
+    session: Session,
+    ledger: Ledger,
+}
+
+/// What a batch writes beside the counters; none takes a row out.
+#[derive(Debug, Default)]
+struct Rows {
+    bases: BTreeMap<DocHash, Vec<u8>>,
+    told: BTreeMap<Key, Option<Vec<u8>>>,
+}
+
+impl Open {
+    async fn new(place: &Place) -> anyhow::Result<Self> {
+        let mut session = Session::open(place).await?;
+        let ledger = Ledger::load(&mut session.connection).await;
+        let ledger = ledger.map_err(|error| session.explain(error)).context("reading the counters of history")?;
+        Ok(Self { session, ledger })
+    }
+
+    async fn commit(&mut self, rows: Rows) -> Result<(), sqlx::Error> {
+        let mut transaction = self.session.connection.begin().await?;
+        told::keep_bases(&mut transaction, rows.bases).await?;
+        told::keep(&mut transaction, rows.told).await?;
+        self.ledger.flush(&mut transaction).await?;
+        transaction.commit().await
+    }
+}
+
 impl Desk {
+    /// Opens the database, and counts what is known from elsewhere: an import, or a file that was restored.
+    fn begin(&mut self) -> anyhow::Result<()> {
+        let fleet = self.store.snapshot();
+        let mut open = self.runtime.block_on(Open::new(&self.keeping.place))?;
+        let now = clock::wall();
+        for (device, known) in &*fleet {
+            open.ledger.device(device, known, now);
+        }
+        let counted = self.runtime.block_on(open.commit(Rows::default()));
+        counted.map_err(|error| open.session.explain(error)).context("writing history")?;
+        self.open = Some(open);
+        self.keep_history(now)
+    }
+
+    /// Adds old history up, once a day.
+    fn keep_history(&mut self, now: Wall) -> anyhow::Result<()> {
+        let today = now.0 / ledger::DAY_MS;
+        let Some(open) = self.open.as_mut().filter(|_| self.kept_on != today) else { return Ok(()) };
+        let from = today.saturating_sub(self.keeping.days.into());
+        let kept = self.runtime.block_on(retention::add_up(&mut open.session.connection, from));
+        kept.map_err(|error| open.session.explain(error)).context("adding up old history")?;
+        self.kept_on = today;
+        Ok(())
+    }
+
     /// Writes batches until there are no more; on an error, tries again until the driver has gone.
     fn run(mut self, incoming: &Receiver<Vec<Write>>, written: &mpsc::Sender<Written>) -> Result<(), String> {
         let mut waiting: Vec<Write> = Vec::new();
@@ -172,6 +282,10 @@ impl Desk {
             // A panic is a write that failed like any other: the batch is still here, and nothing of it was acknowledged.
             let attempt = catch_unwind(AssertUnwindSafe(|| self.write(&waiting)));
             let result = attempt.unwrap_or_else(|panic| Err(anyhow!("the write panicked: {}", words(&*panic))));
+            if result.is_err() {
+                // Whatever was begun there ends with the connection.
+                self.open = None;
+            }
             let news = match result {
                 Ok(changed) => {
                     self.store.publish(changed);
@@ -180,7 +294,7 @@ impl Desk {
                     Written::Done
                 }
                 Err(error) if gone => return Err(format!("{error:#}")),
-                Err(error) => Written::Failed(format!("cannot write to the data directory, trying again: {error:#}")),
+                Err(error) => Written::Failed(format!("cannot write what devices told, trying again: {error:#}")),
             };
             // The driver has gone: what is left in the channel is still written.
             let _ = written.blocking_send(news);
@@ -191,16 +305,31 @@ impl Desk {
     fn write(&mut self, batch: &[Write]) -> anyhow::Result<BTreeMap<DeviceId, Known>> {
         let fleet = self.store.snapshot();
         let mut changed: BTreeMap<DeviceId, Known> = BTreeMap::new();
-        let mut records: BTreeMap<Key, Vec<u8>> = BTreeMap::new();
+        let mut rows = Rows::default();
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => self.runtime.block_on(Open::new(&self.keeping.place))?,
+        };
+        let mut at = None;
         for write in batch {
             let device = match write {
+                Write::InventoryBase(digest, content) => {
+                    rows.bases.insert(*digest, content.clone());
+                    continue;
+                }
+                Write::Approvals(in_force) => {
+                    let directory = &self.directory;
+                    open.ledger.approvals(in_force, clock::wall(), |hash| document(directory, hash));
+                    continue;
+                }
                 Write::File(change) => {
                     self.directory.apply(std::slice::from_ref(change))?;
                     continue;
                 }
                 Write::Device(_, record) => record.device,
                 Write::Report(report, _) => report.device,
-                Write::Inventory(device, ..) | Write::Scan(device, ..) | Write::Forget(device) => *device,
+                Write::Inventory(device, ..) | Write::Scan(device, ..) => *device,
+                Write::Forget(device) | Write::Counted(device, _) => *device,
             };
             if let Write::Device(change, record) = write {
                 self.directory.apply(std::slice::from_ref(change))?;
@@ -214,15 +343,16 @@ impl Desk {
             let Some(known) = entry(&fleet, &mut changed, &device) else { continue };
             match write {
                 Write::Report(report, received) => {
+                    at = at.max(Some(*received));
                     known.said = Some(Arc::new(Said::after(known.said.as_deref(), report, *received)));
                 }
                 Write::Inventory(_, inventory, bytes) => {
                     known.inventory = Some(inventory.clone());
-                    records.insert((device, Kind::Inventory), bytes.clone());
+                    rows.told.insert((device, Kind::Inventory), Some(bytes.clone()));
                 }
                 Write::Scan(_, scan, bytes) => {
                     known.scan = Some(scan.clone());
-                    records.insert((device, Kind::Scan), bytes.clone());
+                    rows.told.insert((device, Kind::Scan), Some(bytes.clone()));
                 }
                 Write::Forget(_) => {
                     let nameless = DeviceRecord { label: Text::default(), ..(*known.record).clone() };
@@ -230,28 +360,44 @@ impl Desk {
                     self.directory.apply(&[Change::Put(self.directory.device(&device), bytes)])?;
                     known.record = Arc::new(nameless);
                     (known.said, known.inventory, known.scan) = (None, None, None);
-                    for kind in [Kind::Status, Kind::Inventory, Kind::Scan] {
-                        records.insert((device, kind), Vec::new());
-                    }
+                    rows.told.extend(Kind::ALL.map(|kind| ((device, kind), None)));
                 }
-                Write::File(_) | Write::Device(..) => {}
+                Write::Counted(_, counts) => known.counted = *counts,
+                Write::File(_) | Write::Device(..) | Write::Approvals(_) | Write::InventoryBase(..) => {}
             }
         }
+        let at = at.unwrap_or_else(clock::wall);
         // Several reports of one device in a batch are one record.
         for (device, known) in &changed {
             let before = fleet.get(device).and_then(|before| before.said.as_ref());
             if let Some(said) = &known.said
                 && !before.is_some_and(|before| Arc::ptr_eq(before, said))
             {
-                records.insert((*device, Kind::Status), said.to_bytes());
+                rows.told.insert((*device, Kind::Status), Some(told::status(said)));
+                let counted = before.map(|before| before.bytes).unwrap_or_default();
+                open.ledger.bytes(known, &counted, &said.bytes, at);
             }
+            open.ledger.device(device, known, at);
         }
         #[cfg(test)]
         self.directory.perhaps_panic();
-        let records: Vec<(Key, Vec<u8>)> = records.into_iter().collect();
-        self.log.append(&records).context("writing what devices told")?;
+        let committed = self.runtime.block_on(open.commit(rows));
+        committed.map_err(|error| open.session.explain(error))?;
+        self.open = Some(open);
+        if let Err(error) = self.keep_history(at) {
+            // The batch is durable; the next one tries again.
+            tracing::warn!("{error:#}");
+        }
         Ok(changed)
     }
+}
+
+/// An approval's envelope, which the batch has written before.
+fn document(directory: &Directory, hash: &DocHash) -> Vec<u8> {
+    std::fs::read(directory.doc(hash)).unwrap_or_else(|error| {
+        tracing::warn!(%hash, %error, "an approval's document is not kept in the history");
+        Vec::new()
+    })
 }
 
 /// A device as the batch has changed it so far.

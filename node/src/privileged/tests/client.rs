@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use upswarm_protocol::catalog::Action;
-use upswarm_protocol::ids::{DocHash, ReleaseId};
+use upswarm_protocol::envelope::{Kind, Role};
+use upswarm_protocol::ids::{DeviceId, DocHash, ReleaseId};
 use upswarm_protocol::node::{Detection, InstallOutcome, NodeConfig, NodeState, Restored};
+use upswarm_protocol::report::LogOrder;
 use upswarm_protocol::time::{Mono, Now, Wall};
 use upswarm_protocol::trust::Trust;
 
@@ -173,4 +175,35 @@ async fn in_process_nothing_has_changed() {
     assert_eq!(outcome, InstallOutcome::Done { restart: false, code: Some(0) });
     assert_eq!(client.detect(&state, release).await, Detection::Present);
     assert!(!Path::new(&bench.dir.path().join("node/roots")).exists(), "no privileged installer, no roots for it");
+}
+
+/// What root's programs printed goes to whoever the coordinator's order says, by this device's name, and to nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_told_to_whom_the_coordinator_orders_it() {
+    let bench = Bench::start(World::now(), rustix::process::geteuid().as_raw());
+    let (state, release) = node(&bench, &bench.world.good(1));
+    let client = installer(&bench, &state);
+    let order = |device: DeviceId, signer: u8| {
+        bench.world.sign(Kind::LogOrder, Role::Online, &LogOrder { device, release, issued: bench.world.now }, signer)
+    };
+    let (me, online) = (state.device(), bench.world.online);
+    let none = client.log(release, order(me, online)).await;
+    assert!(none.as_ref().is_err_and(|why| why.starts_with("there is no log: nothing of it was begun")), "{none:?}");
+    let path = store(&bench, &bench.world.bad_script());
+    client.install(&state, |_| Some(path.clone()), release, Action::Install).await;
+    let logs = bench.data().join("jobs/logs");
+    fs::create_dir_all(&logs).unwrap();
+    fs::write(logs.join(format!("{}-20261130T120000Z.log", release.short())), "E: a script says why\n").unwrap();
+    let told = String::from_utf8(client.log(release, order(me, online)).await.unwrap()).unwrap();
+    assert!(told.contains("E: a script says why\n") && told.contains(".log\n"), "{told}");
+    for (order, why) in [
+        (order(DeviceId([9; 32]), online), "asks another device"),
+        (order(me, 66), "refuses"),
+        (order(me, 40), "refuses"),
+        (b"no order".to_vec(), "refuses"),
+        (bench.world.sign(Kind::Retry, Role::Online, &1u8, online), "refuses"),
+    ] {
+        let refused = client.log(release, order).await;
+        assert!(refused.as_ref().is_err_and(|said| said.contains(why)), "{why}: {refused:?}");
+    }
 }

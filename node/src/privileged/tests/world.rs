@@ -112,6 +112,7 @@ impl World {
             root: keys(1),
             publishers: list([PublisherRule { product_prefix: text("org.example."), keys: keys(10) }]),
             approvers: keys(20),
+            targeting: None,
             group_rules: list([]),
             upstreams: list([]),
             online: keys(30),

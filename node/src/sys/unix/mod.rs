@@ -16,8 +16,8 @@ mod users;
 pub(crate) use files::{
     Access, Lock, Share, clone_blocks, close_to_others, create_private, create_private_dir, is_absence,
     is_own_private_dir, is_temporary, lock, lock_holder, lock_patiently, make_private_dir, open_at_once, open_plain,
-    owned_by_another, read_at, read_exact_at, read_settings, read_settings_of_another, remove, remove_soon, rename,
-    replace, replace_soon, set_mode, space, sync_dir, write_all_at, write_private,
+    owned_by_another, read_at, read_settings, read_settings_of_another, remove, remove_soon, rename, replace,
+    replace_soon, set_mode, space, sync_dir, write_private,
 };
 pub(crate) use interfaces::link_local_interfaces;
 pub(crate) use lookup::find;

@@ -165,7 +165,8 @@ impl NodeState {
             }
         };
         let entry = self.peers.claims.entries.get_mut(key)?;
-        let waits = entry.due.is_some() && holders == 0;
+        // Whoever says that it holds the payload makes nobody who waits to fetch it begin to wait again.
+        let waits = entry.due.is_some() && (holders == 0 || stake == Stake::Fetches);
         if !waits {
             entry.since = now.mono;
         }

@@ -28,8 +28,11 @@ use crate::wire::{self, Lease, Mention, Message, Presence, SignedBytes, Topic};
 
 /// A peer that has not shown its certificate by then is disconnected.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
-/// More connections than this are refused.
+/// More members than this are refused.
 const MAX_PEERS: usize = 64;
+/// Peers that have not shown a certificate, beside them: strangers have no place among the members. The one that is silent for longest
+/// makes place for the next.
+const MAX_STRANGERS: usize = 16;
 /// Addresses of peers that are remembered.
 const MAX_ADDRESSES: usize = 512;
 /// Dials under way at one time.
@@ -144,6 +147,13 @@ impl Peers {
         self.connected.iter().filter(|(_, peer)| matches!(peer.stage, Stage::Member { .. }))
     }
 
+    /// Of too many peers that have not shown a certificate the one that came first; the coordinator is none of them.
+    fn stranger_in_the_way(&self) -> Option<DeviceId> {
+        let strangers = || self.connected.iter().filter(|(_, peer)| peer.stage == Stage::Greeting);
+        let first = || strangers().min_by_key(|(_, peer)| peer.since).map(|(device, _)| *device);
+        (strangers().count() >= MAX_STRANGERS).then(first).flatten()
+    }
+
     /// Whether this member of the site is connected.
     pub(super) fn is_member(&self, device: &DeviceId) -> bool {
         self.connected.get(device).is_some_and(|peer| matches!(peer.stage, Stage::Member { .. }))
@@ -192,10 +202,8 @@ impl NodeState {
         if self.peers.banned.contains_key(&peer) {
             return self.disconnect(peer, "it served bad data before".into());
         }
-        if self.peers.connected.len() >= MAX_PEERS && !is_coordinator {
-            let reason = format!("{MAX_PEERS} peers are connected already");
-            self.peers.past.parted(peer, &reason, now.wall);
-            return self.disconnect(peer, reason);
+        if !is_coordinator && let Some(stranger) = self.peers.stranger_in_the_way() {
+            self.forget_stranger(stranger, "others wait to show their certificates".into(), now);
         }
         self.peers.connected.insert(peer, Peer::new(now.mono));
         self.timer(Reason::Hello(peer), now.mono + HELLO_WITHIN);
@@ -228,6 +236,12 @@ impl NodeState {
         if self.peers.connected.get(&peer).is_some_and(|p| p.stage == Stage::Greeting) {
             self.drop_peer_for(peer, "it did not say hello in time".into(), MIXED_UP_FOR, now);
         }
+    }
+
+    /// Ends the connection of one whose certificate was not seen, and keeps nothing of it: a key costs nothing.
+    fn forget_stranger(&mut self, peer: DeviceId, reason: String, now: Now) {
+        self.disconnect(peer, reason);
+        self.peer_down(peer, now);
     }
 
     pub(super) fn frame(&mut self, peer: DeviceId, bytes: &[u8], now: Now) {
@@ -336,6 +350,14 @@ impl NodeState {
             };
             if certificate.site != self.certificate.site {
                 return self.drop_peer(peer, "it belongs to another site".into(), now);
+            }
+            if self.peers.members().count() >= MAX_PEERS {
+                return self.drop_peer_for(
+                    peer,
+                    format!("{MAX_PEERS} members are connected already"),
+                    MIXED_UP_FOR,
+                    now,
+                );
             }
             Stage::Member { cache: certificate.role == NodeRole::Cache }
         };
@@ -542,12 +564,16 @@ impl NodeState {
 
     /// Ends a connection and does not take it up again for a while.
     pub(super) fn ban(&mut self, peer: DeviceId, reason: String, now: Now) {
-        if peer == self.cx.config.coordinator {
+        // Whoever has no certificate comes again with another key: an entry, or an alarm, would only fill what is for members.
+        let is_stranger = self.peers.connected.get(&peer).is_some_and(|peer| peer.stage == Stage::Greeting);
+        if peer == self.cx.config.coordinator || is_stranger {
             return self.drop_peer(peer, reason, now);
         }
-        if self.peers.banned.len() < MAX_BANS {
-            self.peers.banned.insert(peer, now.mono + BAN);
+        if self.peers.banned.len() >= MAX_BANS {
+            let soonest = self.peers.banned.iter().min_by_key(|(_, until)| **until).map(|(device, _)| *device);
+            soonest.and_then(|device| self.peers.banned.remove(&device));
         }
+        self.peers.banned.insert(peer, now.mono + BAN);
         self.alarm(Trouble::Peer, format!("peer {} is shut out: {reason}", peer.short()));
         self.drop_peer(peer, reason, now);
         self.report_soon(now);

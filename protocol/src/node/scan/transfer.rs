@@ -15,7 +15,7 @@ use crate::codec::{self, Bounded};
 use crate::evaluate::ScanState;
 use crate::ids::{DocHash, ReleaseId};
 use crate::inventory::{Inventory, InventoryDelta, InventoryPart, MAX_STORED, StoredParts};
-use crate::node::{NodeState, Output, Reason, Record};
+use crate::node::{NodeState, Reason, Record};
 use crate::report::{DeviceMessage, InventoryReport, MAX_SCAN_PART, MAX_SCAN_PARTS, ScanReport, Trouble};
 use crate::time::{Mono, Now, Wall};
 
@@ -253,7 +253,7 @@ impl NodeState {
             let seq = self.next_report(now);
             transfer.sent.insert(seq, at);
             let told = InventoryReport { device: self.cx.me, seq, issued: now.wall, part };
-            self.encrypt(DeviceMessage::Inventory(Box::new(told)));
+            self.encrypt_report(DeviceMessage::Inventory(Box::new(told)));
             any = true;
         }
         self.scan.uplink.transfer = Some(transfer);
@@ -322,7 +322,7 @@ impl NodeState {
             waiting.insert(seq);
             let states = Bounded::truncated(states);
             let told = ScanReport { device: self.cx.me, seq, issued, index_version, counts, part, parts, states };
-            self.encrypt(DeviceMessage::Scan(Box::new(told)));
+            self.encrypt_report(DeviceMessage::Scan(Box::new(told)));
         }
         self.scan.uplink.scan_sent = Some(Sent { digest, waiting, since: now.mono });
         self.persist_counters();
@@ -352,11 +352,6 @@ impl NodeState {
         };
         states.sort_by_key(|(release, state)| (rank(state), *release));
         (counts, states)
-    }
-
-    fn encrypt(&mut self, message: DeviceMessage) {
-        let to = self.trust.root().report_key;
-        self.cx.out.push_back(Output::Encrypt { message, to });
     }
 }
 

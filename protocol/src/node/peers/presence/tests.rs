@@ -33,6 +33,7 @@ fn trust() -> Trust {
         publishers: Bounded::new(vec![PublisherRule { product_prefix: Text::default(), keys: keys(ONLINE - 3) }])
             .unwrap(),
         approvers: keys(ONLINE - 2),
+        targeting: None,
         group_rules: Bounded::default(),
         upstreams: Bounded::default(),
         online: keys(ONLINE),
