@@ -44,6 +44,8 @@ pub struct Asked {
     pub if_none_match: String,
     /// The header If-Range; empty for none.
     pub if_range: String,
+    /// The header Authorization; empty for none.
+    pub authorization: String,
     /// What was answered; 0 for nothing.
     pub status: u16,
 }
@@ -57,6 +59,8 @@ struct Shared {
     faults: Mutex<Vec<(String, Fault, usize)>>,
     /// Runs before each answer, with the path.
     before: Mutex<Option<Before>>,
+    /// Whoever does not say this gets nothing.
+    only_for: Mutex<Option<String>>,
 }
 
 struct Before(Box<dyn FnMut(&str) + Send>);
@@ -91,6 +95,7 @@ impl Mirror {
             asked: Mutex::default(),
             faults: Mutex::default(),
             before: Mutex::default(),
+            only_for: Mutex::default(),
         });
         let served = shared.clone();
         let server = std::thread::spawn(move || {
@@ -125,6 +130,11 @@ impl Mirror {
         *lock(&self.shared.before) = Some(Before(Box::new(call)));
     }
 
+    /// From now on answers only requests with this header Authorization.
+    pub fn only_for(&self, authorization: &str) {
+        *lock(&self.shared.only_for) = Some(authorization.to_owned());
+    }
+
     /// What was asked since this was called last.
     pub fn asked(&self) -> Vec<Asked> {
         std::mem::take(&mut *lock(&self.shared.asked))
@@ -154,6 +164,7 @@ impl Shared {
             range: String::new(),
             if_none_match: String::new(),
             if_range: String::new(),
+            authorization: String::new(),
             status: 0,
         };
         while reader.read_line(&mut line)? > 2 {
@@ -163,6 +174,7 @@ impl Shared {
                 "range" => asked.range = value,
                 "if-none-match" => asked.if_none_match = value,
                 "if-range" => asked.if_range = value,
+                "authorization" => asked.authorization = value,
                 _ => {}
             }
             line.clear();
@@ -198,6 +210,9 @@ impl Shared {
     /// Status, headers, body, and after how many bytes it breaks off.
     fn respond(&self, asked: &Asked, fault: Option<&Fault>) -> (u16, String, Vec<u8>, Option<usize>) {
         let nothing = |status| (status, String::new(), Vec::new(), None);
+        if lock(&self.only_for).as_ref().is_some_and(|only| *only != asked.authorization) {
+            return nothing(401);
+        }
         match fault {
             Some(Fault::Status(status)) => return nothing(*status),
             Some(Fault::Page) => {

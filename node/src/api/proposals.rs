@@ -170,6 +170,9 @@ pub(crate) struct ProposedPackage {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) arch: String,
+    /// Percent of machines to which upstream is rolling it out so far; nothing when to all. Rings decide here, not that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) phased: Option<u8>,
     /// Versions that machines have of it, the oldest first.
     #[serde(default)]
     pub(crate) from: Vec<String>,

@@ -61,7 +61,8 @@ enum Verb {
     /// Try again what failed on this machine, or waits.
     Retry(super::retry::NodeArgs),
     /// Bring plain apt of this machine to see what is approved for it and nothing else, or take that back.
-    #[command(after_help = "Example:\n  upswarm node apt-setup\n  upswarm node apt-setup --undo")]
+    #[command(after_help = "Example:\n  upswarm node apt-setup\n  upswarm node apt-setup --undo\n  \
+                            upswarm node apt-setup --filtered kiosks --host cache.example.org:8530")]
     AptSetup(apt_setup::Args),
 }
 

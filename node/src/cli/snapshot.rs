@@ -206,6 +206,14 @@ fn text(proposal: &Proposal) -> String {
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         lines.push(format!("mends {}: {shown}{more} ({})", one.source, severity::shown(Some(one.severity))));
     }
+    let phased = proposal.packages.iter().filter_map(|one| Some(format!("{} ({} %)", one.name, one.phased?)));
+    let phased: Vec<String> = phased.collect();
+    if !phased.is_empty() {
+        lines.push(format!(
+            "upstream is still rolling out {}; here rings decide who gets it, and without rings everybody does",
+            phased.join(", ")
+        ));
+    }
     if !proposal.added.is_empty() {
         lines.push(format!("added, because selected packages are tied to them: {}", proposal.added.join(", ")));
     }

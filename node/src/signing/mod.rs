@@ -6,6 +6,7 @@
 
 mod known;
 pub(crate) mod place;
+mod repository;
 pub(crate) mod words;
 
 use std::time::Duration;
@@ -35,9 +36,7 @@ use crate::coordinator::admin::root::differences;
 use crate::coordinator::anchor::Anchor;
 use crate::coordinator::keys::KeyUse;
 use crate::error::CliError;
-use crate::upstream::compression::Compression;
-use crate::upstream::filtered::{self, Indexes, RepositoryKey};
-use crate::upstream::openpgp;
+use crate::upstream::filtered::RepositoryKey;
 use crate::upstream::proof::{self, Signed as SignedUpstream};
 
 /// Columns that the label of each line of [`Checked::words`] takes.
@@ -135,7 +134,9 @@ pub(crate) fn check(file: RequestFile, place: &KeyPlace, carried: Carried, now: 
                 refuse(format!("the release does not say what its repository's own people signed: {reason}"))
             })?;
             let words = words::approval(&approval, &release, &group, upstream.as_ref(), &request.preview);
-            filtered = upstream.filter(|signed| signed.compared).map(|_| release_file(&approval, &release, request));
+            filtered = upstream
+                .filter(|signed| signed.compared)
+                .map(|_| repository::release_file(&approval, &release, request));
             let needs = vec![approvers_of(&root, &approval.group)];
             let document = Document::Approval(Box::new(approval), draft.group.clone());
             ((document, words), (Kind::Approval, Role::Approver), &request.body, needs)
@@ -199,7 +200,7 @@ pub(crate) fn check(file: RequestFile, place: &KeyPlace, carried: Carried, now: 
     if let Some(signed) = &file.signed {
         let envelope = Envelope::parse(&signed.0, kind.0, kind.1).map_err(|error| refuse(error.to_string()))?;
         if let Some(text) = &filtered {
-            body = with_repository(envelope.unverified_body(), &body, text, now).map_err(refuse)?;
+            body = repository::signed_before(envelope.unverified_body(), &body, text, now).map_err(refuse)?;
         }
         if envelope.unverified_body() != body {
             return Err(refuse("the signatures in the file are around other bytes than the request".to_owned()));
@@ -397,34 +398,6 @@ fn of_upstream(
     }
     let metadata: Vec<&[u8]> = request.metadata.iter().map(|file| file.0.as_slice()).collect();
     proof::check(release, recipe, &metadata, now).map(Some)
-}
-
-/// The Release file of the repository that follows from an approval, by upstream's metadata that came with it.
-fn release_file(approval: &Approval, release: &Release, request: &SigningRequest) -> Result<String, String> {
-    let Recipe::Apt(recipe) = &release.install else { return Err("it is no snapshot of a repository".to_owned()) };
-    let mut indexes = request.metadata.iter().skip(2);
-    let indexes = Indexes::of(release, recipe, |index| {
-        let bytes = indexes.next().map_or(&[][..], |bytes| bytes.0.as_slice());
-        Compression::of(&index.path).open(bytes)
-    });
-    let indexes = indexes.map_err(|error| format!("the repository for machines without an agent: {error:#}"))?;
-    Ok(indexes.release_file(approval, release))
-}
-
-/// The body that another approver has signed: what was asked for, with a good signature of the repository that follows from it.
-fn with_repository(signed: &[u8], asked: &[u8], text: &str, now: Wall) -> Result<Vec<u8>, String> {
-    let wrong = |error: &dyn std::fmt::Display| format!("what another approver signed: {error}");
-    let approval: Approval = codec::decode(signed, Kind::Approval.cap()).map_err(|error| wrong(&error))?;
-    let plain = Approval { filtered: None, ..approval.clone() };
-    if codec::encode(&plain, Kind::Approval.cap()).map_err(|error| wrong(&error))? != asked {
-        return Err("the signatures in the file are around other bytes than the request".to_owned());
-    }
-    let Some(filtered) = &approval.filtered else { return Ok(signed.to_vec()) };
-    let certificate = filtered::certificate(filtered).map_err(|error| wrong(&format!("{error:#}")))?;
-    let certificates = openpgp::certificates(certificate.as_bytes()).map_err(|error| wrong(&error))?;
-    let file = filtered::in_release(text, filtered).map_err(|error| wrong(&format!("{error:#}")))?;
-    openpgp::verify(file.as_bytes(), &certificates, now).map_err(|error| wrong(&error))?;
-    Ok(signed.to_vec())
 }
 
 /// The rule about a repository that the bytes say, and what approvers have signed about its group, if it is the one that was asked

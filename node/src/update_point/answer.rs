@@ -13,7 +13,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header, response};
 use axum::response::Response;
 use bytes::Bytes;
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use upswarm_cache::{Store, StoreError};
 use upswarm_protocol::catalog::{Payload, Recipe, Release};
@@ -22,7 +22,7 @@ use upswarm_protocol::ids::{DocHash, PayloadId};
 use upswarm_protocol::time::Wall;
 
 use super::budget::Budget;
-use super::filtered::Built;
+use super::built::Built;
 use super::request::{Wanted, may_ask, wanted};
 use super::{Asked, Question};
 use crate::byte_range;
@@ -48,7 +48,7 @@ pub(super) struct Shared {
     budget: Budget,
     reads: Semaphore,
     names: Vec<String>,
-    pub(super) built: Built,
+    pub(super) built: Mutex<Built>,
 }
 
 /// No, and why.
@@ -102,7 +102,7 @@ impl Shared {
             budget: Budget::new(config.daily.0),
             reads: Semaphore::new(READS),
             names: config.names.clone(),
-            built: Built::default(),
+            built: Mutex::default(),
         }
     }
 

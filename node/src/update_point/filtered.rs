@@ -9,65 +9,19 @@
 //! ```
 //! Owns what follows from an approval here, and how long it is kept; the approver has signed it, and this machine has no key.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Cursor};
 use std::sync::Arc;
 
-use tokio::sync::Mutex;
 use upswarm_protocol::catalog::{Filtered, Payload, Recipe};
-use upswarm_protocol::ids::{GroupId, PayloadId};
 
 use super::answer::{Found, Refusal, Shared, internal, not_found};
+use super::built::by_hash;
+use super::request::Part;
 use super::{Filter, Question};
 use crate::upstream::compression::Compression;
 use crate::upstream::filtered::{self, Indexes};
 use crate::upstream::proof::MAX_METADATA;
-
-/// States of one repository that are kept for clients in the middle of an update.
-const GENERATIONS: usize = 2;
-/// Repositories whose indexes are kept; each has some hundred KiB.
-const MAX_REPOSITORIES: usize = 64;
-
-/// What is asked for of a group's repositories.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Part {
-    Sources,
-    Certificates,
-    /// Below `dists/` of an upstream.
-    Dists {
-        upstream: String,
-        path: String,
-    },
-    /// A package of an upstream.
-    Pool {
-        upstream: String,
-        file: String,
-    },
-}
-
-/// The part that a path below `/apt/filtered/` names, and the group's name or number.
-pub(super) fn part(path: &str) -> Option<(String, Part)> {
-    let Some((group, rest)) = path.split_once('/') else {
-        let whole = |end: &str, part| Some((path.strip_suffix(end)?.to_owned(), part));
-        return whole(".sources", Part::Sources).or_else(|| whole(".asc", Part::Certificates));
-    };
-    let (kind, rest) = rest.split_once('/')?;
-    let (upstream, path) = rest.split_once('/')?;
-    let upstream = upstream.to_owned();
-    let part = match kind {
-        "dists" => Part::Dists { upstream, path: path.to_owned() },
-        "pool" if !path.contains('/') => Part::Pool { upstream, file: path.to_owned() },
-        _ => return None,
-    };
-    Some((group.to_owned(), part))
-}
-
-/// Indexes of one repository, the newest first.
-type Generations = VecDeque<(PayloadId, Arc<Indexes>)>;
-
-/// Indexes that were computed.
-#[derive(Debug, Default)]
-pub(super) struct Built(Mutex<BTreeMap<(GroupId, String), Generations>>);
 
 impl Shared {
     /// Answers for a part of a group's repositories. `host` is how the client calls this machine.
@@ -95,10 +49,10 @@ impl Shared {
             Part::Dists { upstream, path } => {
                 if let Some((_, hash)) = path.split_once("/by-hash/SHA256/") {
                     // What is not computed yet was named by no InRelease of this machine.
-                    let bytes = match self.built.hashed(&upstream, hash).await {
+                    let bytes = match self.built.lock().await.hashed(&upstream, hash) {
                         Some(bytes) => Some(bytes),
                         None => match approved.iter().find(|of| filtered::upstream(&of.release) == upstream) {
-                            Some(of) => by_hash(&*self.indexes(of).await?, hash),
+                            Some(of) => by_hash(&self.indexes(of).await?, hash),
                             None => None,
                         },
                     };
@@ -133,11 +87,11 @@ impl Shared {
     async fn indexes(&self, of: &Filter) -> Result<Arc<Indexes>, Refusal> {
         let Recipe::Apt(recipe) = &of.release.install else { return Err(internal("it is no snapshot")) };
         let key = (of.approval.group, filtered::upstream(&of.release).to_owned());
-        let id = PayloadId(of.approval.release.0);
+        let id = of.approval.release;
         // One computes, the others wait for that.
-        let mut built = self.built.0.lock().await;
-        if let Some((_, known)) = built.get(&key).into_iter().flatten().find(|(known, _)| *known == id) {
-            return Ok(known.clone());
+        let mut built = self.built.lock().await;
+        if let Some(known) = built.get(&key, id) {
+            return Ok(known);
         }
         let payloads: Vec<Payload> = recipe
             .indexes
@@ -160,26 +114,9 @@ impl Shared {
             })
         });
         let indexes = Arc::new(computed.await.map_err(internal)?.map_err(|error| internal(format!("{error:#}")))?);
-        if !built.contains_key(&key) && built.len() >= MAX_REPOSITORIES {
-            built.pop_first();
-        }
-        let generations = built.entry(key).or_default();
-        generations.push_front((id, indexes.clone()));
-        generations.truncate(GENERATIONS);
+        built.put(key, id, indexes.clone());
         Ok(indexes)
     }
-}
-
-impl Built {
-    async fn hashed(&self, upstream: &str, hash: &str) -> Option<Vec<u8>> {
-        let built = self.0.lock().await;
-        let of_it = built.iter().filter(|((_, of), _)| of == upstream).flat_map(|(_, generations)| generations);
-        of_it.into_iter().find_map(|(_, indexes)| by_hash(indexes, hash))
-    }
-}
-
-fn by_hash(indexes: &Indexes, hash: &str) -> Option<Vec<u8>> {
-    indexes.hashed(&hex::decode(hash).ok()?).map(<[u8]>::to_vec)
 }
 
 fn signed(of: &Filter) -> Result<&Filtered, Refusal> {

@@ -14,6 +14,7 @@
 
 mod answer;
 mod budget;
+mod built;
 mod filtered;
 #[cfg(test)]
 mod load;

@@ -176,7 +176,10 @@ async fn without_agent(bench: &Bench, root: &Path, sources: &str) -> (bool, Stri
     assert!(sources.contains(&format!("http://{}/apt/filtered/office\n", bench.address)), "{sources}");
     let root = root.to_owned();
     let asked = tokio::task::spawn_blocking(move || {
-        let updated = apt(&root, "apt-get", &["-oAPT::Update::Error-Mode=any", "update"]);
+        // As apt has it where nobody has changed it.
+        let checks =
+            ["-oAPT::Update::Error-Mode=any", "-oAcquire::Check-Valid-Until=true", "-oAcquire::Check-Date=true"];
+        let updated = apt(&root, "apt-get", &[&checks[..], &["update"]].concat());
         let policy = apt(&root, "apt-cache", &["policy", "openssl", "demo-extra"]);
         (updated, said(&policy))
     });

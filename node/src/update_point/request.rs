@@ -5,8 +5,6 @@ use std::net::{IpAddr, Ipv6Addr};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use upswarm_protocol::ids::{PayloadId, ReleaseId};
 
-use super::filtered::{self, Part};
-
 /// What stands in the place of an upstream's name for machines without an agent.
 const FILTERED: &str = "filtered";
 /// A path longer than any in a repository.
@@ -37,6 +35,40 @@ pub(super) enum Wanted {
     },
 }
 
+/// What is asked for of a group's repositories.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Part {
+    Sources,
+    Certificates,
+    /// Below `dists/` of an upstream.
+    Dists {
+        upstream: String,
+        path: String,
+    },
+    /// A package of an upstream.
+    Pool {
+        upstream: String,
+        file: String,
+    },
+}
+
+/// The part that a path below `/apt/filtered/` names, and the group's name or number.
+fn part(path: &str) -> Option<(String, Part)> {
+    let Some((group, rest)) = path.split_once('/') else {
+        let whole = |end: &str, part| Some((path.strip_suffix(end)?.to_owned(), part));
+        return whole(".sources", Part::Sources).or_else(|| whole(".asc", Part::Certificates));
+    };
+    let (kind, rest) = rest.split_once('/')?;
+    let (upstream, path) = rest.split_once('/')?;
+    let upstream = upstream.to_owned();
+    let part = match kind {
+        "dists" => Part::Dists { upstream, path: path.to_owned() },
+        "pool" if !path.contains('/') => Part::Pool { upstream, file: path.to_owned() },
+        _ => return None,
+    };
+    Some((group.to_owned(), part))
+}
+
 /// What a path names; `None` for nothing that is ever served.
 pub(super) fn wanted(path: &str) -> Option<Wanted> {
     if path.len() > MAX_PATH {
@@ -51,7 +83,7 @@ pub(super) fn wanted(path: &str) -> Option<Wanted> {
         "apt" => {
             let (upstream, rest) = rest.split_once('/')?;
             if upstream == FILTERED {
-                let (group, part) = filtered::part(rest)?;
+                let (group, part) = part(rest)?;
                 return Some(Wanted::Filtered { group, part });
             }
             let (part, path) = rest.split_once('/')?;

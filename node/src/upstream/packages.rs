@@ -30,6 +30,8 @@ pub(crate) struct Package {
     pub(crate) section: String,
     /// One line for people.
     pub(crate) description: String,
+    /// Percent of machines to which upstream is rolling it out so far; nothing when to all.
+    pub(crate) phased: Option<u8>,
 }
 
 /// What a package says of others, each as it is written; empty for nothing.
@@ -58,7 +60,7 @@ pub(crate) enum PackagesError {
     },
 }
 
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 18] = [
     "Package",
     "Version",
     "Architecture",
@@ -76,6 +78,7 @@ const FIELDS: [&str; 17] = [
     "Multi-Arch",
     "Section",
     "Description",
+    "Phased-Update-Percentage",
 ];
 
 /// Hands every package to `each`, in the order of the index; returns how many there are.
@@ -140,6 +143,7 @@ fn walk(
         };
         let essential = take("Essential").eq_ignore_ascii_case("yes");
         let (multi_arch, section) = (take("Multi-Arch"), take("Section"));
+        let phased = take("Phased-Update-Percentage").parse().ok().filter(|percent| *percent < 100);
         let package = Package {
             name,
             version,
@@ -154,6 +158,7 @@ fn walk(
             multi_arch,
             section,
             description,
+            phased,
         };
         each(package, &paragraph.text);
     }
@@ -232,6 +237,9 @@ mod tests {
         assert_eq!((own.source, own.source_version), (own.name, own.version));
         let same_version = one(&STANZA.replace("openssl (3.0.15-1)", "openssl")).unwrap();
         assert_eq!(same_version.source_version, "1:3.0.15-1~deb12u1");
+        // As Ubuntu says how far a rollout is; at 100 it is for everybody.
+        let phased = |percent: &str| one(&format!("{STANZA}Phased-Update-Percentage: {percent}\n")).unwrap().phased;
+        assert_eq!((package.phased, phased("20"), phased("100"), phased("x")), (None, Some(20), None, None));
     }
 
     #[test]

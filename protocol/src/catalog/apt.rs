@@ -1,11 +1,8 @@
-use core::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::PackageKind;
 use crate::codec::{Bounded, Text};
-use crate::version::compare;
 
 /// The first name of every product that is a snapshot of a repository: `apt.debian-security`.
 pub const APT_PREFIX: &str = "apt";
@@ -75,17 +72,6 @@ pub enum Standing {
     Same,
     /// A later version is installed.
     Newer,
-}
-
-impl Standing {
-    /// That of an installed version, by dpkg's order.
-    pub fn of(installed: &str, selected: &str) -> Self {
-        match compare(PackageKind::Deb, installed, selected) {
-            Ordering::Less => Self::Older,
-            Ordering::Equal => Self::Same,
-            Ordering::Greater => Self::Newer,
-        }
-    }
 }
 
 impl AptRecipe {

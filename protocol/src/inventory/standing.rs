@@ -1,8 +1,21 @@
 //! How a machine stands with the packages of a repository's snapshot, by its inventory.
 
+use core::cmp::Ordering;
+
 use super::{Arch, Inventory, PackageKey, SharedInventory, Version};
 use crate::catalog::{AptPackage, PackageKind, Standing};
 use crate::version::compare;
+
+impl Standing {
+    /// That of an installed version, by dpkg's order.
+    pub fn of(installed: &str, selected: &str) -> Self {
+        match compare(PackageKind::Deb, installed, selected) {
+            Ordering::Less => Self::Older,
+            Ordering::Equal => Self::Same,
+            Ordering::Greater => Self::Newer,
+        }
+    }
+}
 
 impl Inventory {
     /// How the machine stands with a selected package.

@@ -247,7 +247,7 @@ pub(crate) async fn propose(
         return Ok(proposal);
     }
     anyhow::ensure!(prepared.pinned, "the root does not pin {}", prepared.upstream.name());
-    prepared.snapshot.is_used()?;
+    prepared.snapshot.note_used()?;
     let stored = collect(&prepared, &selected.packages, repositories, directory, driver, progress).await?;
     let release = release(&prepared, &selected.packages, &stored)?;
     proposal.version = release.version.to_string();
@@ -339,6 +339,7 @@ fn shown(prepared: &Prepared, selected: &Selected) -> Proposal {
             name: chosen.package.name.clone(),
             version: chosen.package.version.clone(),
             arch: chosen.package.arch.clone(),
+            phased: chosen.package.phased,
             from: from(chosen),
             upgrades: count(chosen, Way::Upgrade),
             back: count(chosen, Way::Back),

@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::auth::Credentials;
 use super::progress::Progress;
 use crate::upstream::release::Listed;
 use crate::web::{Pace, Web, causes};
@@ -99,7 +100,8 @@ impl Mirror {
         }
         if !parsed.username().is_empty() || parsed.password().is_some() {
             return refuse(
-                "holds a password, which everybody could read in the settings; mirrors with passwords are not supported",
+                "holds a password, which everybody could read in the settings; write it into repositories/auth.conf of the \
+                 coordinator's data directory: machine HOST login NAME password PASSWORD",
             );
         }
         if parsed.query().is_some() || parsed.fragment().is_some() {
@@ -125,13 +127,19 @@ impl Mirror {
 pub(crate) struct Fetcher {
     http: Client,
     patience: Duration,
+    credentials: Credentials,
 }
 
 impl Fetcher {
     /// Goes through the proxy that the configuration or the environment names.
     pub(crate) fn new(web: &Web) -> anyhow::Result<Self> {
         let http = web.secure().connect_timeout(PATIENCE).redirect(Policy::limited(REDIRECTS)).build();
-        Ok(Self { http: http.context("preparing HTTP")?, patience: PATIENCE })
+        Ok(Self { http: http.context("preparing HTTP")?, patience: PATIENCE, credentials: Credentials::default() })
+    }
+
+    /// The same, which says who asks: by `auth.conf` in a folder.
+    pub(crate) fn with_credentials(self, dir: &Path) -> Self {
+        Self { credentials: Credentials::of(dir), ..self }
     }
 
     /// The same, which waits less long.
@@ -369,7 +377,11 @@ impl Fetcher {
 
     async fn ask(&self, url: &str, headers: HeaderMap) -> Result<Response, FetchError> {
         let unreachable = |what: String| FetchError::Unreachable { url: url.to_owned(), what };
-        let request = self.http.get(url).headers(headers);
+        let mut request = self.http.get(url).headers(headers);
+        // Where a redirect leads to another host, the client itself leaves it out.
+        if let Some(login) = self.credentials.login(url).await.map_err(unreachable)? {
+            request = request.basic_auth(login.name, Some(login.password));
+        }
         let answer = timeout(self.patience, request.send()).await;
         let answer = answer.map_err(|_| unreachable(format!("no answer within {} s", self.patience.as_secs())))?;
         let answer = answer.map_err(|error| {
@@ -384,7 +396,9 @@ impl Fetcher {
         if !status.is_success() && status != StatusCode::NOT_MODIFIED {
             let what = match status {
                 StatusCode::NOT_FOUND | StatusCode::GONE => return Err(FetchError::Missing(url.to_owned())),
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => "it is not for everybody",
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                    "it is not for everybody; name and password come from repositories/auth.conf of the coordinator's data directory"
+                }
                 StatusCode::PROXY_AUTHENTICATION_REQUIRED => "the proxy asks for credentials",
                 status if status.is_server_error() => "its server is in trouble",
                 _ => "it is not to be had like this",

@@ -3,6 +3,7 @@
 //! Owns the folder `repositories` of the data directory, and when mirrors and feeds are asked. Its work runs beside the driver, which it
 //! never waits for: a slow mirror delays no head. It signs nothing, and no device believes it anything: it can only withhold.
 
+mod auth;
 pub(crate) mod feeds;
 pub(crate) mod fetch;
 pub(crate) mod fleet;
@@ -86,7 +87,8 @@ impl Repositories {
     pub(crate) fn open(data_dir: &Path, web: &Web) -> anyhow::Result<Self> {
         let dir = data_dir.join("repositories");
         fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-        let repositories = Self::at(dir, Feeds::new(data_dir.join("feeds")), Syncer::new(Fetcher::new(web)?));
+        let fetcher = Fetcher::new(web)?.with_credentials(&dir);
+        let repositories = Self::at(dir, Feeds::new(data_dir.join("feeds")), Syncer::new(fetcher));
         for name in repositories.names() {
             snapshot::remove_unfinished(&repositories.folder(&name));
         }

@@ -98,7 +98,7 @@ impl Snapshot {
     }
 
     /// Notes that a release was made of it.
-    pub(crate) fn is_used(&self) -> anyhow::Result<()> {
+    pub(crate) fn note_used(&self) -> anyhow::Result<()> {
         sys::replace(&self.dir.join(USED), b"", Access::Owner)
             .with_context(|| format!("writing to {}", self.dir.display()))
     }

@@ -347,3 +347,27 @@ async fn a_damaged_snapshot_is_noticed_where_it_is_read() {
     let error = made.read(|_| {}).unwrap_err().to_string();
     assert!(error.contains("is damaged"), "{error}");
 }
+
+#[tokio::test]
+async fn a_mirror_that_is_not_for_everybody_is_asked_by_name() {
+    let mut bench = Bench::new();
+    // reader:secret
+    bench.server.only_for("Basic cmVhZGVyOnNlY3JldA==");
+    bench.syncer.fetcher = bench.syncer.fetcher.clone().with_credentials(bench.dir.path());
+    let refused = bench.sync().await.unwrap_err().to_string();
+    assert!(refused.contains("401") && refused.contains("auth.conf"), "{refused}");
+    let file = bench.dir.path().join("auth.conf");
+    let place = bench.server.url();
+    fs::write(&file, format!("machine {place}/elsewhere login reader password secret\n")).unwrap();
+    assert!(bench.sync().await.unwrap_err().to_string().contains("401"));
+    fs::write(&file, "machine").unwrap();
+    assert!(bench.sync().await.unwrap_err().to_string().contains("an entry without a host"));
+    fs::write(&file, format!("machine {place} login reader password secret\n")).unwrap();
+    assert_eq!(bench.made().await.packages(), 2);
+    // Another host hears nothing of it.
+    let other = Server::start(&bench.repository.dir);
+    bench.urls = vec![other.url()];
+    fs::remove_dir_all(bench.folder()).unwrap();
+    assert_eq!(bench.made().await.packages(), 2);
+    assert!(other.asked().iter().all(|asked| asked.authorization.is_empty()));
+}
