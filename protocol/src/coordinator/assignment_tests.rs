@@ -2,7 +2,7 @@ use super::bench::{Bench, START, answer, device, hello, key, opens, relay, root,
 use super::*;
 use crate::catalog::Assignment;
 use crate::envelope::{self, Role};
-use crate::report::News;
+use crate::report::{News, Papers};
 
 const PILOTS: GroupId = GroupId([8; 16]);
 const OFFICE: GroupId = GroupId([1; 16]);
