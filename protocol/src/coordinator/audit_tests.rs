@@ -3,6 +3,7 @@
 use super::bench::*;
 use super::*;
 use crate::catalog::{AuditHead, Index};
+use crate::time::Wall;
 
 impl Bench {
     fn decided(&mut self, command: Command, entry: &str) -> Vec<Output> {

@@ -6,6 +6,7 @@ use crate::envelope::{self, Role};
 use crate::evaluate::ScanState;
 use crate::inventory::{self, Conditions, Inventory, InventoryDelta, PackageKey};
 use crate::report::{DeviceMessage, InventoryReport, MAX_SCAN_PART, ScanReport};
+use crate::time::Wall;
 
 const OFFICE: GroupId = GroupId([1; 16]);
 const SERVERS: GroupId = GroupId([5; 16]);

@@ -71,7 +71,7 @@ use crate::ids::{DeviceId, DocHash, GroupId, PayloadId, PublicKey, ReleaseId};
 use crate::node::Verdict;
 use crate::report;
 use crate::report::MAX_NEWS;
-use crate::time::{Mono, Now, Wall};
+use crate::time::{Mono, Now};
 use crate::wire::{Message, RetryOrder, Topic};
 
 pub use devices::CERTIFICATE_LIFE;

@@ -2,6 +2,7 @@
 
 use super::bench::*;
 use super::*;
+use crate::time::Wall;
 
 const DAYS: Duration = Duration::from_secs(5 * 86_400);
 
