@@ -49,13 +49,12 @@ impl Shared {
             Part::Dists { upstream, path } => {
                 if let Some((_, hash)) = path.split_once("/by-hash/SHA256/") {
                     // What is not computed yet was named by no InRelease of this machine.
-                    let bytes = match self.built.lock().await.hashed(&upstream, hash) {
-                        Some(bytes) => Some(bytes),
-                        None => match approved.iter().find(|of| filtered::upstream(&of.release) == upstream) {
-                            Some(of) => by_hash(&self.indexes(of).await?, hash),
-                            None => None,
-                        },
-                    };
+                    let mut bytes = self.built.lock().await.hashed(&upstream, hash);
+                    let of = approved.iter().find(|of| filtered::upstream(&of.release) == upstream);
+                    if let (None, Some(of)) = (&bytes, of) {
+                        let indexes = self.indexes(of).await?;
+                        bytes = by_hash(&indexes, hash);
+                    }
                     let missing = || not_found(format!("no index of {upstream} has this hash"));
                     return Ok(Found::text(bytes.ok_or_else(missing)?, upswarm_protocol::time::Wall(0)));
                 }
