@@ -296,34 +296,6 @@ impl Swarm {
         rng: &mut Rng,
     ) -> Option<Range<u32>> {
         let theirs = self.peers.get(peer)?;
-        self.pick_of(theirs, share, late, most, rng)
-    }
-
-    /// The same of one that is doubted: only what others hold as well, so that what it does not give is missed by nobody.
-    pub fn pick_what_others_hold(
-        &self,
-        peer: &DeviceId,
-        share: &Share,
-        most: u64,
-        rng: &mut Rng,
-    ) -> Option<Range<u32>> {
-        let mut theirs = self.peers.get(peer)?.clone();
-        for chunk in 0..theirs.len() {
-            if self.copies[chunk as usize] == 0 {
-                theirs.clear(chunk);
-            }
-        }
-        self.pick_of(&theirs, share, &BTreeSet::new(), most, rng)
-    }
-
-    fn pick_of(
-        &self,
-        theirs: &Bitmap,
-        share: &Share,
-        late: &BTreeSet<u32>,
-        most: u64,
-        rng: &mut Rng,
-    ) -> Option<Range<u32>> {
         let first = self.rarest(theirs, rng, share, None).or_else(|| {
             let twice = self.in_endgame() && !late.is_empty();
             if twice { self.rarest(theirs, rng, share, Some(late)) } else { None }

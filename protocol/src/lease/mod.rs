@@ -15,24 +15,14 @@
 //! * A candidate that should work and does not is passed over for a while, by everyone for the same observable reason; when
 //!   too few are left, those that stayed silent speak.
 //! * What some member says it holds is not fetched, until it turns out that it does not come.
-//! * **Evidence, not claims.** Chunks that arrive here, verified, or that a neighbour that keeps its word announces are evidence;
-//!   the progress that a holder reports counts for nothing. A lease of an extent binds this member only
-//!   - while chunks of that extent come (somebody fetches it), or
-//!   - from one of the fetchers that comes before this member in the extent's own order, or from one whose leases have brought
-//!     something, as long as it owes nothing: it owes when what it names has brought nothing for a *patience* after it named it.
-//!     The time counts from its first word about an extent, however often it repeats it, and silence does not end it.
-//!
-//!   What one owes falls to the next of the fetchers at once. One whose leases bring nothing for [`KEEPS_WORD`] while others bring
-//!   [`FEWER`] chunks each is discredited: its leases and candidacy count no more, for a time that doubles. When nothing comes
-//!   from anybody, members begin by themselves one after the other in the order of [`expected_rank`].
-//!
-//!   The bound: the patience depends on the rate at which bytes came before and is [`BREAKS_AFTER`] at least (on a slow line
-//!   nobody is at fault). Of `n` members `h` are hostile. Those that are not among the [`FETCHERS`] bind nobody, so with `f` of
-//!   those hostile, binomial with `h / n`, the others' extents come meanwhile at the full rate of the WAN, and the `f`th part of the
-//!   payload waits for one patience, beside them. Only if all are hostile, with the chance `(h / n)^FETCHERS`, does nothing
-//!   come for that time and a [`BREAK_PER_TURN`]th of it for every hostile one before the first honest one in the order. Bytes that
-//!   cross the WAN twice are those of extents that two begin within one message's time: partial chunks, since who comes later
-//!   in the order gives way before its first one is there, and nobody gives way later.
+//! * **Evidence, not claims.** A lease holds for as long as chunks of what it names arrive here, verified, or are announced by a
+//!   neighbour that keeps its word; the progress that its holder reports counts for nothing. A holder whose extents bring nothing
+//!   for [`KEEPS_WORD`] while others bring [`FEWER`] chunks each is discredited: its leases and candidacy count no more, for a time that doubles.
+//!   When nothing comes from anybody and leases stand in the way, members begin by themselves one after the other in the order of
+//!   [`expected_rank`]; what the first of them brings is the evidence against the rest. How long nothing may come depends on the
+//!   rate at which bytes came before, and is [`BREAKS_AFTER`] at least: on a slow line nobody is at fault. So `h` hostile
+//!   members of `n` cost at most that wait, a [`BREAK_PER_TURN`]th of it for every hostile one that comes before the first honest
+//!   one in the order, and a copy of what two that break at the same time both choose.
 
 mod order;
 #[cfg(test)]
@@ -53,14 +43,6 @@ pub const FETCHERS: usize = 4;
 pub const LEASE_FRESH: Duration = Duration::from_millis(3500);
 /// Work begins only when the order of choice has stood still for this long, so that news on the way arrives first.
 pub const QUIET: Duration = Duration::from_millis(200);
-/// However often it changes meanwhile, work begins when this time is over.
-const RESTLESS: Duration = Duration::from_secs(1);
-/// Extents of one holder that are remembered.
-const MAX_NAMED: usize = 64;
-/// One that names nothing for this long, while nothing comes, has let go.
-const RESTS: Duration = Duration::from_secs(1);
-/// How long it is held against a member that it stopped naming what it owed.
-const DEBT: Duration = Duration::from_secs(60);
 /// How often a holder repeats its lease.
 pub const LEASE_EVERY: Duration = Duration::from_millis(1000);
 /// A lease of which nothing comes for this long binds nobody any more.
@@ -70,7 +52,7 @@ pub const PASSED_OVER: Duration = Duration::from_secs(30);
 /// A holder whose extents bring nothing for this long, while others bring theirs, is discredited.
 pub const KEEPS_WORD: Duration = Duration::from_secs(4);
 /// And so many chunks for each that brings some.
-const FEWER: u64 = 4;
+const FEWER: u64 = 8;
 /// When nothing has come for this long at least, leases of others bind nobody any more: the first member in order begins then,
 /// and each that comes after it by this part of the wait later.
 pub const BREAKS_AFTER: Duration = Duration::from_secs(4);
@@ -87,21 +69,13 @@ struct Holder {
     /// Extents it holds whole: a bit for each, without the zeros at the end.
     held: Vec<u8>,
     heard: Mono,
-    /// When each of its extents was first named; what it stopped naming while it owed it stays.
-    named: BTreeMap<u32, Mono>,
-    /// When something of what its lease is the first for was last seen to come.
-    kept: Option<Mono>,
-    /// Chunks that had been seen to come then, or when it took its first lease, of whatever extent.
+    /// When it took its first lease, or when something of what it alone has leased was last seen to come.
+    kept: Mono,
+    /// Chunks that had been seen to come then, of whatever extent.
     kept_at: u64,
 }
 
 impl Holder {
-    /// Since when it owes something: the later of its oldest unfulfilled word and the last thing that it brought.
-    fn owes_since(&self) -> Option<Mono> {
-        let first = self.named.values().min().copied()?;
-        Some(self.kept.map_or(first, |kept| kept.max(first)))
-    }
-
     fn holds(&self, extent: u32) -> bool {
         self.held.get(extent as usize / 8).is_some_and(|byte| byte >> (extent % 8) & 1 == 1)
     }
@@ -129,28 +103,18 @@ pub struct Leases {
     passed_over: BTreeMap<DeviceId, Mono>,
     /// Members whose word about what they hold has proved worthless.
     doubted: BTreeSet<DeviceId>,
-    /// When each member was first heard to hold the payload.
-    said_to_hold: BTreeMap<DeviceId, Mono>,
     /// Members whose leases have proved worthless: until when, and how often.
     discredited: BTreeMap<DeviceId, (Mono, u32)>,
     /// Chunks that were seen to come: while they do, the WAN works.
     came: u64,
-    came_at: Mono,
-    /// When a chunk of an extent was last seen to come from others.
-    evidence: BTreeMap<u32, Mono>,
-    /// Extents of which this member has fetched something in its present lease: it gives way to nobody there.
-    brought: BTreeSet<u32>,
-    /// For how long nothing may come of what is leased.
-    patience: Duration,
-    /// Until when this member begins whatever the fetchers have leased.
+    /// Until when leases of others do not bind this member, but for those that were taken within the time that follows.
     broken: Mono,
+    begun_within: Duration,
     gone: BTreeSet<DeviceId>,
     /// The candidates in order of choice; renewed when they change.
     order: Vec<DeviceId>,
     /// When the order last changed: work rests on it only after a pause, in which news on the way arrives.
     changed: Mono,
-    /// When the order began to change again and again: whoever comes and goes delays nobody for longer than [`RESTLESS`].
-    restless: Mono,
 }
 
 /// More candidates than this are not considered; the best of this many is as good as the best of all.
@@ -168,18 +132,13 @@ impl Leases {
             holders: BTreeMap::new(),
             passed_over: BTreeMap::new(),
             doubted: BTreeSet::new(),
-            said_to_hold: BTreeMap::new(),
             discredited: BTreeMap::new(),
             came: 0,
-            came_at: Mono(0),
-            evidence: BTreeMap::new(),
-            brought: BTreeSet::new(),
-            patience: STALL,
             broken: Mono(0),
+            begun_within: Duration::ZERO,
             gone: BTreeSet::new(),
             order: Vec::new(),
             changed: Mono(0),
-            restless: Mono(0),
         }
     }
 
@@ -223,91 +182,37 @@ impl Leases {
         if self.holders.len() >= MAX_CANDIDATES && !self.holders.contains_key(&device) {
             return false;
         }
-        let before = self.holders.get(&device).filter(|holder| !self.starts_anew(holder, now));
-        let moves = before.is_none_or(|holder| !self.owes(holder, now));
-        let (kept, kept_at) = before.map_or((None, self.came), |holder| (holder.kept, holder.kept_at));
-        let mut named: BTreeMap<u32, Mono> = before
-            .map(|holder| &holder.named)
-            .into_iter()
-            .flatten()
-            .filter(|(extent, since)| claim.extents.contains(extent) || self.is_debt(**extent, **since, now))
-            .map(|(extent, since)| (*extent, *since))
-            .collect();
-        for extent in &claim.extents {
-            if named.len() < MAX_NAMED {
-                named.entry(*extent).or_insert(now);
-            }
-        }
-        if !claim.extents.is_empty() && self.is_credited(&device, now) {
+        let credited = self.is_credited(&device, now);
+        let (kept, kept_at) = match self.holders.get(&device) {
+            Some(holder) if is_fresh(holder, now) => (holder.kept, holder.kept_at),
+            _ => (now, self.came),
+        };
+        if !claim.extents.is_empty() && credited {
             // One that is at work before this member may be knows the site no better yet: the first to come fetches alone.
             if now >= self.may_begin() {
                 self.freeze();
             }
-            self.takes_part(now, device, weight, moves);
+            self.takes_part(now, device, weight, kept == now);
         }
         let (extents, held) = (claim.extents.to_vec(), claim.held.to_vec());
-        self.holders.insert(device, Holder { seq: word.seq, extents, held, heard: now, named, kept, kept_at });
+        self.holders.insert(device, Holder { seq: word.seq, extents, held, heard: now, kept, kept_at });
         true
-    }
-
-    /// Whether a holder has let go of everything for a while in which nothing came from anybody: then it was the WAN, and whoever begins
-    /// again owes nothing. Where its silence let others bring something, it owes what it owed.
-    fn starts_anew(&self, holder: &Holder, now: Mono) -> bool {
-        holder.extents.is_empty() && now.since(holder.heard) >= RESTS && self.came_at < holder.heard
-    }
-
-    /// Whether an extent that was named then and is named no more has brought nothing.
-    fn is_debt(&self, extent: u32, since: Mono, now: Mono) -> bool {
-        let came = self.evidence.get(&extent).is_some_and(|at| *at >= since);
-        !came && now.since(since) < DEBT
-    }
-
-    /// Whether nothing has come for too long of what it has leased.
-    fn owes(&self, holder: &Holder, now: Mono) -> bool {
-        holder.owes_since().is_some_and(|since| now.since(since) > self.patience)
-    }
-
-    /// For how long nothing may come of what is leased.
-    pub fn be_patient(&mut self, patience: Duration) {
-        self.patience = patience;
-    }
-
-    /// This member has fetched a chunk of an extent itself.
-    pub fn brought(&mut self, now: Mono, extent: u32) {
-        self.brought.insert(extent);
-        self.came_at = now;
-    }
-
-    /// This member fetches an extent no longer.
-    pub fn gave_up(&mut self, extent: u32) {
-        self.brought.remove(&extent);
     }
 
     /// A chunk of an extent has come, verified, or a neighbour that keeps its word has it now.
     pub fn evidence(&mut self, now: Mono, extent: u32) {
         self.came += 1;
-        self.came_at = now;
-        self.evidence.insert(extent, now);
-        let names = |(device, holder): &(&DeviceId, &Holder)| {
-            is_fresh(holder, now) && holder.extents.contains(&extent) && self.is_credited(device, now)
-        };
-        // Of several that name it the first in order is the one that was meant to fetch it; whoever owes has no part in what comes,
-        // unless nobody else can have brought it.
-        let owners = self.owners(extent);
-        let alone = self.holders.iter().filter(names).count() == 1;
-        let counts = |named: &(&DeviceId, &Holder)| names(named) && (alone || !self.owes(named.1, now));
-        let first = self.holders.iter().filter(counts).min_by_key(|(device, _)| self.turn(&owners, extent, device));
-        let first = first.map(|(device, _)| *device);
-        if let Some(holder) = first.and_then(|device| self.holders.get_mut(&device)) {
-            (holder.kept, holder.kept_at) = (Some(now), self.came);
+        let came = self.came;
+        let mut leased = self.holders.values_mut().filter(|h| is_fresh(h, now) && h.extents.contains(&extent));
+        if let (Some(holder), None) = (leased.next(), leased.next()) {
+            (holder.kept, holder.kept_at) = (now, came);
         }
     }
 
     /// Discredits those whose leases bring nothing while others bring theirs. Returns whether there is one.
     pub fn call_to_account(&mut self, now: Mono) -> bool {
         let keeps = |(device, holder): &(&DeviceId, &Holder)| {
-            let kept = holder.kept.is_some_and(|kept| now.since(kept) <= KEEPS_WORD);
-            is_fresh(holder, now) && kept && self.is_credited(device, now)
+            is_fresh(holder, now) && now.since(holder.kept) <= KEEPS_WORD && self.is_credited(device, now)
         };
         // Of those that fetch each may be several times slower than the others; where nothing comes, it may be the WAN itself.
         let share = FEWER * (1 + self.holders.iter().filter(keeps).count().min(FETCHERS) as u64);
@@ -315,8 +220,7 @@ impl Leases {
             .holders
             .iter()
             .filter(|(device, holder)| {
-                let owes = holder.owes_since().is_some_and(|since| now.since(since) > KEEPS_WORD);
-                is_fresh(holder, now) && owes && self.is_credited(device, now)
+                is_fresh(holder, now) && now.since(holder.kept) > KEEPS_WORD && self.is_credited(device, now)
             })
             .filter(|(_, holder)| self.came - holder.kept_at >= share)
             .map(|(device, _)| *device)
@@ -325,7 +229,8 @@ impl Leases {
             self.discredit(now, *device);
         }
         if !owing.is_empty() {
-            self.reorder_at(now);
+            self.reorder();
+            self.changed = now;
         }
         !owing.is_empty()
     }
@@ -340,7 +245,7 @@ impl Leases {
         self.discredited.insert(device, (now + span, times + 1));
         self.passed_over.insert(device, now + span);
         if let Some(holder) = self.holders.get_mut(&device) {
-            holder.kept_at = self.came;
+            (holder.kept, holder.kept_at) = (now, self.came);
         }
     }
 
@@ -354,9 +259,10 @@ impl Leases {
         self.discredited.get(device).is_none_or(|(until, _)| *until <= now)
     }
 
-    /// Nothing has come for longer than the patience, and this member's turn has come to begin whatever others have leased.
-    pub fn break_through(&mut self, now: Mono) {
-        self.broken = now + BROKEN.max(self.patience);
+    /// Nothing has come for longer than `patience`, and this member's turn has come to begin whatever others have leased.
+    pub fn break_through(&mut self, now: Mono, patience: Duration) {
+        self.broken = now + BROKEN.max(patience);
+        self.begun_within = patience;
     }
 
     /// Whether leases of others do not bind this member now.
@@ -385,47 +291,26 @@ impl Leases {
 
     /// A member is gone: what it had leased is free at once. One that goes in debt is not believed at once when it comes again.
     pub fn departed(&mut self, now: Mono, device: &DeviceId) {
-        let gone = self.holders.remove(device).filter(|holder| is_fresh(holder, now));
-        let owes = gone.and_then(|holder| holder.owes_since());
-        if owes.is_some_and(|since| now.since(since) > KEEPS_WORD / 2) {
+        let gone = self.holders.remove(device);
+        if gone.is_some_and(|holder| is_fresh(&holder, now) && now.since(holder.kept) > KEEPS_WORD / 2) {
             self.discredit(now, *device);
         }
         if self.candidates.contains_key(device) && self.gone.insert(*device) {
-            self.reorder_at(now);
+            self.reorder();
+            self.changed = now;
         }
     }
 
-    /// Whether somebody else is fetching this extent now, as far as that binds this member.
+    /// Whether somebody else is fetching this extent now.
     pub fn claimed(&self, now: Mono, extent: u32) -> bool {
-        let owners = self.owners(extent);
-        self.holders.iter().any(|holder| self.binds(now, &owners, holder, extent))
+        self.holders.iter().any(|holder| self.binds(now, holder, extent))
     }
 
-    /// Whether a member's lease of an extent counts, with the fetchers in the extent's order.
-    fn binds(&self, now: Mono, owners: &[DeviceId], (device, holder): (&DeviceId, &Holder), extent: u32) -> bool {
-        if !is_fresh(holder, now) || !holder.extents.contains(&extent) || !self.is_credited(device, now) {
-            return false;
-        }
-        let Some(named) = holder.named.get(&extent) else { return false };
-        let comes = self.evidence.get(&extent).is_some_and(|at| at >= named && now.since(*at) <= self.patience);
-        if comes {
-            return true;
-        }
-        if self.owes(holder, now) {
-            return false;
-        }
-        let earlier =
-            owners.contains(device) && self.turn(owners, extent, device) < self.turn(owners, extent, &self.me);
-        // One that has brought something, or has begun a moment ago where nothing came, is not among the fetchers of all views.
-        let brings = holder.kept.is_some_and(|kept| now.since(kept) <= self.patience);
-        let begins = self.is_broken(now) || owners.is_empty() || !self.frozen;
-        earlier || brings || begins
-    }
-
-    /// Whose turn it is at an extent, first the fetchers': from them and the extent alone, so that two see it alike even when they
-    /// do not know the same members or weights.
-    fn turn(&self, owners: &[DeviceId], extent: u32, device: &DeviceId) -> (bool, u64, DeviceId) {
-        (!owners.contains(device), score(&extent_key(&self.payload, extent), device, 1), *device)
+    /// Whether a member's lease of an extent counts: where nothing comes, only that of one that has begun a moment ago.
+    fn binds(&self, now: Mono, (device, holder): (&DeviceId, &Holder), extent: u32) -> bool {
+        let within = if self.is_broken(now) { self.begun_within } else { STALL };
+        let owes = now.since(holder.kept) > within;
+        is_fresh(holder, now) && !owes && holder.extents.contains(&extent) && self.is_credited(device, now)
     }
 
     /// Whether some other member says it holds all of this extent, and is believed.
@@ -437,17 +322,6 @@ impl Leases {
     pub fn doubt_holder(&mut self, device: DeviceId) {
         if self.doubted.len() < MAX_CANDIDATES {
             self.doubted.insert(device);
-        }
-    }
-
-    /// A member says that it holds the payload. It is believed for `within` from its first word on: by then it is a neighbour, whose
-    /// chunks count one by one, or cannot be reached.
-    pub fn says_it_holds(&mut self, now: Mono, device: DeviceId, within: Duration) {
-        if self.said_to_hold.len() < MAX_CANDIDATES {
-            self.said_to_hold.entry(device).or_insert(now);
-        }
-        if self.said_to_hold.get(&device).is_none_or(|since| now.since(*since) > within) {
-            self.doubt_holder(device);
         }
     }
 
@@ -464,38 +338,26 @@ impl Leases {
         }
     }
 
-    /// Whether another member's claim stands against an extent that this member has claimed. Which of two gives way depends on
-    /// them and the extent alone, so that both see it alike even when they do not know the same members. Of what this member
-    /// has fetched something it gives way to nobody.
+    /// Whether another member's claim stands against an extent that this member is fetching. Which of two gives way depends on
+    /// them and the extent alone, so that both see it alike even when they do not know the same members.
     pub fn outranked(&self, now: Mono, extent: u32) -> bool {
-        if self.brought.contains(&extent) {
-            return false;
-        }
-        let owners = self.owners(extent);
-        let mine = self.turn(&owners, extent, &self.me);
-        let before = |device: &DeviceId| self.turn(&owners, extent, device) < mine;
-        self.holders.iter().any(|holder| before(holder.0) && self.binds(now, &owners, holder, extent))
+        let key = extent_key(&self.payload, extent);
+        let rank = |device: &DeviceId| (score(&key, device, 1), *device);
+        let mine = rank(&self.me);
+        self.holders.iter().any(|holder| self.binds(now, holder, extent) && rank(holder.0) < mine)
     }
 
-    /// Whether this member is the one to fetch an extent now: the first of its fetchers that owes nothing.
+    /// Whether this member is the one to fetch an extent now.
     pub fn mine(&self, now: Mono, extent: u32) -> bool {
-        let owners = self.owners(extent);
-        let claimed = || self.holders.iter().any(|holder| self.binds(now, &owners, holder, extent));
         if self.is_broken(now) {
-            return !claimed();
+            return !self.claimed(now, extent);
         }
-        now >= self.may_begin() && self.first_of(&owners, now) == Some(self.me) && !claimed()
-    }
-
-    /// The first of the fetchers of an extent that owes nothing.
-    fn first_of(&self, owners: &[DeviceId], now: Mono) -> Option<DeviceId> {
-        let owes = |device: &DeviceId| self.holders.get(device).is_some_and(|holder| self.owes(holder, now));
-        owners.iter().find(|device| **device == self.me || !owes(device)).copied()
+        now >= self.may_begin() && self.owners(extent).first() == Some(&self.me) && !self.claimed(now, extent)
     }
 
     /// When this member may begin, as things stand: settled, and no news for a while.
     pub fn may_begin(&self) -> Mono {
-        self.settled_at.max((self.changed + QUIET).min(self.restless + RESTLESS))
+        self.settled_at.max(self.changed + QUIET)
     }
 
     /// Passes over owners of missing extents that are silent or stand still. `missing` are the extents of which no member
@@ -506,13 +368,12 @@ impl Leases {
         self.passed_over.retain(|_, until| *until > now);
         if self.passed_over.len() != before {
             self.reorder();
-            self.news(now);
+            self.changed = now;
         }
         let quiet_since = self.settled_at.max(self.changed);
         let mut idle = BTreeSet::new();
         for extent in missing {
-            let owners = self.owners(*extent);
-            let Some(owner) = self.first_of(&owners, now) else { continue };
+            let Some(owner) = self.owners(*extent).first().copied() else { continue };
             if owner == self.me || busy(&owner) || self.claimed(now, *extent) {
                 continue;
             }
@@ -529,7 +390,7 @@ impl Leases {
         }
         if !idle.is_empty() {
             self.reorder();
-            self.news(now);
+            self.changed = now;
         }
         !idle.is_empty()
     }
@@ -538,7 +399,7 @@ impl Leases {
     pub fn stand_back(&mut self, now: Mono, until: Mono) {
         self.passed_over.insert(self.me, until);
         self.reorder();
-        self.news(now);
+        self.changed = now;
     }
 
     /// Every member of which something is known here.
@@ -579,16 +440,8 @@ impl Leases {
         let before = self.fetchers().to_vec();
         self.reorder();
         if self.fetchers() != before {
-            self.news(now);
+            self.changed = now;
         }
-    }
-
-    /// Others are to fetch from now on.
-    fn news(&mut self, now: Mono) {
-        if now.since(self.changed) >= QUIET {
-            self.restless = now;
-        }
-        self.changed = now;
     }
 
     fn reorder(&mut self) {

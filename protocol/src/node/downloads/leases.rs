@@ -191,21 +191,14 @@ impl Downloads {
         let now = cx.now;
         self.reopen_failed(payload, cx);
         let candidates = self.wan_candidates(&payload, cx, view);
+        let held = self.held_on_the_lan(&payload, cx, view);
         let (company, serves) = (!self.neighbours.is_empty(), view.standing.may_move(&payload));
         let again = now.mono + LOOK_EVERY * (1 + self.fetching.len() as u32 / LOOK_AT);
-        let asked = self.neighbours.asked_in_vain(now.mono, BELIEVE_HOLDER);
         let Downloads { map, wan, flow, .. } = self;
         let Some(download) = map.get_mut(&payload).filter(|download| download.is_fetching()) else { return };
         download.leases.set_candidates(now.mono, &candidates);
         let stuck = download.stuck(flow, now);
-        let Phase::Open(swarm) = &mut download.phase else { return };
-        // Neighbours that have been asked and gave nothing count for no copy until they give.
-        for peer in &asked {
-            download.misled |= swarm.doubt(peer);
-        }
-        for device in view.membership.holders(PayloadKey::from(&payload)) {
-            download.leases.says_it_holds(now.mono, *device, BELIEVE_HOLDER);
-        }
+        let Phase::Open(swarm) = &download.phase else { return };
         let (elsewhere, lacking): (Vec<_>, Vec<_>) =
             swarm.lacking_extents().into_iter().partition(|extent| download.leases.held(*extent));
         if stuck > BELIEVE_HOLDER {
@@ -217,14 +210,11 @@ impl Downloads {
         let mine = lease::score(payload.as_bytes(), &cx.me, view.standing.wan_weight_for(&payload));
         let rank = lease::expected_rank(mine, view.membership.weights());
         let patience = flow.patience(swarm.list().sizes().average);
-        download.leases.be_patient(patience);
         let turn = patience.mul_f64(1.0 + rank / lease::BREAK_PER_TURN);
         let breaks = now.mono + turn.saturating_sub(stuck) + Duration::from_millis(1);
         if stuck >= turn && download.origin_next <= now.mono {
-            download.leases.break_through(now.mono);
+            download.leases.break_through(now.mono, patience);
         }
-        let held = stuck < BELIEVE_HOLDER && is_held(&payload, &download.leases, now.mono, view);
-        let swarm_is_sourceless = !swarm.is_whole_somewhere();
         let owing = download.leases.call_to_account(now.mono);
         let passed =
             !held && download.leases.pass_over_the_idle(now.mono, &lacking, |member| wan.is_at_work(member, now.mono));
@@ -237,17 +227,6 @@ impl Downloads {
         let next = if begin <= now.mono { again } else { begin };
         let next = download.tells_held.filter(|at| *at > now.mono).map_or(next, |tells| next.min(tells));
         let next = if stuck < turn { next.min(breaks) } else { next };
-        let doubts = now.mono + BELIEVE_HOLDER.saturating_sub(stuck) + Duration::from_millis(1);
-        let next = if stuck <= BELIEVE_HOLDER { next.min(doubts) } else { next };
-        if stuck > BLOCK_WITHIN {
-            // Also those that are doubted are asked now.
-            self.offered_by_all(&payload, &mut cx.rng);
-            cx.timer(Reason::Pump, now.mono);
-        }
-        if held && swarm_is_sourceless {
-            // Those that hold it are no neighbours yet.
-            cx.timer(Reason::Dial, now.mono);
-        }
         if passed || owing {
             self.effects.push_back(Effect::PassedOver(payload));
         }
@@ -290,7 +269,9 @@ impl Downloads {
     pub(super) fn held_on_the_lan(&self, payload: &PayloadId, cx: &Cx, view: View<'_>) -> bool {
         let now = cx.now;
         let Some(download) = self.map.get(payload) else { return false };
-        download.stuck(&self.flow, now) < BELIEVE_HOLDER && is_held(payload, &download.leases, now.mono, view)
+        let mut holders = view.membership.holders(PayloadKey::from(payload));
+        let counts = |device: &DeviceId| download.leases.believes(device) && !view.is_banned(device, now.mono);
+        download.stuck(&self.flow, now) < BELIEVE_HOLDER && holders.any(counts)
     }
 
     /// Claims, tells and fetches what is this node's to fetch over the WAN. The claim goes out before the request.
@@ -475,7 +456,6 @@ impl Downloads {
         if !download.claims.remove(&extent) {
             return;
         }
-        download.leases.gave_up(extent);
         let none = download.claims.is_empty();
         let wan = &mut self.wan;
         wan.next.retain(|next| *next != (payload, extent));
@@ -571,10 +551,4 @@ impl Downloads {
             cx.timer(Reason::Lease(payload), retry);
         }
     }
-}
-
-/// Whether some member says that it holds all of a payload, and is believed.
-fn is_held(payload: &PayloadId, leases: &Leases, now: Mono, view: View<'_>) -> bool {
-    let mut holders = view.membership.holders(PayloadKey::from(payload));
-    holders.any(|device| leases.believes(device) && !view.is_banned(device, now))
 }

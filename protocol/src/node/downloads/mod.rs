@@ -66,7 +66,7 @@ const OPENING_AFTER_START: Duration = Duration::from_millis(3000);
 /// One that starts with a part of a payload tells of it within this time.
 const TELL_HELD_WITHIN: Duration = Duration::from_millis(200);
 /// A member that says it holds a payload is believed for this long without a byte of progress.
-pub(super) const BELIEVE_HOLDER: Duration = Duration::from_millis(1500);
+pub(super) const BELIEVE_HOLDER: Duration = Duration::from_secs(4);
 /// A neighbour that is asked again and again and gives nothing for this long is not believed to hold what it says.
 const GIVES_WITHIN: Duration = Duration::from_secs(3);
 /// One that gives a block within this time is believed again.
@@ -108,8 +108,6 @@ struct Download {
     /// When the last chunk arrived.
     moved: Mono,
     list_from: Mono,
-    /// A neighbour that said it holds this payload did not give it: from now on such a word counts when something has come of it.
-    misled: bool,
     /// Extents this node fetches over the WAN, by fetch.
     own: BTreeMap<FetchId, u32>,
     /// Those and the ones it fetches next: what it says to the site.

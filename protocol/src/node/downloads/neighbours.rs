@@ -180,12 +180,6 @@ impl Neighbours {
         }
     }
 
-    /// Those that have been asked for so long and gave nothing.
-    pub(super) fn asked_in_vain(&self, now: Mono, span: Duration) -> Vec<DeviceId> {
-        let vain = self.map.iter().filter(|(_, n)| n.asked.is_some_and(|asked| now.since(asked) >= span));
-        vain.map(|(device, _)| *device).collect()
-    }
-
     /// It took some.
     pub(super) fn took(&mut self, device: &DeviceId, bytes: u64) {
         if let Some(neighbour) = self.map.get_mut(device) {

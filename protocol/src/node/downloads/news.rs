@@ -301,14 +301,8 @@ impl Downloads {
     /// Takes what a neighbour has said of a payload over into the swarm. Returns `false` if that cannot be true.
     pub(super) fn note_holding(&mut self, peer: DeviceId, payload: PayloadId, cx: &mut Cx) -> bool {
         let Some(bits) = self.neighbours.bits(&peer, &payload) else { return true };
-        let Some(download) = self.map.get_mut(&payload) else { return true };
-        let misled = download.misled;
-        let Some(swarm) = download.swarm_mut() else { return true };
+        let Some(swarm) = self.map.get_mut(&payload).and_then(Download::swarm_mut) else { return true };
         let good = swarm.peer_holds(peer, (!bits.is_empty()).then_some(bits));
-        let whole = swarm.map_of(&peer).is_some_and(Bitmap::is_full);
-        if misled && whole && self.neighbours.get(&peer).is_some_and(|neighbour| neighbour.given == 0) {
-            swarm.doubt(&peer);
-        }
         self.offered(&peer, &payload, &mut cx.rng);
         good
     }

@@ -54,21 +54,12 @@ impl Downloads {
         view: View<'_>,
     ) -> Option<(PayloadId, Range<u32>)> {
         let (none, most) = (BTreeSet::new(), self.pace.block());
-        let asked_before = self.neighbours.get(peer).is_some_and(|neighbour| neighbour.doubts > 0);
         while let Some(order) = self.neighbours.first_offer(peer) {
             let (_, payload) = order;
             let download = self.map.get(&payload).filter(|d| d.is_fetching_on_the_lan());
             let swarm = download.and_then(Download::swarm).filter(|_| view.standing.may_move(&payload));
             let share = self.news.share(&payload);
-            // A doubted one may show once, with one chunk, that it holds what it says. What it alone says it holds comes over the
-            // WAN meanwhile; it is asked for that again when nothing comes.
-            let stuck = download.is_some_and(|download| download.stuck(&self.flow, cx.now) > BLOCK_WITHIN);
-            let run = swarm.and_then(|swarm| match (swarm.doubts(peer) && !stuck, asked_before) {
-                (true, true) => swarm.pick_what_others_hold(peer, &share, 0, &mut cx.rng),
-                (true, false) => swarm.pick(peer, &share, &none, 0, &mut cx.rng),
-                _ => swarm.pick(peer, &share, &none, most, &mut cx.rng),
-            });
-            if let Some(run) = run {
+            if let Some(run) = swarm.and_then(|swarm| swarm.pick(peer, &share, &none, most, &mut cx.rng)) {
                 return Some((payload, run));
             }
             self.neighbours.offers_not(peer, &order);
@@ -136,9 +127,7 @@ impl Downloads {
             self.neighbours.change(&peer, &mut cx.rng, |neighbour| neighbour.doubts = 0);
         }
         let extent = swarm.extent_of(chunk);
-        if own {
-            download.leases.brought(now.mono, extent);
-        } else if news {
+        if !own && news {
             download.leases.evidence(now.mono, extent);
         }
         download.moved = now.mono;
@@ -299,15 +288,12 @@ impl Downloads {
     fn doubt_if_it_gives_nothing(&mut self, payload: PayloadId, peer: &DeviceId, cx: &mut Cx) {
         let now = cx.now;
         let asked = self.neighbours.get(peer).and_then(|neighbour| neighbour.asked);
-        let Some(download) = self.map.get_mut(&payload) else { return };
-        let doubted = download.swarm().is_some_and(|swarm| swarm.doubts(peer));
-        let within = if doubted { BELIEVE_HOLDER } else { GIVES_WITHIN };
-        if asked.is_none_or(|asked| now.mono.since(asked) < within) {
+        if asked.is_none_or(|asked| now.mono.since(asked) < GIVES_WITHIN) {
             return;
         }
+        let Some(download) = self.map.get_mut(&payload) else { return };
         download.leases.doubt_holder(*peer);
         if download.swarm_mut().is_some_and(|swarm| swarm.doubt(peer)) {
-            download.misled = true;
             self.refile(&payload, &mut cx.rng);
             cx.timer(Reason::Lease(payload), now.mono);
         }

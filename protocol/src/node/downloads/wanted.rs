@@ -28,7 +28,6 @@ impl Downloads {
                 since: now.mono,
                 moved: Mono(0),
                 list_from: now.mono + patience,
-                misled: false,
                 own: BTreeMap::new(),
                 claims: BTreeSet::new(),
                 spoken_for: false,

@@ -165,8 +165,7 @@ impl NodeState {
             }
         };
         let entry = self.peers.claims.entries.get_mut(key)?;
-        // Whoever says that it holds the payload makes nobody who waits to fetch it begin to wait again.
-        let waits = entry.due.is_some() && (holders == 0 || stake == Stake::Fetches);
+        let waits = entry.due.is_some() && holders == 0;
         if !waits {
             entry.since = now.mono;
         }
