@@ -565,7 +565,7 @@ impl Driver {
     fn rollout_stopped(&mut self, status: &RolloutStatus) {
         let title = title(&status.release, &self.catalog);
         self.rollouts.changed = true;
-        let what = admin::status::rollout_alarm(status, &title, &self.names.group_name(&status.group));
+        let what = admin::failing::rollout_alarm(status, &title, &self.names.group_name(&status.group));
         self.deeds.push_back(Deed::new(Topic::Hold, what.clone()));
         self.see(Seen { kind: AlarmKind::Rollout, device: None, text: what });
     }

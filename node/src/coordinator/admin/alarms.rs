@@ -10,7 +10,7 @@ use upswarm_protocol::report::{DeviceAlarm, Report};
 use upswarm_protocol::time::Wall;
 
 use super::View;
-use super::status::{failing_alarm, rollout_alarm};
+use super::failing::{failing_alarm, rollout_alarm};
 use crate::api::actor::Actor;
 use crate::api::alarms::{AcknowledgeRequest, Acknowledged, AlarmList, AlarmQuery, AlarmView};
 use crate::api::audit::{Deed, Topic};
@@ -83,7 +83,7 @@ pub(crate) fn rollouts(view: &View<'_>, holds: &[Hold]) -> Vec<Seen> {
     let stopped = view.rollouts().iter().filter(|status| holds.contains(&Hold::Rollout(status.group, status.release)));
     let group = |status: &RolloutStatus| view.names.group_name(&status.group);
     let stopped = stopped.map(|status| seen(rollout_alarm(status, &title(&status.release), &group(status))));
-    let failing = super::status::failing(view).into_iter().filter(|status| !status.held);
+    let failing = super::failing::failing(view).into_iter().filter(|status| !status.held);
     let failing = failing.map(|status| seen(failing_alarm(&status, &title(&status.release), &group(&status))));
     stopped.chain(failing).collect()
 }

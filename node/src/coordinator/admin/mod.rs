@@ -9,6 +9,7 @@ pub(crate) mod approve;
 pub(crate) mod audit;
 mod deeds;
 pub(crate) mod devices;
+pub(crate) mod failing;
 pub(crate) mod feeds;
 pub(crate) mod groups;
 pub(crate) mod hold;

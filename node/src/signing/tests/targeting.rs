@@ -34,10 +34,22 @@ fn where_the_root_names_targeting_keys_they_alone_sign_groups_and_nothing_else()
     let path = keys::file(bench.dir.path(), KeyUse::Targeting, 1);
     keys::write(&path, KeyUse::Targeting, keys::public(&targeter), &targeter.to_bytes(), None).unwrap();
     verify_group(&bench.root, &signs(&bench, 2).unwrap()).unwrap();
-    // Approvals are the approver's still, and with its key away nobody's.
+    std::fs::remove_file(keys::file(bench.dir.path(), KeyUse::Approver, 1)).unwrap();
+    verify_group(&bench.root, &signs(&bench, 3).unwrap()).unwrap();
+}
+
+#[test]
+fn where_the_root_names_targeting_keys_approvals_are_the_approver_s_still() {
+    let mut bench = bench();
+    let targeter = keys::generate().unwrap();
+    let held = HeldKey { key: keys::public(&targeter), holder: Text::lossy("Eva Roos") };
+    let by: Vec<SigningKey> = bench.root_keys.clone();
+    bench.grow(&RootChange::Add(RoleName::Targeting, None, held), &[&by[0], &by[1]]);
+    let path = keys::file(bench.dir.path(), KeyUse::Targeting, 1);
+    keys::write(&path, KeyUse::Targeting, keys::public(&targeter), &targeter.to_bytes(), None).unwrap();
+
     bench.sign(&bench.request(&bench.approval()), install()).unwrap();
     std::fs::remove_file(keys::file(bench.dir.path(), KeyUse::Approver, 1)).unwrap();
     let reason = bench.sign(&bench.request(&bench.approval()), install()).unwrap_err();
     assert!(reason.contains("may sign this"), "{reason}");
-    verify_group(&bench.root, &signs(&bench, 3).unwrap()).unwrap();
 }
