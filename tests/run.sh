@@ -142,7 +142,7 @@ if [ $lab = yes ]; then
     # They share the cores and print figures: one at a time.
     step "end-to-end tests" env CI=1 cargo test --locked --release -p upswarm-node -p upswarm-tests --no-fail-fast \
         --test network --test first_day --test journey --test heads --test reuse --test survival --test tampering --test bad_input --test terminal --test package --test apart --test recipes --test obstacles --test machine --test inventory --test pause --test proxy --test disk --test clocks --test many_payloads --test warm_start \
-        --test repositories --test update_point --test ceremonies --test faults --test cases --test limits --test idle --test console \
+        --test repositories --test update_point --test ceremonies --test faults --test cases --test limits --test idle --test console --test backup --test thin_wan \
         -- --test-threads=1 --nocapture
 fi
 
