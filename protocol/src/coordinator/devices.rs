@@ -560,6 +560,7 @@ impl CoordinatorState {
     fn handle_status(&mut self, mut report: Report, mut acknowledge: Acknowledge, now: Now) {
         let (device, seq) = (report.device, report.seq);
         let Some(known) = self.devices.get_mut(&device) else { return };
+        report.clamp();
         let mut deployments = report.deployments.to_vec();
         let report_order = seq <= known.seq;
         if report_order {

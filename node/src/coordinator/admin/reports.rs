@@ -10,7 +10,7 @@ use upswarm_protocol::report::BytesBySource;
 
 use super::standing::named;
 use super::status::LATELY_S;
-use super::{View, audit, overview, updates};
+use super::{View, audit, updates};
 use crate::api::reports::{
     ApprovalLine, Approvals, Basis, Compliance, ComplianceDay, ReportQuery, RolloutTime, RolloutTimes, Savings,
     SavingsDay, Tally, Vulnerable, day_words,
@@ -91,7 +91,7 @@ pub(crate) fn savings(
 ) -> Result<Savings, Refusal> {
     no_release(query, "savings")?;
     let mut total = BytesBySource::default();
-    days.iter().for_each(|(_, bytes)| overview::add(&mut total, bytes));
+    days.iter().for_each(|(_, bytes)| total.add(bytes));
     let days = days.into_iter().map(|(day, bytes)| SavingsDay { day: day_words(day), bytes }).collect();
     Ok(Savings { basis: basis(view, group(view, query)?), total, days })
 }
