@@ -44,7 +44,7 @@ pub(crate) fn rollouts(view: &View<'_>, query: &ReportQuery, went: Vec<Went>) ->
         group.is_none_or(|group| group == went.group) && release.is_none_or(|id| id == went.release) && !is_over
     };
     let line = |went: Went| {
-        let [to_50_s, to_90_s, to_99_s] = went.reached.map(|reached| reached.map(|ms| ms / 1000));
+        let [to_50_minutes, to_90_minutes, to_99_minutes] = went.reached.map(|reached| reached.map(minutes));
         RolloutTime {
             group: view.names.group_name(&went.group),
             release: went.release,
@@ -54,9 +54,9 @@ pub(crate) fn rollouts(view: &View<'_>, query: &ReportQuery, went: Vec<Went>) ->
             begun: went.begun.to_string(),
             ended: went.ended.map(|ended| ended.to_string()),
             tally: tally(&went.stands),
-            to_50_s,
-            to_90_s,
-            to_99_s,
+            to_50_minutes,
+            to_90_minutes,
+            to_99_minutes,
         }
     };
     Ok(RolloutTimes { basis: basis(view, group), rollouts: went.into_iter().filter(meant).map(line).collect() })
@@ -110,6 +110,11 @@ pub(crate) fn approvals(
     };
     let lines = approvals.into_iter().filter(meant).map(|one| line(view, &root, one));
     Ok(Approvals { at: view.now.to_string(), approvals: lines.collect() })
+}
+
+/// Whole minutes within which it was: the store counts by minutes, so nothing finer is known.
+fn minutes(ms: u64) -> u64 {
+    ms.div_ceil(60_000).max(1)
 }
 
 fn line(view: &View<'_>, root: &Root, one: Approved) -> ApprovalLine {
