@@ -51,6 +51,15 @@ pub(crate) fn age(seconds: Option<u64>, unknown: &str) -> String {
     seconds.map_or_else(|| unknown.to_owned(), |seconds| units::span_words(Duration::from_secs(seconds)))
 }
 
+/// The minutes within which something was done, if it was.
+pub(crate) fn within_minutes(minutes: Option<u64>) -> String {
+    match minutes {
+        None => "not yet".to_owned(),
+        Some(minutes @ ..120) => format!("at most {minutes} min"),
+        Some(minutes) => format!("at most {}", age(Some(minutes.saturating_mul(60)), "")),
+    }
+}
+
 /// A number of things.
 pub(crate) fn count(number: usize, one: &str, many: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }

@@ -94,6 +94,10 @@ pub enum SubState {
     Conflict,
 }
 
+/// The most that a coordinator takes of a counter that a device tells: 64 PiB, far beyond what a machine can fetch, and of which a
+/// hundred added up stay below the largest number of a database (2^63 - 1). Sums of more end there.
+pub const MAX_TOLD: u64 = 1 << 56;
+
 /// Payload bytes by where they came from. No byte is counted twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct BytesBySource {
@@ -108,9 +112,17 @@ pub struct BytesBySource {
 }
 
 impl BytesBySource {
-    /// All of them.
+    /// All of them. A device tells them, and may tell anything: sums end at the largest number.
     pub fn total(&self) -> u64 {
-        self.origin + self.cache + self.lan_peer + self.local_reuse
+        self.origin.saturating_add(self.cache).saturating_add(self.lan_peer).saturating_add(self.local_reuse)
+    }
+
+    /// Adds what another device, or another day, has.
+    pub fn add(&mut self, more: &Self) {
+        self.origin = self.origin.saturating_add(more.origin);
+        self.cache = self.cache.saturating_add(more.cache);
+        self.lan_peer = self.lan_peer.saturating_add(more.lan_peer);
+        self.local_reuse = self.local_reuse.saturating_add(more.local_reuse);
     }
 }
 
@@ -400,6 +412,21 @@ pub struct Report {
     pub deployments: Bounded<DeploymentReport, MAX_DEPLOYMENTS>,
 }
 
+impl Report {
+    /// Brings every counter down to [`MAX_TOLD`]. The signature was verified before, and is not kept.
+    pub fn clamp(&mut self) {
+        let BytesBySource { origin, cache, lan_peer, local_reuse } = &mut self.bytes;
+        for counter in [origin, cache, lan_peer, local_reuse, &mut self.index_version] {
+            *counter = MAX_TOLD.min(*counter);
+        }
+        let clamped = self.deployments.iter().cloned().map(|mut told| {
+            (told.done, told.total) = (told.done.min(MAX_TOLD), told.total.min(MAX_TOLD));
+            told
+        });
+        self.deployments = Bounded::truncated(clamped.collect());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -423,6 +450,14 @@ mod tests {
         let later = News { assignment: Bounded::truncated(vec![2; 300]), ..News::default() };
         assert_ne!(later.conceal(&ours)[..NONCE], concealed[..NONCE]);
         assert_eq!(news.conceal(&ours), concealed);
+    }
+
+    #[test]
+    fn bytes_that_a_device_makes_up_are_added_without_a_panic() {
+        let mut bytes = BytesBySource { origin: u64::MAX, cache: 5, ..BytesBySource::default() };
+        assert_eq!(bytes.total(), u64::MAX);
+        bytes.add(&BytesBySource { origin: 7, cache: 1, ..BytesBySource::default() });
+        assert_eq!((bytes.origin, bytes.cache), (u64::MAX, 6));
     }
 
     #[test]

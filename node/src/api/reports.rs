@@ -141,7 +141,8 @@ pub(crate) struct RolloutTimes {
     pub(crate) rollouts: Vec<RolloutTime>,
 }
 
-/// How one release went in one group. Times are seconds from the approval until so many of a hundred devices were done.
+/// How one release went in one group. Times are the minutes from the approval within which so many of a hundred
+/// devices were done, rounded up: it was not later.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RolloutTime {
     pub(crate) group: String,
@@ -154,9 +155,9 @@ pub(crate) struct RolloutTime {
     pub(crate) ended: Option<String>,
     #[serde(flatten)]
     pub(crate) tally: Tally,
-    pub(crate) to_50_s: Option<u64>,
-    pub(crate) to_90_s: Option<u64>,
-    pub(crate) to_99_s: Option<u64>,
+    pub(crate) to_50_minutes: Option<u64>,
+    pub(crate) to_90_minutes: Option<u64>,
+    pub(crate) to_99_minutes: Option<u64>,
 }
 
 /// Devices that are vulnerable, by CVE.

@@ -6,6 +6,7 @@ use super::{CliError, Common, severity};
 use crate::api::reports::{
     Approvals, Basis, Compliance, ReportQuery, RolloutTimes, Savings, Tally, Vulnerable, action_word,
 };
+use crate::text::within_minutes;
 use crate::units::size_words as bytes;
 
 const EXAMPLE: &str = "\
@@ -145,9 +146,9 @@ fn rollout(report: &RolloutTimes, common: Common) -> Result<(), CliError> {
             failed,
             unknown,
             percent,
-            age(line.to_50_s, "not yet"),
-            age(line.to_90_s, "not yet"),
-            age(line.to_99_s, "not yet"),
+            within_minutes(line.to_50_minutes),
+            within_minutes(line.to_90_minutes),
+            within_minutes(line.to_99_minutes),
         ]);
     }
     common.list(report, &table, || with_basis(&table, &report.basis, "nothing was approved in this time"))

@@ -92,6 +92,9 @@ pub(crate) struct Directory {
     /// Writes that a test wants to panic.
     #[cfg(test)]
     panics: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+    /// A report that a test never wants to be written, by its number; 0 for none.
+    #[cfg(test)]
+    poison: std::sync::Arc<std::sync::atomic::AtomicU64>,
 }
 
 /// A change of one file.
@@ -112,6 +115,8 @@ impl Directory {
             path: path.to_owned(),
             #[cfg(test)]
             panics: std::sync::Arc::default(),
+            #[cfg(test)]
+            poison: std::sync::Arc::default(),
         }
     }
 
@@ -119,6 +124,17 @@ impl Directory {
     #[cfg(test)]
     pub(crate) fn let_writes_panic(&self, writes: usize) {
         self.panics.store(writes, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// Every write of the report with this number panics.
+    #[cfg(test)]
+    pub(crate) fn let_report_panic(&self, seq: u64) {
+        self.poison.store(seq, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn perhaps_panic_at(&self, seq: u64) {
+        assert_ne!(self.poison.load(std::sync::atomic::Ordering::SeqCst), seq, "a report that a test poisoned");
     }
 
     #[cfg(test)]

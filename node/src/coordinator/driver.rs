@@ -273,7 +273,7 @@ impl Driver {
     /// Tells the core and everybody else what is durable.
     fn written(&mut self, written: Written) {
         match written {
-            Written::Failed(reason) => self.alarm(reason),
+            Written::Failed(reason) | Written::SetAside(reason) => self.alarm(reason),
             Written::Done => {
                 let Some((token, saved)) = self.writing.take() else { return };
                 saved.into_iter().for_each(|saved| saved());

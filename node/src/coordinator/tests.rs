@@ -541,7 +541,11 @@ impl Machine {
     }
 
     fn report_of(&self, seq: u64, to: &[u8; 32], deployments: Vec<DeploymentReport>) -> Message {
-        let report = Report {
+        self.sealed(self.plain_report(seq, deployments), to)
+    }
+
+    fn plain_report(&self, seq: u64, deployments: Vec<DeploymentReport>) -> Report {
+        Report {
             device: self.device(),
             seq,
             issued: crate::clock::wall(),
@@ -557,7 +561,11 @@ impl Machine {
             neighbours: 0,
             alarms: Bounded::new(vec![DeviceAlarm { kind: Trouble::Disk, text: Text::lossy("smoke") }]).unwrap(),
             deployments: Bounded::new(deployments).unwrap(),
-        };
+        }
+    }
+
+    fn sealed(&self, report: Report, to: &[u8; 32]) -> Message {
+        let seq = report.seq;
         let bytes =
             envelope::sign(Kind::Report, Role::Device, &DeviceMessage::Status(Box::new(report)), &[&self.key]).unwrap();
         Message::Relay {

@@ -255,6 +255,10 @@ impl CoordinatorState {
         }
         let newer = self.devices.get(&peer).is_some_and(|device| device.record.certified > shown.issued);
         self.greet(peer, head, expired || newer, now);
+        if self.devices.get(&peer).is_some_and(|device| device.heard.is_none()) {
+            // What it told is lost, perhaps: the acknowledgement of its report lets it know, and it tells everything anew.
+            self.call(peer);
+        }
     }
 
     /// A device of the ledger with a certificate by keys that the root has removed since: the transport has proven its own key,
@@ -560,6 +564,7 @@ impl CoordinatorState {
     fn handle_status(&mut self, mut report: Report, mut acknowledge: Acknowledge, now: Now) {
         let (device, seq) = (report.device, report.seq);
         let Some(known) = self.devices.get_mut(&device) else { return };
+        report.clamp();
         let mut deployments = report.deployments.to_vec();
         let report_order = seq <= known.seq;
         if report_order {

@@ -64,7 +64,9 @@ impl Report {
                 "Each device counts once for each release that was approved for its group on that day. Days are those of UTC; \
                  what a device has not told is not known, and never counts as done."
             }
-            Report::Rollout => "From the approval until 50, 90 and 99 of 100 devices of the group were done.",
+            Report::Rollout => {
+                "The minutes from the approval within which 50, 90 and 99 of 100 devices of the group were done."
+            }
             Report::Vulnerable => {
                 "Devices that have a CVE now, by what they say is installed and what feeds say of that."
             }
@@ -192,7 +194,6 @@ fn compliance(report: Compliance) -> Lines {
 }
 
 fn rollouts(report: RolloutTimes) -> Lines {
-    let time = |seconds: Option<u64>| text::age(seconds, "not yet");
     let rows = report.rollouts.iter().map(|line| {
         let mut row = vec![
             line.title.clone(),
@@ -202,7 +203,7 @@ fn rollouts(report: RolloutTimes) -> Lines {
             line.ended.clone().unwrap_or_else(|| "in force".to_owned()),
         ];
         row.extend(cells(&line.tally));
-        row.extend([line.to_50_s, line.to_90_s, line.to_99_s].map(time));
+        row.extend([line.to_50_minutes, line.to_90_minutes, line.to_99_minutes].map(text::within_minutes));
         row
     });
     Lines {

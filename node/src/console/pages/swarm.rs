@@ -24,7 +24,7 @@ const MAX_NAMES: usize = 28;
 /// The picture, as SVG.
 pub(super) fn picture(site: &SiteView) -> String {
     let machines = &site.swarm;
-    let fetched: u64 = machines.iter().map(|machine| machine.bytes.origin).sum();
+    let fetched: u64 = machines.iter().fold(0, |sum, machine| machine.bytes.origin.saturating_add(sum));
     let places = places(machines.len());
     let mut svg = format!(
         "<svg class=\"swarm\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"group\" aria-label=\"The swarm of this site, {} machines\">",
@@ -97,7 +97,7 @@ fn member(svg: &mut String, machine: &SwarmMachine, (x, y): (f64, f64), named: b
         "{name}: {what}{}, {there}, {} over the WAN, {} from the LAN{percent}",
         show::standing_label(standing).to_lowercase(),
         show::bytes(machine.bytes.origin),
-        show::bytes(machine.bytes.cache + machine.bytes.lan_peer),
+        show::bytes(machine.bytes.cache.saturating_add(machine.bytes.lan_peer)),
     );
     let class = format!("m f-{}{}", standing.word(), if machine.silent { " off" } else { "" });
     let shape = if machine.role == NodeRole::Cache {

@@ -34,7 +34,7 @@ pub(crate) fn overview(view: &View<'_>) -> Result<Overview, Refusal> {
             undecided.entry(release).or_default().insert(record.device);
         }
         if let Some(said) = view.said(&record.device) {
-            add(&mut bytes, &said.bytes);
+            bytes.add(&said.bytes);
             if !judged.silent {
                 ages.push(view.age(said.received));
             }
@@ -73,13 +73,6 @@ pub(crate) fn overview(view: &View<'_>) -> Result<Overview, Refusal> {
         bytes,
         origin_bytes: origin.payload_bytes,
     })
-}
-
-pub(super) fn add(sum: &mut BytesBySource, more: &BytesBySource) {
-    sum.origin += more.origin;
-    sum.cache += more.cache;
-    sum.lan_peer += more.lan_peer;
-    sum.local_reuse += more.local_reuse;
 }
 
 /// The most severe first.

@@ -10,7 +10,7 @@ use upswarm_protocol::report::BytesBySource;
 
 use super::standing::named;
 use super::status::LATELY_S;
-use super::{View, audit, overview, updates};
+use super::{View, audit, updates};
 use crate::api::reports::{
     ApprovalLine, Approvals, Basis, Compliance, ComplianceDay, ReportQuery, RolloutTime, RolloutTimes, Savings,
     SavingsDay, Tally, Vulnerable, day_words,
@@ -44,7 +44,7 @@ pub(crate) fn rollouts(view: &View<'_>, query: &ReportQuery, went: Vec<Went>) ->
         group.is_none_or(|group| group == went.group) && release.is_none_or(|id| id == went.release) && !is_over
     };
     let line = |went: Went| {
-        let [to_50_s, to_90_s, to_99_s] = went.reached.map(|reached| reached.map(|ms| ms / 1000));
+        let [to_50_minutes, to_90_minutes, to_99_minutes] = went.reached.map(|reached| reached.map(minutes));
         RolloutTime {
             group: view.names.group_name(&went.group),
             release: went.release,
@@ -54,9 +54,9 @@ pub(crate) fn rollouts(view: &View<'_>, query: &ReportQuery, went: Vec<Went>) ->
             begun: went.begun.to_string(),
             ended: went.ended.map(|ended| ended.to_string()),
             tally: tally(&went.stands),
-            to_50_s,
-            to_90_s,
-            to_99_s,
+            to_50_minutes,
+            to_90_minutes,
+            to_99_minutes,
         }
     };
     Ok(RolloutTimes { basis: basis(view, group), rollouts: went.into_iter().filter(meant).map(line).collect() })
@@ -91,7 +91,7 @@ pub(crate) fn savings(
 ) -> Result<Savings, Refusal> {
     no_release(query, "savings")?;
     let mut total = BytesBySource::default();
-    days.iter().for_each(|(_, bytes)| overview::add(&mut total, bytes));
+    days.iter().for_each(|(_, bytes)| total.add(bytes));
     let days = days.into_iter().map(|(day, bytes)| SavingsDay { day: day_words(day), bytes }).collect();
     Ok(Savings { basis: basis(view, group(view, query)?), total, days })
 }
@@ -110,6 +110,11 @@ pub(crate) fn approvals(
     };
     let lines = approvals.into_iter().filter(meant).map(|one| line(view, &root, one));
     Ok(Approvals { at: view.now.to_string(), approvals: lines.collect() })
+}
+
+/// Whole minutes within which it was: the store counts by minutes, so nothing finer is known.
+fn minutes(ms: u64) -> u64 {
+    ms.div_ceil(60_000).max(1)
 }
 
 fn line(view: &View<'_>, root: &Root, one: Approved) -> ApprovalLine {

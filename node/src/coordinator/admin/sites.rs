@@ -8,7 +8,6 @@ use upswarm_protocol::coordinator::{DeviceRecord, Refusal};
 use upswarm_protocol::report::{BytesBySource, DeploymentState};
 
 use super::View;
-use super::overview::add;
 use super::standing::{Judge, Judged};
 use crate::api::fleet::{SiteList, SiteQuery, SiteRow, SiteView, SwarmMachine};
 use crate::api::limits::RateView;
@@ -77,15 +76,17 @@ fn count(view: &View<'_>, row: &mut SiteRow, record: &DeviceRecord, judged: &Jud
     row.silent += usize::from(judged.silent);
     *row.standings.entry(judged.standing).or_default() += 1;
     if let Some(said) = view.said(&record.device) {
-        add(&mut row.bytes, &said.bytes);
+        row.bytes.add(&said.bytes);
     }
 }
 
 fn machine(view: &View<'_>, record: &DeviceRecord, judged: &Judged) -> SwarmMachine {
     let said = view.said(&record.device);
     let fetching = view.deployments(&record.device).iter().filter(|known| known.state == DeploymentState::Downloading);
-    let (done, total) = fetching.fold((0, 0), |(done, total), known| (done + known.done, total + known.total));
-    let percent = (done * 100).checked_div(total).map(|percent| u8::try_from(percent).unwrap_or(100));
+    let (done, total) = fetching
+        .fold((0u128, 0u128), |(done, total), known| (done + u128::from(known.done), total + u128::from(known.total)));
+    // A machine may say that it has more than there is.
+    let percent = (done * 100).checked_div(total).map(|percent| u8::try_from(percent.min(100)).unwrap_or(100));
     SwarmMachine {
         device: record.device,
         name: view.name(record),

@@ -183,11 +183,7 @@ impl Ledger {
         }
         let groups: Vec<u32> = known.record.groups.iter().map(|group| self.group(group)).collect();
         for group in std::iter::once(EVERY_DEVICE).chain(groups) {
-            let sum = self.news.bytes.entry((group, at.0 / DAY_MS)).or_default();
-            sum.origin = sum.origin.saturating_add(more.origin);
-            sum.cache = sum.cache.saturating_add(more.cache);
-            sum.lan_peer = sum.lan_peer.saturating_add(more.lan_peer);
-            sum.local_reuse = sum.local_reuse.saturating_add(more.local_reuse);
+            self.news.bytes.entry((group, at.0 / DAY_MS)).or_default().add(&more);
         }
     }
 
@@ -235,11 +231,10 @@ impl Ledger {
         let rows = bytes.into_iter().map(|((group, day), sum)| {
             vec![int(group), long(day), long(sum.origin), long(sum.cache), long(sum.lan_peer), long(sum.local_reuse)]
         });
-        let taken = "ON CONFLICT (grp, day) DO UPDATE SET origin = bytes_day.origin + excluded.origin, \
-                     cache = bytes_day.cache + excluded.cache, lan_peer = bytes_day.lan_peer + excluded.lan_peer, \
-                     local_reuse = bytes_day.local_reuse + excluded.local_reuse";
+        let sums = ["origin", "cache", "lan_peer", "local_reuse"].map(saturating);
+        let taken = format!("ON CONFLICT (grp, day) DO UPDATE SET {}", sums.join(", "));
         let columns = "bytes_day (grp, day, origin, cache, lan_peer, local_reuse)";
-        write(connection, columns, taken, rows.collect()).await?;
+        write(connection, columns, &taken, rows.collect()).await?;
         let rows = approved.into_iter().map(|((group, release, version), action, seen, document)| {
             let action = Value::Int(action_number(action));
             vec![int(group), int(release), long(version), action, long(seen.0), Value::Int(0), Value::Bytes(document)]
@@ -320,6 +315,13 @@ pub(super) fn action_number(action: Action) -> i64 {
         Action::Uninstall => 2,
         Action::None => 3,
     }
+}
+
+/// Adds to a column of bytes, which devices tell, and ends at the largest number: beyond it PostgreSQL refuses the transaction, again
+/// and again, and SQLite makes a fraction of the sum.
+fn saturating(column: &str) -> String {
+    let (sum, more, most) = (format!("bytes_day.{column}"), format!("excluded.{column}"), i64::MAX);
+    format!("{column} = CASE WHEN {sum} > {most} - {more} THEN {most} ELSE {sum} + {more} END")
 }
 
 fn number(no: i64) -> Result<u32, sqlx::Error> {

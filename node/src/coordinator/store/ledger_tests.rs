@@ -407,3 +407,31 @@ async fn a_rollout_says_when_its_shares_were_done_and_a_noisy_device_grows_no_ta
         open.session.close().await;
     }
 }
+
+#[tokio::test]
+async fn bytes_that_a_device_makes_up_stop_no_later_transaction() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Postgres::start();
+    let mut places = vec![Place::File(dir.path().join("fleet.db"))];
+    places.extend(server.as_ref().map(Postgres::place));
+    for place in places {
+        let is_file = matches!(place, Place::File(_));
+        let mut open = Open::new(&place).await.unwrap();
+        let (known, none) = (known(1, vec![group(1)]), BytesBySource::default());
+        for origin in [u64::MAX, i64::MAX as u64, 7] {
+            let told = BytesBySource { origin, cache: 5, ..none };
+            open.ledger.bytes(&known, &none, &told, Wall(DAY_MS));
+            open.commit(Rows::default()).await.unwrap();
+        }
+        let past = Past::new(Database::readers(place).unwrap());
+        let bytes = past.bytes(None, 0).await.unwrap();
+        assert_eq!(bytes, [(1, BytesBySource { origin: i64::MAX as u64, cache: 15, ..none })]);
+        if is_file {
+            // As an earlier program left it.
+            sqlx::query("UPDATE bytes_day SET origin = 1e19").execute(&mut open.session.connection).await.unwrap();
+            assert_eq!(past.bytes(None, 0).await.unwrap(), bytes);
+        }
+        past.close().await;
+        open.session.close().await;
+    }
+}

@@ -55,6 +55,8 @@ use ledger::{InForce, Ledger};
 use told::{Key, Kind};
 
 const DISK_RETRY: Duration = Duration::from_secs(5);
+/// A batch that has panicked so often in a row is written one by one: the first may have been chance.
+const PANICS: u32 = 2;
 const DEVICE_RECORD: usize = 256 << 10;
 
 /// Every device that was let in, as it stood after some batch.
@@ -83,6 +85,17 @@ pub(crate) enum Write {
     Approvals(Vec<InForce>),
 }
 
+impl Write {
+    /// The device whose words it is. Such a write may be set aside, for the device tells again; a decision never may.
+    fn told_by(&self) -> Option<DeviceId> {
+        match self {
+            Write::Report(report, _) => Some(report.device),
+            Write::Inventory(device, ..) | Write::Scan(device, ..) => Some(*device),
+            _ => None,
+        }
+    }
+}
+
 /// What a writer says to the driver.
 #[derive(Debug)]
 pub(crate) enum Written {
@@ -90,6 +103,8 @@ pub(crate) enum Written {
     Done,
     /// It could not be written; it is tried again.
     Failed(String),
+    /// What a device told cannot be written at all and was left out; the rest of the batch goes on.
+    SetAside(String),
 }
 
 /// The driver's end of the store.
@@ -266,6 +281,7 @@ impl Desk {
     /// Writes batches until there are no more; on an error, tries again until the driver has gone.
     fn run(mut self, incoming: &Receiver<Vec<Write>>, written: &mpsc::Sender<Written>) -> Result<(), String> {
         let mut waiting: Vec<Write> = Vec::new();
+        let mut panics = 0;
         loop {
             let (more, gone) = if waiting.is_empty() {
                 match incoming.recv() {
@@ -281,17 +297,20 @@ impl Desk {
             };
             waiting.extend(more.unwrap_or_default());
             // A panic is a write that failed like any other: the batch is still here, and nothing of it was acknowledged.
-            let attempt = catch_unwind(AssertUnwindSafe(|| self.write(&waiting)));
-            let result = attempt.unwrap_or_else(|panic| Err(anyhow!("the write panicked: {}", words(&*panic))));
-            if result.is_err() {
-                // Whatever was begun there ends with the connection.
-                self.open = None;
-            }
+            let result = match panics {
+                PANICS.. => self.write_one_by_one(&mut waiting, written),
+                _ => match self.attempt(&waiting) {
+                    Ok(result) => result,
+                    Err(panic) => {
+                        panics += 1;
+                        Err(anyhow!("the write panicked: {panic}"))
+                    }
+                },
+            };
             let news = match result {
-                Ok(changed) => {
-                    self.store.publish(changed);
-                    self.store.generation.send_modify(|generation| *generation += 1);
+                Ok(()) => {
                     waiting.clear();
+                    panics = 0;
                     Written::Done
                 }
                 Err(error) if gone => return Err(format!("{error:#}")),
@@ -300,6 +319,49 @@ impl Desk {
             // The driver has gone: what is left in the channel is still written.
             let _ = written.blocking_send(news);
         }
+    }
+
+    /// One try to make a batch durable and to let readers see it. The outer error is what a panic said.
+    fn attempt(&mut self, batch: &[Write]) -> Result<anyhow::Result<()>, String> {
+        let attempt = catch_unwind(AssertUnwindSafe(|| self.write(batch)));
+        if !matches!(attempt, Ok(Ok(_))) {
+            // Whatever was begun there ends with the connection.
+            self.open = None;
+        }
+        let result = attempt.map_err(|panic| words(&*panic).to_owned())?;
+        Ok(result.map(|changed| {
+            self.store.publish(changed);
+            self.store.generation.send_modify(|generation| *generation += 1);
+        }))
+    }
+
+    /// For a batch that keeps panicking: one device's words must not keep those of all others, and every decision, waiting. What
+    /// cannot be written is left out with an alarm, and acknowledged with the rest: its device would only bring it again.
+    fn write_one_by_one(&mut self, waiting: &mut Vec<Write>, written: &mpsc::Sender<Written>) -> anyhow::Result<()> {
+        let failed = |panic| anyhow!("the write panicked: {panic}");
+        // Where not even nothing can be written, no write is at fault.
+        self.attempt(&[]).map_err(failed)??;
+        let mut taken = 0;
+        let mut result = Ok(());
+        for write in waiting.iter() {
+            result = match (self.attempt(std::slice::from_ref(write)), write.told_by()) {
+                (Ok(result), _) => result,
+                (Err(panic), None) => Err(failed(panic)),
+                (Err(panic), Some(device)) => {
+                    let text =
+                        format!("what {device} told cannot be written and was left out: the write panicked: {panic}");
+                    // The driver has gone: nobody is left to tell.
+                    let _ = written.blocking_send(Written::SetAside(text));
+                    Ok(())
+                }
+            };
+            if result.is_err() {
+                break;
+            }
+            taken += 1;
+        }
+        waiting.drain(..taken);
+        result
     }
 
     /// Makes a batch durable. Returns the devices that changed; nothing else changes here, so that it can be tried again.
@@ -344,6 +406,8 @@ impl Desk {
             let Some(known) = entry(&fleet, &mut changed, &device) else { continue };
             match write {
                 Write::Report(report, received) => {
+                    #[cfg(test)]
+                    self.directory.perhaps_panic_at(report.seq);
                     at = at.max(Some(*received));
                     known.said = Some(Arc::new(Said::after(known.said.as_deref(), report, *received)));
                 }

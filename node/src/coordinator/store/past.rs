@@ -261,8 +261,9 @@ impl Past {
                 None => return Ok(Vec::new()),
             },
         };
-        let text =
-            "SELECT day, origin, cache, lan_peer, local_reuse FROM bytes_day WHERE grp = $1 AND day >= $2 ORDER BY day";
+        // An earlier program added without a bound, and SQLite may hold a fraction: the cast makes it the largest number.
+        let text = "SELECT day, CAST(origin AS BIGINT), CAST(cache AS BIGINT), CAST(lan_peer AS BIGINT), \
+                    CAST(local_reuse AS BIGINT) FROM bytes_day WHERE grp = $1 AND day >= $2 ORDER BY day";
         let rows = sqlx::query(text).bind(no).bind(int(from)).fetch_all(self.database.pool()).await?;
         let read = |row: &sqlx::any::AnyRow| -> Result<(Day, BytesBySource), sqlx::Error> {
             let bytes = BytesBySource {

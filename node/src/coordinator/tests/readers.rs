@@ -36,6 +36,25 @@ async fn a_write_that_panics_is_tried_again_and_nothing_acknowledged_is_lost() {
     bench.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_report_that_can_never_be_written_is_set_aside_and_decisions_go_on() {
+    let mut bench = Bench::start().await;
+    let mut machine = Machine::joined(&bench, "office").await;
+    let (root, _) = Directory::new(&bench.data()).newest_root().unwrap();
+    bench.directory.as_ref().unwrap().let_report_panic(3);
+    machine.say(&machine.report(3, &root.report_key)).await;
+    tokio::time::timeout(Duration::from_secs(60), bench.verb(&["group", "add", "pilots"])).await.unwrap().unwrap();
+    report(&mut machine, 4, &root.report_key).await;
+    let status = bench.status().await;
+    assert!(status.alarms.iter().any(|alarm| alarm.text.contains("was left out")), "{:?}", status.alarms);
+    bench.stop().await;
+    bench.run().await;
+    assert_eq!(bench.status().await.devices[0].bytes.origin, 7);
+    assert!(bench.client().catalog().await.unwrap().groups.contains_key("pilots"));
+    machine.host.stop().await;
+    bench.stop().await;
+}
+
 /// Pauses and resumes; returns how long that took until both heads were at the machine.
 async fn round(bench: &Bench, machine: &mut Machine) -> Duration {
     let begin = Instant::now();
