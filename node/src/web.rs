@@ -49,11 +49,12 @@ impl ProxyConfig {
     /// Checks what can be checked without reading a file.
     pub(crate) fn validate(&self) -> anyhow::Result<()> {
         if !matches!(self.url.as_str(), "" | "none") {
-            let url = Url::parse(&self.url).with_context(|| format!("url: {:?} is not a URL", self.url))?;
+            let url =
+                Url::parse(&self.url).with_context(|| format!("url: {:?} is not a URL", without_user(&self.url)))?;
             if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
                 bail!(
                     "url: {:?} is no proxy; write for example \"http://proxy.example.org:3128\", or \"none\"",
-                    self.url
+                    without_user(&self.url)
                 );
             }
             if !url.username().is_empty() || url.password().is_some() {
@@ -127,9 +128,9 @@ impl Web {
         let parse = |text: &Option<String>| -> anyhow::Result<Option<Url>> {
             let Some(text) = text else { return Ok(None) };
             let full = if text.contains("://") { text.clone() } else { format!("http://{text}") };
-            Url::parse(&full)
-                .map(Some)
-                .with_context(|| format!("the environment names the proxy {text:?}, which is not a URL"))
+            Url::parse(&full).map(Some).with_context(|| {
+                format!("the environment names the proxy {:?}, which is not a URL", without_user(text))
+            })
         };
         let (plain, secure) = (parse(&http)?, parse(&https)?);
         let proxy = Proxy::custom(move |url| if url.scheme() == "https" { secure.clone() } else { plain.clone() });
@@ -202,6 +203,14 @@ fn credentials(file: &Path) -> anyhow::Result<Zeroizing<String>> {
     Ok(Zeroizing::new(text.lines().next().unwrap_or_default().trim().to_owned()))
 }
 
+/// What may be shown of something that was meant as a URL, whether it is one or not: user and password are before the last `@`.
+fn without_user(url: &str) -> String {
+    match url.rsplit_once('@') {
+        Some((_, host)) => format!("...@{host}"),
+        None => url.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -238,6 +247,10 @@ mod tests {
         assert!(said(&config("proxy.test:3128", &[])).contains("is no proxy"));
         assert!(said(&config("socks5://proxy.test", &[])).contains("is no proxy"));
         assert!(said(&config("http://user:secret@proxy.test", &[])).contains("credentials_file"));
+        for url in ["http://anna:Geheim/W@proxy.test", "socks5://anna:Geheim@proxy.test", "anna:Geheim@proxy.test:1"] {
+            let said = said(&config(url, &[]));
+            assert!(!said.contains("Geheim") && !said.contains("anna"), "{said}");
+        }
         let lonely = ProxyConfig { credentials_file: Some("/nowhere".into()), ..ProxyConfig::default() };
         assert!(said(&lonely).contains("name one"));
         let missing =

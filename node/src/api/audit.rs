@@ -214,4 +214,7 @@ pub(crate) struct LogPage {
     pub(crate) total: u64,
     /// What is wrong with the log, if it is not what was written.
     pub(crate) broken: Option<String>,
+    /// Logs that a start found damaged and put aside, by the names of their files: entries that are not in this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) aside: Vec<String>,
 }

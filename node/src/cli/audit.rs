@@ -119,6 +119,9 @@ fn list(args: ListArgs, common: Common) -> Result<(), CliError> {
     if let Some(broken) = &page.broken {
         eprintln!("WARNING: {broken}. What is shown comes before it; see: upswarm audit verify");
     }
+    if !page.aside.is_empty() {
+        eprintln!("WARNING: {}.", audit_log::aside_words(&page.aside));
+    }
     let mut table = Table::new(&["ENTRY", "WHEN", "TOPIC", "WHO", "FROM", "SIGNED BY", "WHAT"]);
     for known in &page.entries {
         let entry = &known.entry;
@@ -223,10 +226,26 @@ fn verify(args: &VerifyArgs, common: Common) -> Result<(), CliError> {
     if indexes.is_empty() {
         warnings.push("without an index nobody sees whether the end was cut off; give one with --index".to_owned());
     }
+    let upto = indexes.iter().filter_map(|signed| signed.index.audit).map(|audit| audit.entries).max();
+    let unsigned = entries.saturating_sub(upto.unwrap_or(0));
+    if !indexes.is_empty() && unsigned > 0 {
+        warnings.push(format!(
+            "of the entries, {unsigned} at the end are not signed yet: nobody would see that they were cut off. A coordinator that runs \
+             signs them within five minutes"
+        ));
+    }
     if checked.torn > 0 {
         warnings.push("the last line is not whole: a write was under way, or was cut by an abrupt stop".to_owned());
     }
-    let upto = indexes.iter().filter_map(|signed| signed.index.audit).map(|audit| audit.entries).max();
+    if args.file.is_none() {
+        let aside = own_aside(&args.admin)?;
+        if !aside.is_empty() {
+            return Err(CliError::Failed(anyhow!(
+                "the log is not whole: {}. The log that began after it has {entries} entries, each as it was written",
+                audit_log::aside_words(&aside)
+            )));
+        }
+    }
     let mut text = format!("{entries} entries, each as it was written");
     for Signed { name, index } in indexes.iter().filter(|signed| signed.index.audit.is_some()) {
         let upto = index.audit.map_or(0, |audit| audit.entries);
@@ -240,7 +259,7 @@ fn verify(args: &VerifyArgs, common: Common) -> Result<(), CliError> {
         text.push_str(&format!("\nWARNING: {warning}"));
     }
     let last = checked.end.head.map(|head| head.last);
-    let json = json!({ "entries": entries, "last": last, "signed": upto, "root": first, "warnings": warnings });
+    let json = json!({ "entries": entries, "last": last, "signed": upto, "unsigned": unsigned, "root": first, "warnings": warnings });
     common.print(&json, &text);
     Ok(())
 }
@@ -287,6 +306,16 @@ fn own_log(admin: &AdminArgs) -> Result<Vec<u8>, CliError> {
     super::runtime()?.block_on(admin.client()?.download("audit/raw", &mut bytes))?;
     bytes.flush().context("reading the log")?;
     Ok(bytes)
+}
+
+/// Damaged logs that lie beside the coordinator's.
+fn own_aside(admin: &AdminArgs) -> Result<Vec<String>, CliError> {
+    if let Some(dir) = admin.directory()? {
+        let path = Directory::existing(&dir)?.audit_log();
+        return Ok(audit_log::aside(&path).with_context(|| format!("reading the folder of {}", path.display()))?);
+    }
+    let query = EntryQuery { limit: Some(1), ..EntryQuery::default() };
+    Ok(super::runtime()?.block_on(admin.client()?.audit_log(&query))?.aside)
 }
 
 /// The roots of a chain, each signed by the keys of the one before it, and the hash of the first.

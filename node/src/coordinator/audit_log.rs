@@ -16,6 +16,8 @@ use crate::sys;
 
 /// Holders that an entry names; a root may have more.
 const MAX_HOLDERS: usize = 16;
+/// The extension of a damaged log, before its number.
+const DAMAGED: &str = "damaged-";
 
 /// A log as a start finds it.
 #[derive(Debug)]
@@ -149,7 +151,7 @@ pub(crate) fn page(path: &Path, query: &EntryQuery) -> io::Result<LogPage> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(LogPage { entries: Vec::new(), more, total, broken: None });
+            return Ok(LogPage { entries: Vec::new(), more, total, broken: None, aside: aside(path)? });
         }
         Err(error) => return Err(error),
     };
@@ -170,7 +172,7 @@ pub(crate) fn page(path: &Path, query: &EntryQuery) -> io::Result<LogPage> {
         Err(ReadError::Io(error)) => return Err(error),
         Err(ReadError::Broken(why)) => Some(why.to_string()),
     };
-    Ok(LogPage { entries: found.into_iter().rev().collect(), more, total, broken })
+    Ok(LogPage { entries: found.into_iter().rev().collect(), more, total, broken, aside: aside(path)? })
 }
 
 /// Entries in a log, broken or not.
@@ -187,8 +189,32 @@ pub(crate) fn count(path: &Path) -> io::Result<u64> {
     Ok(lines.saturating_sub(1))
 }
 
+/// The damaged logs that a start has put aside, by the names of their files. As long as one lies there the log is not whole: an admin
+/// compares it with a backup or an export, and moves it away.
+pub(crate) fn aside(path: &Path) -> io::Result<Vec<String>> {
+    let begin = path.with_extension(DAMAGED);
+    let (Some(folder), Some(begin)) = (path.parent(), begin.file_name().and_then(|name| name.to_str())) else {
+        return Ok(Vec::new());
+    };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        found.extend(entry?.file_name().to_str().filter(|name| name.starts_with(begin)).map(str::to_owned));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// What is said of damaged logs that lie aside, and what to do.
+pub(crate) fn aside_words(aside: &[String]) -> String {
+    format!(
+        "a coordinator that started found the log of decisions changed and put it aside as {}, in its data directory: the entries up to \
+         then are there and not in the log. Compare it with a backup or an export, then move it out of the data directory",
+        aside.join(", ")
+    )
+}
+
 fn free_name(path: &Path) -> PathBuf {
-    let named = |number: usize| path.with_extension(format!("damaged-{number}"));
+    let named = |number: usize| path.with_extension(format!("{DAMAGED}{number}"));
     (1..).map(named).find(|name| !name.exists()).unwrap_or_else(|| named(0))
 }
 

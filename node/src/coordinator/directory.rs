@@ -255,7 +255,7 @@ impl Directory {
     pub(crate) fn create(&self) -> anyhow::Result<()> {
         for room in ["keys", "roots", "doc", "payload", "upload", "devices", "invites", "logs"] {
             let path = self.path.join(room);
-            fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
+            sys::make_private_dir(&path).with_context(|| format!("creating {}", path.display()))?;
         }
         let above = self.path.parent().unwrap_or(&self.path);
         for dir in [&self.path, above] {

@@ -201,7 +201,7 @@ impl Driver {
         driver
     }
 
-    /// Runs until `stop`; everything that was accepted is durable when it returns.
+    /// Runs until `stop`; everything that was accepted is durable, and signed in the log of decisions, when it returns.
     pub(crate) async fn run(mut self, mut ends: Channels, stop: CancellationToken) {
         let mut expiries = tokio::time::interval(LOOK_FOR_EXPIRY);
         let mut alone = tokio::time::interval(LOOK_FOR_THE_ALONE);
@@ -233,6 +233,8 @@ impl Driver {
                 () = sleep_until(due) => self.state.handle_timeout(self.clock.now()),
             }
         }
+        self.drain(&ends.head);
+        self.state.handle_end(self.clock.now());
         self.drain(&ends.head);
         // What is held still stays still: the last batch comes after it.
         if let Some(holding) = self.holding.take() {

@@ -46,6 +46,23 @@ fn a_decision_stands_in_the_log_before_it_counts_and_in_the_index_that_holds_it(
 }
 
 #[test]
+fn an_end_and_a_start_sign_what_no_index_names_yet() {
+    let mut bench = Bench::new();
+    bench.sync();
+    bench.decided(Command::Note, "somebody logged in");
+    bench.sync();
+    let (noted, version) = (AuditHead::after(None, b"somebody logged in"), bench.state.index_version());
+    assert_eq!(bench.signed_audit(), None);
+    let mut killed = Bench::restart(bench.durable.clone(), bench.now);
+    killed.sync();
+    assert_eq!(killed.signed_audit(), Some(noted), "a start signs at once");
+    bench.end();
+    assert_eq!((bench.signed_audit(), bench.state.index_version()), (Some(noted), version + 1));
+    bench.end();
+    assert_eq!(bench.state.index_version(), version + 1, "an end with nothing to sign signs nothing");
+}
+
+#[test]
 fn a_directory_from_a_backup_uses_no_version_again() {
     let mut bench = Bench::new();
     bench.sync();

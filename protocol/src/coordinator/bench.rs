@@ -201,6 +201,13 @@ impl Bench {
         std::mem::take(&mut self.outputs)
     }
 
+    /// The coordinator ends by itself, with everything on disk.
+    pub(super) fn end(&mut self) {
+        self.state.handle_end(self.now);
+        self.drain();
+        self.sync();
+    }
+
     pub(super) fn admin(&mut self, command: Command) -> Vec<Output> {
         self.requests += 1;
         self.input(Input::Admin { request: self.requests, command, entry: None })

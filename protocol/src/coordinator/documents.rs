@@ -7,6 +7,7 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
+use super::CoordinatorState;
 use super::io::{HeldList, Refusal};
 use super::pages::{Content, Pages, PublishedApproval, PublishedGroup, PublishedRelease};
 use crate::catalog::{Action, AuditHead, DocEntry, GroupDocument, Head, Hold, Index, Members, Root};
@@ -14,7 +15,7 @@ use crate::catalog::{page, walk};
 use crate::codec::{self, Bounded, Text};
 use crate::envelope::{self, Document, EnvelopeError, Kind, Role};
 use crate::ids::{DeviceId, DocHash, GroupId, PayloadId, PublicKey, ReleaseId};
-use crate::time::Wall;
+use crate::time::{Now, Wall};
 use crate::trust::{
     Blocked, Opened, approval_is_vouched, group_is_vouched, open_approval, open_group, open_release, release_is_vouched,
 };
@@ -536,6 +537,19 @@ impl Documents {
 
     fn room_for_document(&self) -> Result<(), Refusal> {
         if self.hashes.len() >= MAX_DOCUMENTS { Err(Refusal::Full("the index")) } else { Ok(()) }
+    }
+}
+
+impl CoordinatorState {
+    /// A coordinator ends: signs the head of a log of decisions that no index names yet, so that what is cut off while it does not run
+    /// is noticed. A start does the same at once, by its first head.
+    pub fn handle_end(&mut self, now: Now) {
+        debug_assert!(self.outputs.is_empty(), "one mutation, then drain");
+        if self.documents.audit != self.documents.signed_audit
+            && let Err(error) = self.issue(now, false)
+        {
+            self.alarm(format!("cannot sign the log of decisions: {error}"));
+        }
     }
 }
 

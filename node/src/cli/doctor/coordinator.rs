@@ -11,6 +11,7 @@ use crate::api::repositories::UpstreamRow;
 use crate::api::status::RolloutView;
 use crate::cli::output::{age, count};
 use crate::clock::wall;
+use crate::coordinator::audit_log;
 use crate::coordinator::client::Client;
 use crate::coordinator::directory::Directory;
 use crate::coordinator::keys::{self, KeyUse};
@@ -35,10 +36,40 @@ pub(super) fn check(dir: &Path, findings: &mut Findings) {
         Err(error) => findings.wrong("root of trust", format!("{error:#}"), "restore the directory roots from a copy"),
     }
     catalog(&directory, findings);
+    log_of_decisions(&directory, findings);
     machine::program("dpkg-deb", "a .deb cannot be published from here", "dpkg", findings);
     machine::program("rpm", "an .rpm cannot be published from here", "rpm", findings);
     machine::program("apt-get", "snapshots of repositories cannot be tried", "apt", findings);
     running(&directory, findings);
+}
+
+fn log_of_decisions(directory: &Directory, findings: &mut Findings) {
+    let (check, path) = ("log of decisions", directory.audit_log());
+    let compare = "compare it with a backup or an export; see: upswarm audit verify";
+    match audit_log::aside(&path) {
+        Ok(aside) if aside.is_empty() => {}
+        Ok(aside) => return findings.wrong(check, audit_log::aside_words(&aside), compare),
+        Err(error) => return findings.wrong(check, error.to_string(), "run this as the coordinator's user"),
+    }
+    // Before the log: what the index names is in the log already.
+    let signed = match directory.index() {
+        Ok(index) => index.and_then(|(index, _)| index.audit),
+        Err(error) => return findings.wrong(check, format!("{error:#}"), "restore the directory from a backup"),
+    };
+    let file = match std::fs::File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && signed.is_none() => {
+            return findings.right(check, "none is written yet");
+        }
+        Err(error) => return findings.wrong(check, format!("{}: {error}", path.display()), compare),
+    };
+    match audit_log::follow(std::io::BufReader::new(file), signed, |_, _| {}) {
+        Ok(followed) => {
+            let entries = followed.end.head.map_or(0, |head| head.entries);
+            findings.right(check, format!("{entries} entries, each as it was written"));
+        }
+        Err(error) => findings.wrong(check, error.to_string(), compare),
+    }
 }
 
 fn keys_of(directory: &Directory, root: &Root, findings: &mut Findings) {

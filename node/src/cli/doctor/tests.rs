@@ -30,6 +30,16 @@ fn a_coordinator_that_lacks_something_is_told_what_to_do() {
     let process = graded(&found, "process");
     assert!(process.grade == Grade::Wrong && process.todo.contains("coordinator run"), "{process:?}");
 
+    assert_eq!(graded(&found, "log of decisions").grade, Grade::Right);
+    std::fs::write(data.join("audit.log"), "upswarm audit 1\n1 x y\n").unwrap();
+    let broken = of(coordinator::check, &data);
+    assert!(graded(&broken, "log of decisions").says.contains("entry 1"), "{broken:?}");
+    std::fs::rename(data.join("audit.log"), data.join("audit.damaged-1")).unwrap();
+    let aside = of(coordinator::check, &data);
+    let log = graded(&aside, "log of decisions");
+    assert!(log.grade == Grade::Wrong && log.says.contains("audit.damaged-1"), "{log:?}");
+    std::fs::remove_file(data.join("audit.damaged-1")).unwrap();
+
     std::fs::rename(data.join("keys/online-1.key"), dir.path().join("lost")).unwrap();
     assert_eq!(graded(&of(coordinator::check, &data), "online key").grade, Grade::Wrong);
     let root = data.join("roots/1");

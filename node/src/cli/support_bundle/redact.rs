@@ -116,13 +116,14 @@ impl Redactor {
         done + rest
     }
 
-    /// Takes user and password out of URLs.
+    /// Takes user and password out of URLs, to the last `@` of the word: a password may hold what ends a host elsewhere (`/`, `(`, `#`),
+    /// and rather a path goes too than half of a password stays.
     fn credentials(&self, text: &str) -> String {
         let (mut done, mut rest) = (String::with_capacity(text.len()), text);
         while let Some(at) = rest.find("://") {
             let (before, found) = rest.split_at(at + 3);
             done.push_str(before);
-            let end = found.find(|c: char| c.is_whitespace() || "/?#\"'<>()\\,".contains(c)).unwrap_or(found.len());
+            let end = found.find(|c: char| c.is_whitespace() || c == '"' || c == '\'').unwrap_or(found.len());
             if let Some(at) = found[..end].rfind('@') {
                 self.count(1);
                 done.push_str(INSTEAD);
@@ -191,7 +192,10 @@ mod tests {
                 "url = \"https://anna:hunter22@mirror.example.org/debian?x=1\"",
                 "url = \"https://[left out]@mirror.example.org/debian?x=1\"",
             ),
-            ("see http://example.org/a@b", "see http://example.org/a@b"),
+            ("see http://example.org/a@b", "see http://[left out]@b"),
+            ("see http://example.org/a by a@b", "see http://example.org/a by a@b"),
+            ("url=\"http://anna:Geheim/Wort99@proxy:3128\"", "url=\"http://[left out]@proxy:3128\""),
+            ("at http://anna:Geheim(Wort99,?#x@y@proxy:3128/", "at http://[left out]@proxy:3128/"),
             ("password = \"hunter2\"\nquota = 3", "password = \"[left out]\"\nquota = 3"),
             ("{\"admin_token\":\"abc\",\"pid\":7}", "{\"admin_token\":\"[left out]\",\"pid\":7}"),
             (

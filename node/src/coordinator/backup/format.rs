@@ -5,8 +5,11 @@
 //! record  = kind(1) length(2) path length(8) bytes check(32)
 //! end     = 0 records(8) check(32)
 //! ```
-//! Kind 1 is a file, kind 2 the encrypted keys, with an empty path. Lengths are little-endian. The check of a record is the BLAKE3 of
-//! all of it before the check; that of the end, of the whole file before it. A file without an end was cut.
+//! Kind 1 is a file, kind 2 the encrypted keys, with an empty path, which come last. Lengths are little-endian. The check of a record is
+//! the BLAKE3 of all of it before the check; that of the end, of the whole file before it. A file without an end was cut.
+//!
+//! These checks show damage alone: whoever writes the medium can compute them anew. What shows that a file was changed is inside what the
+//! passphrase seals, the BLAKE3 of everything before the keys; of a file without keys, its last check, kept elsewhere.
 
 use std::io::{self, Read, Write};
 
@@ -110,21 +113,27 @@ impl<W: Write> Writer<W> {
         self.end_record()
     }
 
-    /// The encrypted keys.
+    /// The hash of all that was written so far.
+    pub(crate) fn so_far(&self) -> blake3::Hash {
+        self.whole.finalize()
+    }
+
+    /// The encrypted keys, behind which no other record comes.
     pub(crate) fn secrets(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.begin_record(SECRETS, "", bytes.len() as u64)?;
         self.put(bytes)?;
         self.end_record()
     }
 
-    /// Says that all has come.
-    pub(crate) fn finish(mut self) -> io::Result<()> {
+    /// Says that all has come. Returns the hash of the whole file, its last check left out.
+    pub(crate) fn finish(mut self) -> io::Result<blake3::Hash> {
         let records = self.records;
         self.put(&[END])?;
         self.put(&records.to_le_bytes())?;
-        let check = *self.whole.finalize().as_bytes();
-        self.put(&check)?;
-        self.to.flush()
+        let check = self.whole.finalize();
+        self.put(check.as_bytes())?;
+        self.to.flush()?;
+        Ok(check)
     }
 }
 
@@ -136,8 +145,8 @@ pub(crate) trait Sink {
     fn bytes(&mut self, bytes: &[u8]) -> anyhow::Result<()>;
     /// It is whole, and is what was backed up.
     fn whole(&mut self) -> anyhow::Result<()>;
-    /// The encrypted keys.
-    fn secrets(&mut self, bytes: &[u8]) -> anyhow::Result<()>;
+    /// The encrypted keys, and the hash of everything before them.
+    fn secrets(&mut self, bytes: &[u8], before: blake3::Hash) -> anyhow::Result<()>;
 }
 
 struct Reader<R> {
@@ -200,17 +209,21 @@ fn read_header<R: Read>(reader: &mut Reader<R>) -> anyhow::Result<Header> {
     serde_json::from_slice(&header).context("the header of the backup is damaged")
 }
 
-/// Reads a whole backup into a sink. Nothing counts before this has returned well.
-pub(crate) fn read(from: impl Read, to: &mut impl Sink) -> anyhow::Result<Header> {
+/// Reads a whole backup into a sink. Nothing counts before this has returned well. Returns the hash of the whole file too.
+pub(crate) fn read(from: impl Read, to: &mut impl Sink) -> anyhow::Result<(Header, blake3::Hash)> {
     let mut reader = Reader { from, whole: blake3::Hasher::new(), record: blake3::Hasher::new() };
     let header = read_header(&mut reader)?;
     let mut piece = vec![0; 256 << 10];
-    let mut records = 0u64;
+    let (mut records, mut sealed) = (0u64, false);
     loop {
         reader.record.reset();
+        let before = reader.whole.finalize();
         let [kind] = reader.array()?;
         if kind == END {
             break;
+        }
+        if sealed {
+            bail!("something follows the keys of the backup, for which they do not vouch: it was changed");
         }
         let len = u16::from_le_bytes(reader.array()?);
         let mut path = vec![0; len.into()];
@@ -234,7 +247,8 @@ pub(crate) fn read(from: impl Read, to: &mut impl Sink) -> anyhow::Result<Header
                 let mut bytes = vec![0; usize::try_from(len)?];
                 reader.take(&mut bytes)?;
                 reader.check("what holds the keys")?;
-                to.secrets(&bytes)?;
+                to.secrets(&bytes, before)?;
+                sealed = true;
             }
             _ => bail!("the backup is damaged: it names {path:?}, which no backup holds"),
         }
@@ -243,12 +257,12 @@ pub(crate) fn read(from: impl Read, to: &mut impl Sink) -> anyhow::Result<Header
     if u64::from_le_bytes(reader.array()?) != records {
         bail!("the backup is damaged: some of its files are not there");
     }
-    let wanted = *reader.whole.finalize().as_bytes();
-    if reader.array::<32>()? != wanted {
+    let wanted = reader.whole.finalize();
+    if reader.array::<32>()? != *wanted.as_bytes() {
         bail!("the backup is damaged: its checksum is another; take another one");
     }
     if reader.from.read(&mut [0])? != 0 {
         bail!("something follows the end of the backup: it was changed");
     }
-    Ok(header)
+    Ok((header, wanted))
 }

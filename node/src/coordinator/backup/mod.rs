@@ -32,6 +32,9 @@ const KEYS_ARE_FOR: &[u8] = b"upswarm backup keys v1";
 /// What keeps an admin and machines trusting the restored coordinator.
 #[derive(Serialize, Deserialize)]
 struct Secrets {
+    /// Hex, of the BLAKE3 of everything before these in the backup: it shows that nobody without the passphrase changed a file there.
+    #[serde(default)]
+    before: String,
     files: Vec<SecretFile>,
 }
 
@@ -58,6 +61,14 @@ pub(crate) struct Held {
     pub(crate) bytes: u64,
 }
 
+/// A backup that was written.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) held: Held,
+    /// Of the whole file; kept elsewhere, it shows whether the file was changed.
+    pub(crate) hash: blake3::Hash,
+}
+
 /// Writes a backup of a moment. `moved` hears of bytes as they go.
 pub(crate) fn write(
     directory: &Directory,
@@ -66,7 +77,7 @@ pub(crate) fn write(
     secrets: Option<&Passphrase>,
     with_payloads: bool,
     mut moved: impl FnMut(u64),
-) -> anyhow::Result<Held> {
+) -> anyhow::Result<Written> {
     let header = Header { keys: secrets.is_some(), payloads: with_payloads, ..moment.header.clone() };
     let mut writer = Writer::begin(to, &header)?;
     let mut held = Held { files: 0, payloads: 0, bytes: 0 };
@@ -85,10 +96,11 @@ pub(crate) fn write(
         (held.payloads, held.bytes) = (held.payloads + 1, held.bytes + len);
     }
     if let Some(passphrase) = secrets {
-        writer.secrets(&sealed(directory, passphrase)?)?;
+        let before = writer.so_far();
+        writer.secrets(&sealed(directory, passphrase, before)?)?;
     }
-    writer.finish()?;
-    Ok(held)
+    let hash = writer.finish()?;
+    Ok(Written { held, hash })
 }
 
 /// Bytes that a backup of this moment will hold.
@@ -97,9 +109,9 @@ pub(crate) fn bytes(moment: &Moment, with_payloads: bool) -> io::Result<u64> {
     Ok(files + if with_payloads { moment.payloads.values().sum() } else { 0 })
 }
 
-/// The private keys and the admin token, encrypted.
-fn sealed(directory: &Directory, passphrase: &Passphrase) -> anyhow::Result<Vec<u8>> {
-    let mut secrets = Secrets { files: Vec::new() };
+/// The private keys, the admin token and the passwords for mirrors, encrypted with the hash of what comes before them.
+fn sealed(directory: &Directory, passphrase: &Passphrase, before: blake3::Hash) -> anyhow::Result<Vec<u8>> {
+    let mut secrets = Secrets { before: before.to_string(), files: Vec::new() };
     let mut add = |path: String, from: &Path| -> anyhow::Result<()> {
         let bytes = Zeroizing::new(fs::read(from).with_context(|| format!("reading {}", from.display()))?);
         secrets.files.push(SecretFile { path, bytes: hex::encode(&*bytes) });
@@ -109,17 +121,31 @@ fn sealed(directory: &Directory, passphrase: &Passphrase) -> anyhow::Result<Vec<
         add(format!("keys/{name}"), &path)?;
     }
     add("admin.token".to_owned(), &directory.path().join("admin.token"))?;
+    let mirrors = directory.path().join(paths::MIRROR_PASSWORDS);
+    if mirrors.exists() {
+        add(paths::MIRROR_PASSWORDS.to_owned(), &mirrors)?;
+    }
     let plain = Zeroizing::new(serde_json::to_vec(&secrets)?);
     keys::seal(&plain, passphrase, KEYS_ARE_FOR)
 }
 
-/// The files of encrypted keys, each with its path in the data directory.
-fn unsealed(bytes: &[u8], passphrase: &Passphrase) -> anyhow::Result<Vec<(String, Zeroizing<Vec<u8>>)>> {
+/// The files of encrypted keys, each with its path in the data directory. `before` is the hash of what came before them.
+fn unsealed(
+    bytes: &[u8],
+    passphrase: &Passphrase,
+    before: blake3::Hash,
+) -> anyhow::Result<Vec<(String, Zeroizing<Vec<u8>>)>> {
     let plain = keys::unseal(bytes, passphrase, KEYS_ARE_FOR).context("opening the keys of the backup")?;
     let secrets: Secrets = serde_json::from_slice(&plain).context("the keys of the backup are damaged")?;
+    if secrets.before.is_empty() {
+        bail!("an older program made the backup, and nothing in it shows whether it was changed: take another one");
+    }
+    if secrets.before != before.to_string() {
+        bail!("the backup was changed after it was made, by somebody without its passphrase: restore another one");
+    }
     let mut opened = Vec::new();
     for SecretFile { path, bytes } in &secrets.files {
-        if path != "admin.token" && !path.strip_prefix("keys/").is_some_and(paths::is_name) {
+        if !paths::is_secret(path) {
             bail!("the keys of the backup hold {path:?}, which is no key");
         }
         let bytes = hex::decode(bytes).context("the keys of the backup are damaged")?;

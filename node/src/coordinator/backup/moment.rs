@@ -57,7 +57,7 @@ impl Moment {
 
     async fn held(directory: &Directory, folder: &Path) -> anyhow::Result<Self> {
         let (from, to) = (directory.path().to_owned(), folder.to_owned());
-        tokio::task::spawn_blocking(move || hold_folder(&from, &to, true))
+        tokio::task::spawn_blocking(move || hold_folder(&from, &to, ""))
             .await?
             .with_context(|| format!("holding the files of {} still", directory.path().display()))?;
         let place = database_setting::place(directory)?;
@@ -122,17 +122,19 @@ fn folders(data_dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn hold_folder(from: &Path, to: &Path, top: bool) -> io::Result<()> {
+/// `below` is the path of `from` in the data directory.
+fn hold_folder(from: &Path, to: &Path, below: &str) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let (path, place) = (entry.path(), to.join(entry.file_name()));
-        if top && (is_left_out(&name) || name == DATABASE) || sys::is_temporary(&path) {
+        let known = if below.is_empty() { name } else { format!("{below}/{name}") };
+        if is_left_out(&known) || known == DATABASE || sys::is_temporary(&path) {
             continue;
         }
         let held = match entry.file_type()? {
-            kind if kind.is_dir() => sys::create_private_dir(&place).and_then(|()| hold_folder(&path, &place, false)),
-            kind if kind.is_file() && top && IN_PLACE.contains(&name.as_str()) => copy(&path, &place),
+            kind if kind.is_dir() => sys::create_private_dir(&place).and_then(|()| hold_folder(&path, &place, &known)),
+            kind if kind.is_file() && IN_PLACE.contains(&known.as_str()) => copy(&path, &place),
             kind if kind.is_file() => fs::hard_link(&path, &place),
             // Sockets and the like are somebody else's.
             _ => Ok(()),

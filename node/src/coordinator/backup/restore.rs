@@ -40,12 +40,16 @@ pub(crate) struct Restored {
     pub(crate) header: Header,
     /// Keys that the directory lacks before it can run.
     pub(crate) lacks: Vec<String>,
+    /// Whether a passphrase or a hash has shown that the file is the one that was made.
+    pub(crate) shown: bool,
 }
 
-/// Makes a data directory of a backup. `passphrase` is asked for only when keys are in it.
+/// Makes a data directory of a backup. `passphrase` is asked for only when keys are in it. `expected` is the hash that the backup has
+/// named when it was made.
 pub(crate) fn restore(
     file: &Path,
     data_dir: &Path,
+    expected: Option<blake3::Hash>,
     passphrase: &mut dyn FnMut() -> anyhow::Result<Passphrase>,
     moved: impl FnMut(u64),
 ) -> anyhow::Result<Restored> {
@@ -54,7 +58,7 @@ pub(crate) fn restore(
     beside.push(format!(".restoring-{}", hex::encode(keys::random::<4>()?)));
     let beside = data_dir.with_file_name(beside);
     sys::make_private_dir(&beside).with_context(|| format!("making {}", beside.display()))?;
-    let restored = restore_to(file, &beside, passphrase, moved).and_then(|restored| {
+    let restored = restore_to(file, &beside, expected, passphrase, moved).and_then(|restored| {
         // The last moment at which somebody else could have made it.
         must_be_free(data_dir)?;
         sys::rename(&beside, data_dir).with_context(|| format!("giving {} its name", data_dir.display()))?;
@@ -75,6 +79,7 @@ fn must_be_free(data_dir: &Path) -> anyhow::Result<()> {
 fn restore_to(
     file: &Path,
     dir: &Path,
+    expected: Option<blake3::Hash>,
     passphrase: &mut dyn FnMut() -> anyhow::Result<Passphrase>,
     moved: impl FnMut(u64),
 ) -> anyhow::Result<Restored> {
@@ -85,7 +90,12 @@ fn restore_to(
     let directory = Directory::new(dir);
     directory.create()?;
     let mut sink = Files { dir: dir.to_owned(), passphrase, open: None, had_keys: false, moved };
-    let header = format::read(BufReader::with_capacity(1 << 20, open()?), &mut sink)?;
+    let (header, hash) = format::read(BufReader::with_capacity(1 << 20, open()?), &mut sink)?;
+    if let Some(expected) = expected.filter(|expected| *expected != hash) {
+        bail!(
+            "the backup was changed after it was made, or is another one: its hash is {hash}, and {expected} was expected"
+        );
+    }
     if header.keys != sink.had_keys {
         bail!("the backup is damaged: it says otherwise than it holds whether keys are in it");
     }
@@ -105,7 +115,8 @@ fn restore_to(
     let lacks = lacks.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect();
     tracing::debug!(root = root.version, "restored");
     sync(dir)?;
-    Ok(Restored { header, lacks })
+    let shown = sink.had_keys || expected.is_some();
+    Ok(Restored { header, lacks, shown })
 }
 
 /// Makes every folder's entries durable; files were when they were whole.
@@ -150,9 +161,12 @@ impl<M: FnMut(u64)> Sink for Files<M> {
         file.sync_all().with_context(|| format!("writing {}", place.display()))
     }
 
-    fn secrets(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+    fn secrets(&mut self, bytes: &[u8], before: blake3::Hash) -> anyhow::Result<()> {
         let Some(passphrase) = &self.passphrase else { bail!("the backup holds keys that its header does not name") };
-        for (path, bytes) in super::unsealed(bytes, passphrase)? {
+        for (path, bytes) in super::unsealed(bytes, passphrase, before)? {
+            let above = self.dir.join(&path);
+            let above = above.parent().unwrap_or(&self.dir);
+            sys::make_private_dir(above).with_context(|| format!("making {}", above.display()))?;
             sys::replace(&self.dir.join(&path), &bytes, Access::Owner).with_context(|| format!("writing {path}"))?;
         }
         self.had_keys = true;

@@ -34,7 +34,56 @@ impl World {
     fn restore(&self, bytes: &[u8], name: &str, word: &str) -> anyhow::Result<restore::Restored> {
         let file = self.dir.path().join("backup");
         fs::write(&file, bytes).unwrap();
-        restore::restore(&file, &self.dir.path().join(name), &mut || Ok(passphrase(word)), |_| {})
+        restore::restore(&file, &self.dir.path().join(name), None, &mut || Ok(passphrase(word)), |_| {})
+    }
+
+    /// A backup as somebody writes it who may write the medium and does not know the passphrase: every check is right.
+    fn forged(&self, bytes: &[u8], planted: &[(&str, &[u8])], behind: &[(&str, &[u8])]) -> Vec<u8> {
+        let header = format::header(&mut &bytes[..]).unwrap();
+        let mut held = InMemory::default();
+        format::read(bytes, &mut held).unwrap();
+        let mut forged = Vec::new();
+        let mut writer = Writer::begin(&mut forged, &header).unwrap();
+        let files = held.files.iter().map(|(path, bytes)| (path.as_str(), &bytes[..]));
+        for (path, bytes) in files.chain(planted.iter().copied()) {
+            writer.file(path, bytes, bytes.len() as u64, |_| {}).unwrap();
+        }
+        if let Some(secrets) = &held.secrets {
+            writer.secrets(secrets).unwrap();
+        }
+        for (path, bytes) in behind {
+            writer.file(path, *bytes, bytes.len() as u64, |_| {}).unwrap();
+        }
+        writer.finish().unwrap();
+        forged
+    }
+}
+
+/// What a backup holds, in memory.
+#[derive(Default)]
+struct InMemory {
+    files: Vec<(String, Vec<u8>)>,
+    secrets: Option<Vec<u8>>,
+}
+
+impl format::Sink for InMemory {
+    fn file(&mut self, path: &str, _: u64) -> anyhow::Result<()> {
+        self.files.push((path.to_owned(), Vec::new()));
+        Ok(())
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        self.files.last_mut().context("no file")?.1.extend(bytes);
+        Ok(())
+    }
+
+    fn whole(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn secrets(&mut self, bytes: &[u8], _: blake3::Hash) -> anyhow::Result<()> {
+        self.secrets = Some(bytes.to_owned());
+        Ok(())
     }
 }
 
@@ -111,6 +160,69 @@ fn a_backup_that_was_cut_or_changed_restores_nothing() {
 }
 
 #[test]
+fn a_backup_that_was_changed_with_all_its_checks_made_anew_restores_nothing() {
+    let world = World::new();
+    let word = passphrase("correct horse");
+    let bytes = world.backup(Some(&word), false);
+    assert_eq!(world.forged(&bytes, &[], &[]), bytes, "the forger writes as the program does");
+    let refused = |bytes: &[u8]| {
+        let reason = format!("{:#}", world.restore(bytes, "new", "correct horse").unwrap_err());
+        assert!(!world.dir.path().join("new").exists(), "{reason}");
+        reason
+    };
+    let planted: &[(&str, &[u8])] = &[("invites/ab", b"{}")];
+    assert!(refused(&world.forged(&bytes, planted, &[])).contains("was changed"));
+    assert!(refused(&world.forged(&bytes, &[], planted)).contains("do not vouch"));
+    let database: &[(&str, &[u8])] = &[("database.json", b"{}")];
+    assert!(refused(&world.forged(&bytes, database, &[])).contains("database.json"));
+    assert!(world.restore(&bytes, "good", "correct horse").unwrap().shown);
+
+    // Without keys a hash that was kept elsewhere shows it, and nothing else does.
+    let moment = hold(&world.directory).unwrap();
+    let mut bare = Vec::new();
+    let written = write(&world.directory, &moment, &mut bare, None, false, |_| {}).unwrap();
+    moment.let_go().unwrap();
+    let restore = |bytes: &[u8], name: &str, expected| {
+        let file = world.dir.path().join("backup");
+        fs::write(&file, bytes).unwrap();
+        let mut none = || -> anyhow::Result<Passphrase> { bail!("nothing is encrypted") };
+        restore::restore(&file, &world.dir.path().join(name), expected, &mut none, |_| {})
+    };
+    let forged = world.forged(&bare, planted, &[]);
+    let reason = restore(&forged, "new", Some(written.hash)).unwrap_err().to_string();
+    assert!(reason.contains("was changed") && !world.dir.path().join("new").exists(), "{reason}");
+    assert!(!restore(&forged, "unknown", None).unwrap().shown);
+    assert!(restore(&bare, "shown", Some(written.hash)).unwrap().shown);
+}
+
+#[test]
+fn passwords_for_mirrors_are_encrypted_or_left_out_and_a_database_is_not_restored() {
+    let world = World::new();
+    let data = world.directory.path();
+    fs::create_dir_all(data.join("repositories")).unwrap();
+    fs::write(data.join("repositories/auth.conf"), "machine mirror.test login anna password Geheim99\n").unwrap();
+    fs::write(data.join("database.json"), "{\"url\":\"sqlite\",\"password_file\":\"/etc/Geheim99\"}").unwrap();
+    let word = passphrase("correct horse");
+    let (with, without) = (world.backup(Some(&word), false), world.backup(None, false));
+    for bytes in [&with, &without] {
+        assert!(!bytes.windows(8).any(|window| window == b"Geheim99"), "it stands in the file");
+    }
+    world.restore(&with, "with", "correct horse").unwrap();
+    world.restore(&without, "without", "").unwrap();
+    let at = |name: &str, path: &str| world.dir.path().join(name).join(path);
+    let restored = fs::read_to_string(at("with", "repositories/auth.conf")).unwrap();
+    assert!(restored.contains("Geheim99"));
+    assert!(!at("without", "repositories/auth.conf").exists());
+    assert!(!at("with", "database.json").exists() && !at("without", "database.json").exists());
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = fs::metadata(at("with", "keys")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "the folder of keys");
+    }
+}
+
+#[test]
 fn no_path_of_a_backup_leads_elsewhere() {
     for good in ["catalog", "doc/ab", "repositories/debian/abc/InRelease", "payload/ab", "names.json"] {
         assert!(paths::is_path(good), "{good}");
@@ -124,6 +236,9 @@ fn no_path_of_a_backup_leads_elsewhere() {
         "a/./b",
         "keys/online-1.key",
         "admin.token",
+        "database.json",
+        "Database.json",
+        "repositories/auth.conf",
         "payload/../keys/x",
         "payload/",
         "lock",

@@ -161,5 +161,14 @@ async fn an_edited_a_removed_a_moved_and_a_cut_entry_are_named() {
     assert_eq!(entries(&bench).await.len(), 1);
     let kept = std::fs::read_to_string(bench.data().join("audit.damaged-1")).unwrap();
     assert!(kept.contains("group b was let go on"));
+    // The new chain is right in itself: what is aside must not look settled before somebody has looked at it.
+    let page = bench.client().audit_log(&EntryQuery::default()).await.unwrap();
+    assert_eq!(page.aside, ["audit.damaged-1"]);
+    let error = bench.verb(&["audit", "verify"]).await.unwrap_err().to_string();
+    assert!(error.contains("audit.damaged-1") && error.contains("Compare it"), "{error}");
     bench.stop().await;
+    let error = bench.verb(&["audit", "verify"]).await.unwrap_err().to_string();
+    assert!(error.contains("audit.damaged-1"), "{error}");
+    std::fs::remove_file(bench.data().join("audit.damaged-1")).unwrap();
+    bench.verb(&["audit", "verify"]).await.unwrap();
 }
