@@ -44,3 +44,15 @@ pub(crate) struct SiteLimits {
 pub(crate) struct LimitList {
     pub(crate) limits: Vec<SiteLimits>,
 }
+
+/// The least rate of a site, in bytes per second: 64 kbit/s. Below it documents alone take hours, and a number without its unit was
+/// meant.
+pub(crate) const MIN_WAN: u64 = 8000;
+
+/// Why a lower rate is refused.
+pub(crate) fn too_slow(rate: u64) -> String {
+    format!(
+        "{} bit/s is no rate to work with; the least is 64kbit. Write for example 5mbit or 2MB/s; to stop a group, upswarm pause",
+        rate.saturating_mul(8)
+    )
+}

@@ -3,7 +3,7 @@
 use super::admin::AdminArgs;
 use super::output::Table;
 use super::{CliError, Common};
-use crate::api::limits::{LimitRequest, SiteLimits};
+use crate::api::limits::{LimitRequest, MIN_WAN, SiteLimits, too_slow};
 use crate::config::Rate;
 use crate::units;
 
@@ -36,7 +36,7 @@ enum Verb {
         #[arg(long)]
         site: String,
         /// Payload bytes per second of all its machines together: 2MB/s, 50mbit.
-        #[arg(long, value_name = "RATE", required_unless_present = "gives_way")]
+        #[arg(long, value_name = "RATE", required_unless_present = "gives_way", value_parser = wan)]
         wan: Option<Rate>,
         /// Whether its machines give way to everything else on the line.
         #[arg(long = "yield", value_name = "on|off", value_parser = on_or_off)]
@@ -110,10 +110,50 @@ fn yields(gives_way: bool) -> &'static str {
     if gives_way { "gives way to others" } else { "gives way to nobody" }
 }
 
+/// A bare number is bytes per second elsewhere; of a line, nobody means that.
+fn wan(text: &str) -> Result<Rate, String> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!("{text} of what? Write {text}mbit, {text}kbit or {text}MB/s"));
+    }
+    let rate = units::rate(text)?;
+    if rate < MIN_WAN { Err(too_slow(rate)) } else { Ok(Rate(rate)) }
+}
+
 fn on_or_off(text: &str) -> Result<bool, String> {
     match text {
         "on" | "true" => Ok(true),
         "off" | "false" => Ok(false),
         _ => Err("write on or off".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn set(given: &[&str]) -> Result<(Option<u64>, Option<bool>), String> {
+        let line = Line::try_parse_from([&["limit", "set", "--site", "main"], given].concat());
+        match line.map_err(|error| error.to_string())?.args.verb {
+            Verb::Set { wan, gives_way, .. } => Ok((wan.map(|rate| rate.0), gives_way)),
+            _ => Err("another verb".to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_rate_has_a_unit_and_is_no_standstill_and_giving_way_is_set_alone() {
+        assert!(set(&["--wan", "5"]).unwrap_err().contains("5mbit"));
+        assert!(set(&["--wan", "5kbit"]).unwrap_err().contains("64kbit"));
+        assert_eq!(set(&["--wan", "64kbit"]), Ok((Some(8000), None)));
+        assert_eq!(set(&["--wan", "5mbit"]), Ok((Some(625_000), None)));
+        assert_eq!(set(&["--yield", "off"]), Ok((None, Some(false))));
+        assert!(set(&[]).is_err());
     }
 }

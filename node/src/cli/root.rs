@@ -58,7 +58,10 @@ online key stolen [2]       the coordinator was taken over, or a copy of its dis
                             token, so revoke it.
 approver's key stolen [1-3] without another approver, first: upswarm root new-key approver --holder NAME --keys-dir NEW; then
                               upswarm root revoke-key KEY --replace-with NEWKEY
-                            What only that key approved leaves the catalog; approve again what you still want.
+                            What only that key approved leaves the catalog; approve again what you still want. Machines without an
+                            agent still believe the key: after the next approval, on each branch cache and for each group,
+                              upswarm node apt-setup --filtered GROUP --host HOST:PORT
+                            and put what it prints in the place of the .sources file of each such machine.
 groups apart [2 and 1 each] so that who approves does not say which machines that is for. upswarm root new-key targeting --holder NAME
                             --keys-dir NEW; upswarm root add-key targeting KEY --holder NAME; then each group once: upswarm group sign NAME
 targeting key stolen [1-3]  as an approver's, with `targeting`; sign the groups anew that only it had signed.

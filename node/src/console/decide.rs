@@ -2,7 +2,7 @@
 //! their signature; what is drafted is the coordinator's answer, and whether it may be signed is judged by `signing` from what the
 //! keys know, both when it is shown and when it is signed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,6 +35,8 @@ use crate::text;
 
 /// Drafts that may wait for their signature; the oldest makes place.
 const MAX_DRAFTS: usize = 32;
+/// Drafts of which it is remembered that they were signed.
+const MAX_SIGNED: usize = 64;
 /// What was shown longer ago is drafted anew: it would be dated too far back to be signed.
 const DRAFT_LIFE: Duration = Duration::from_secs(10 * 60);
 /// Keys are unlocked one at a time.
@@ -47,7 +49,19 @@ const MAX_NAMED: usize = 40;
 
 /// What waits for its signature, by the number that its page shows.
 #[derive(Default)]
-pub(super) struct Drafts(Mutex<BTreeMap<String, Draft>>);
+pub(super) struct Drafts {
+    waiting: Mutex<BTreeMap<String, Draft>>,
+    /// What was signed, the newest last: whoever loads its page again is told so.
+    signed: Mutex<VecDeque<Done>>,
+}
+
+/// A draft that was signed.
+struct Done {
+    name: String,
+    /// Product and version.
+    what: String,
+    group: String,
+}
 
 #[derive(Clone)]
 struct Draft {
@@ -62,7 +76,7 @@ struct Draft {
 impl Drafts {
     fn keep(&self, draft: Draft) -> anyhow::Result<String> {
         let name = hex::encode(keys::random::<16>()?);
-        let mut drafts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut drafts = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         drafts.retain(|_, draft| draft.made.elapsed() < DRAFT_LIFE);
         if drafts.len() >= MAX_DRAFTS {
             let oldest = drafts.iter().min_by_key(|(_, draft)| draft.made).map(|(name, _)| name.clone());
@@ -73,12 +87,37 @@ impl Drafts {
     }
 
     fn get(&self, name: &str) -> Option<Draft> {
-        let drafts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let drafts = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         drafts.get(name).filter(|draft| draft.made.elapsed() < DRAFT_LIFE).cloned()
     }
 
+    fn has_signed(&self, name: &str, draft: &Draft) {
+        self.forget(name);
+        let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
+        if signed.len() >= MAX_SIGNED {
+            signed.pop_front();
+        }
+        let (what, group) = (draft.shown.clone(), draft.draft.group.clone());
+        signed.push_back(Done { name: name.to_owned(), what, group });
+    }
+
+    /// Why there is no draft of this number.
+    fn gone(&self, name: &str) -> Trouble {
+        let signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
+        Trouble::conflict(match signed.iter().find(|done| done.name == name) {
+            Some(done) => format!(
+                "This was signed already: the decision on {} for group {} is with the coordinator. Nothing is left to do here; the page \
+                 of the update shows how far it is.",
+                done.what, done.group
+            ),
+            None => {
+                "This preview is older than ten minutes, or made room for newer ones. By it nothing was signed; decide anew.".to_owned()
+            }
+        })
+    }
+
     fn forget(&self, name: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 }
 
@@ -141,13 +180,8 @@ pub(super) async fn preview(
     visitor: Visitor,
     Path(name): Path<String>,
 ) -> Result<Html<String>, Trouble> {
-    let draft = console.drafts.get(&name).ok_or_else(too_old)?;
+    let draft = console.drafts.get(&name).ok_or_else(|| console.drafts.gone(&name))?;
     shown(&console, &visitor, name, draft, None).await
-}
-
-fn too_old() -> Trouble {
-    let text = "This preview is older than ten minutes, or was signed already. Nothing was signed; decide anew.";
-    Trouble::conflict(text.to_owned())
 }
 
 async fn drafted(console: &Console, fields: &Fields) -> Result<String, Trouble> {
@@ -176,7 +210,7 @@ pub(super) async fn sign(
 ) -> Result<Response, Trouble> {
     fields.must_be_of(&visitor)?;
     let name = fields.get("draft").unwrap_or_default().to_owned();
-    let draft = console.drafts.get(&name).ok_or_else(too_old)?;
+    let draft = console.drafts.get(&name).ok_or_else(|| console.drafts.gone(&name))?;
     let dir = console.keys.dir.clone().ok_or_else(|| Trouble::from(no_keys()))?;
     let catalog = console.client.catalog().await?;
     let preview = &draft.request.preview;
@@ -206,7 +240,7 @@ pub(super) async fn sign(
         Err(failed) => return Err(failed.into()),
     };
     console.client.approve(document).await?;
-    console.drafts.forget(&name);
+    console.drafts.has_signed(&name, &draft);
     Ok(Redirect::to(&show::href(&["updates", &preview.release.to_string()], &[])).into_response())
 }
 

@@ -16,6 +16,8 @@ use crate::sys;
 const HALF: usize = 512 << 10;
 /// The most bytes of a log file that are read: both halves, and the line between them.
 const MAX_LOG: u64 = 2 * HALF as u64 + 4096;
+/// Room for the line that says what is left out.
+const NOTE: usize = 80;
 /// Log files that are kept.
 const KEPT: usize = 50;
 /// Log files of one release that are shown.
@@ -144,12 +146,22 @@ pub(crate) fn log_for_coordinator(state_dir: &Path, release: ReleaseId) -> io::R
     let logs = newest_logs(state_dir, release)?;
     let texts: Vec<String> =
         logs.iter().map(|log| format!("{}\n{}\n", log.path.display(), log.text.trim_end())).collect();
-    let mut text = texts.join("\n");
-    let mut from = text.len().saturating_sub(MAX_TOLD);
+    Ok(end_of(texts.join("\n"), MAX_TOLD).into_bytes())
+}
+
+/// A text that fits into `limit` bytes. Of a longer one, whole lines of its end, below a line that says what is left out.
+fn end_of(text: String, limit: usize) -> String {
+    if text.len() <= limit {
+        return text;
+    }
+    let mut from = text.len().saturating_sub(limit.saturating_sub(NOTE));
     while !text.is_char_boundary(from) {
         from += 1;
     }
-    Ok(text.split_off(from).into_bytes())
+    // One line may be longer than all that is told; then its end is better than nothing.
+    let end = &text[from..];
+    let end = end.split_once('\n').map(|(_, lines)| lines).filter(|lines| !lines.trim().is_empty()).unwrap_or(end);
+    format!("[... {} bytes of earlier text left out ...]\n{end}", text.len() - end.len())
 }
 
 fn read(path: PathBuf) -> io::Result<Kept> {
@@ -191,4 +203,26 @@ fn push_bounded(queue: &mut VecDeque<u8>, bytes: &[u8], limit: usize) -> u64 {
     queue.drain(..over);
     queue.extend(fitting);
     (over + bytes.len() - fitting.len()) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_long_log_whole_lines_are_told_below_a_line_that_says_so() {
+        let text: String = (0..1000).map(|n| format!("line {n} \u{e9}\n")).collect();
+        assert_eq!(end_of(text.clone(), text.len()), text);
+        for limit in 400..420 {
+            let told = end_of(text.clone(), limit);
+            assert!(told.len() <= limit && told.ends_with("line 999 \u{e9}\n"), "{told}");
+            let (first, lines) = told.split_once('\n').unwrap();
+            let left_out = text.len() - lines.len();
+            assert_eq!(first, format!("[... {left_out} bytes of earlier text left out ...]"));
+            assert!(lines.starts_with("line 9") && text.ends_with(&format!("\n{lines}")), "{lines}");
+        }
+        // A line without an end.
+        let told = end_of("x".repeat(1000), 400);
+        assert!(told.starts_with("[... 680 bytes") && told.ends_with("xxx") && told.len() <= 400, "{told}");
+    }
 }

@@ -26,6 +26,7 @@ use upswarm_protocol::trust::{
 
 use self::known::{KnownMachines, remember_group, same_group};
 use self::place::KeyPlace;
+use self::repository::Repository;
 use crate::api::approvals::{ApprovalDraft, HexBytes, Intent, SignedDocument, SigningRequest};
 use crate::api::catalog;
 use crate::api::groups::{AskedGroup, Belong, ListDraft};
@@ -133,11 +134,13 @@ pub(crate) fn check(file: RequestFile, place: &KeyPlace, carried: Carried, now: 
             let upstream = of_upstream(&approval, &release, request, now).map_err(|reason| {
                 refuse(format!("the release does not say what its repository's own people signed: {reason}"))
             })?;
-            let words = words::approval(&approval, &release, &group, upstream.as_ref(), &request.preview);
-            filtered = upstream
-                .filter(|signed| signed.compared)
-                .map(|_| repository::release_file(&approval, &release, request));
             let needs = vec![approvers_of(&root, &approval.group)];
+            let compared = upstream.as_ref().is_some_and(|signed| signed.compared);
+            let repository = compared.then(|| Repository::of(&needs));
+            let words = words::approval(&approval, &release, &group, (upstream.as_ref(), repository), &request.preview);
+            filtered = repository
+                .filter(|repository| *repository == Repository::Signed)
+                .map(|_| repository::release_file(&approval, &release, request));
             let document = Document::Approval(Box::new(approval), draft.group.clone());
             ((document, words), (Kind::Approval, Role::Approver), &request.body, needs)
         }

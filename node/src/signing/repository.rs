@@ -1,7 +1,7 @@
 //! The repository for machines without an agent that goes with an approval of a snapshot: its Release file, computed here from what
 //! upstream signed, and what another approver has signed of it before.
 
-use upswarm_protocol::catalog::{Approval, Recipe, Release};
+use upswarm_protocol::catalog::{Approval, Keys, Recipe, Release};
 use upswarm_protocol::codec;
 use upswarm_protocol::envelope::Kind;
 use upswarm_protocol::time::Wall;
@@ -10,6 +10,21 @@ use crate::api::approvals::SigningRequest;
 use crate::upstream::compression::Compression;
 use crate::upstream::filtered::{self, Indexes};
 use crate::upstream::openpgp;
+
+/// Whether such a repository goes with an approval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repository {
+    Signed,
+    /// Each of its machines would believe one approver's key alone, and the root wants more than one to agree.
+    WantsMoreThanOne,
+}
+
+impl Repository {
+    /// By the keys that must sign the approval. apt takes a repository that one of several keys has signed; it counts none.
+    pub(super) fn of(needs: &[Keys]) -> Self {
+        if needs.iter().all(|keys| keys.threshold <= 1) { Self::Signed } else { Self::WantsMoreThanOne }
+    }
+}
 
 /// The Release file of the repository that follows from an approval, by upstream's metadata that came with it.
 pub(super) fn release_file(approval: &Approval, release: &Release, request: &SigningRequest) -> Result<String, String> {

@@ -209,6 +209,30 @@ fn what_was_asked_for_is_shown_and_signed_byte_for_byte() {
 
 type Tamper = fn(&mut Approval);
 
+/// apt believes each key of a source alone: where a root wants two approvers, one key must not be enough for any byte.
+#[test]
+fn a_repository_for_machines_without_an_agent_is_signed_only_where_one_approver_is_enough() {
+    let bench = bench();
+    let (mut root, approval) = (bench.root.clone(), bench.approval());
+    let (_, of) = verify_release(&root, &bench.release).unwrap();
+    let said = |root: &Root, group: GroupId| {
+        let repository = Repository::of(&[approvers_of(root, &group)]);
+        let named = words::Group { name: "office", first_time: false, described: None };
+        (repository, words::approval(&approval, &of, &named, (None, Some(repository)), &preview(bench.id)))
+    };
+    let (repository, text) = said(&root, GROUP);
+    assert_eq!(repository, Repository::Signed);
+    assert!(text.contains("signed by your repository key alone"), "{text}");
+    let rule = upswarm_protocol::catalog::GroupRule { group: GROUP, threshold: 2 };
+    root.group_rules = Bounded::new(vec![rule]).unwrap();
+    let (repository, text) = said(&root, GROUP);
+    assert_eq!(repository, Repository::WantsMoreThanOne);
+    assert!(text.contains("none for machines without an agent") && text.contains("more than one must sign"), "{text}");
+    assert_eq!(said(&root, GroupId([8; 16])).0, Repository::Signed);
+    root.approvers.threshold = 2;
+    assert_eq!(said(&root, GroupId([8; 16])).0, Repository::WantsMoreThanOne);
+}
+
 #[test]
 fn a_draft_that_says_something_else_is_refused_before_any_key_is_unlocked() {
     let bench = bench();

@@ -8,6 +8,7 @@ use upswarm_protocol::catalog::{
 use upswarm_protocol::ids::{GroupId, ReleaseId};
 
 use super::known::digits;
+use super::repository::Repository;
 use crate::api::approvals::Preview;
 use crate::api::devices::DeviceName;
 use crate::api::groups::ListDraft;
@@ -45,7 +46,7 @@ pub(super) fn approval(
     approval: &Approval,
     of: &Release,
     named: &Group<'_>,
-    upstream: Option<&Signed>,
+    (upstream, repository): (Option<&Signed>, Option<Repository>),
     claimed: &Preview,
 ) -> String {
     let mut lines = vec![format!(
@@ -80,14 +81,23 @@ pub(super) fn approval(
             }
         });
     }
-    if upstream.is_some_and(|signed| signed.compared) {
-        lines.push(format!(
-            "filtered    the same packages as a repository for machines without an agent, signed by your repository key, until {}",
-            approval.expires
-        ));
-    }
+    lines.extend(repository.map(|repository| filtered(repository, approval)));
     lines.push(release(of));
     lines.join("\n")
+}
+
+/// What machines without an agent get of it.
+fn filtered(repository: Repository, approval: &Approval) -> String {
+    match repository {
+        Repository::Signed => format!(
+            "filtered    the same packages as a repository for machines without an agent, signed by your repository key alone, until {}",
+            approval.expires
+        ),
+        Repository::WantsMoreThanOne => {
+            "filtered    none for machines without an agent: they would trust one approver's key, and more than one must sign here"
+                .to_owned()
+        }
+    }
 }
 
 /// A standing rule about a repository.

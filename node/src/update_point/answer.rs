@@ -3,7 +3,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -13,7 +13,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header, response};
 use axum::response::Response;
 use bytes::Bytes;
-use tokio::sync::{Mutex, Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use upswarm_cache::{Store, StoreError};
 use upswarm_protocol::catalog::{Payload, Recipe, Release};
@@ -33,6 +33,8 @@ use crate::upstream::{MAX_DESCRIPTION, UpstreamDescription};
 pub(super) const PIECE: u64 = 64 << 10;
 /// Reads at a time: each takes a thread, and the disk serves them no sooner for being more.
 const READS: usize = 16;
+/// Indexes that are computed at a time: each has a file of upstream's in memory, without its compression.
+const COMPUTING: usize = 2;
 /// A client waits so long for the next byte at most; apt itself gives up after 30 to 120 s.
 const STALLED: Duration = Duration::from_secs(300);
 /// Whoever waits looks again after this at the latest.
@@ -48,11 +50,13 @@ pub(super) struct Shared {
     budget: Budget,
     reads: Semaphore,
     names: Vec<String>,
-    pub(super) built: Mutex<Built>,
+    built: Mutex<Built<Refusal>>,
+    /// Room for those who compute indexes.
+    pub(super) computing: Semaphore,
 }
 
 /// No, and why.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Refusal {
     status: StatusCode,
     reason: String,
@@ -103,6 +107,7 @@ impl Shared {
             reads: Semaphore::new(READS),
             names: config.names.clone(),
             built: Mutex::default(),
+            computing: Semaphore::new(COMPUTING),
         }
     }
 
@@ -175,6 +180,17 @@ impl Shared {
         }
         let read = UpstreamDescription::parse(&self.whole(payload).await?);
         read.map(|description| description.suite).map_err(internal)
+    }
+
+    /// Held for no longer than it takes to look.
+    pub(super) fn built(&self) -> MutexGuard<'_, Built<Refusal>> {
+        // No code that holds the lock can panic half way through a change.
+        self.built.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until a payload is here, and keeps nothing of it in memory.
+    pub(super) async fn arrives(&self, payload: &Payload) -> Result<(), Refusal> {
+        if !self.store.is_complete(payload.id) { self.whole(payload).await.map(drop) } else { Ok(()) }
     }
 
     /// All bytes of a payload that is not large, as soon as they are here.
@@ -366,6 +382,10 @@ impl Refusal {
         }
         answer.body(Body::from(self.reason + "\n")).unwrap_or_default()
     }
+}
+
+pub(super) fn busy(reason: &str) -> Refusal {
+    refuse(StatusCode::SERVICE_UNAVAILABLE, reason)
 }
 
 fn refuse(status: StatusCode, reason: impl Into<String>) -> Refusal {

@@ -12,10 +12,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Cursor};
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::{Instant, timeout};
 use upswarm_protocol::catalog::{Filtered, Payload, Recipe};
 
-use super::answer::{Found, Refusal, Shared, internal, not_found};
+use super::answer::{Found, Refusal, Shared, busy, internal, not_found};
 use super::built::by_hash;
 use super::request::Part;
 use super::{Filter, Question};
@@ -23,13 +25,20 @@ use crate::upstream::compression::Compression;
 use crate::upstream::filtered::{self, Indexes};
 use crate::upstream::proof::MAX_METADATA;
 
+/// Files that are here are read within this.
+const READ_WITHIN: Duration = Duration::from_secs(20);
+
 impl Shared {
     /// Answers for a part of a group's repositories. `host` is how the client calls this machine.
     pub(super) async fn filtered(&self, group: String, part: Part, host: &str) -> Result<Found, Refusal> {
         let named = group.clone();
         let approved = self.ask(|reply| Question::Filtered(named, reply)).await?;
-        let nothing =
-            || not_found(format!("nothing is approved for the machines without an agent of the group {group:?}"));
+        let nothing = || {
+            not_found(format!(
+                "nothing is approved for the machines without an agent of the group {group:?}; where more than one approver must sign, \
+                 nothing ever is: such machines would trust one approver's key"
+            ))
+        };
         match part {
             Part::Sources => {
                 if approved.is_empty() {
@@ -49,7 +58,7 @@ impl Shared {
             Part::Dists { upstream, path } => {
                 if let Some((_, hash)) = path.split_once("/by-hash/SHA256/") {
                     // What is not computed yet was named by no InRelease of this machine.
-                    let mut bytes = self.built.lock().await.hashed(&upstream, hash);
+                    let mut bytes = self.built().hashed(&upstream, hash);
                     let of = approved.iter().find(|of| filtered::upstream(&of.release) == upstream);
                     if let (None, Some(of)) = (&bytes, of) {
                         let indexes = self.indexes(of).await?;
@@ -84,14 +93,26 @@ impl Shared {
 
     /// The indexes of an approval, computed once.
     async fn indexes(&self, of: &Filter) -> Result<Arc<Indexes>, Refusal> {
-        let Recipe::Apt(recipe) = &of.release.install else { return Err(internal("it is no snapshot")) };
-        let key = (of.approval.group, filtered::upstream(&of.release).to_owned());
-        let id = of.approval.release;
-        // One computes, the others wait for that.
-        let mut built = self.built.lock().await;
-        if let Some(known) = built.get(&key, id) {
-            return Ok(known);
+        let key = ((of.approval.group, filtered::upstream(&of.release).to_owned()), of.approval.release);
+        let turn = {
+            let mut built = self.built();
+            if let Some(known) = built.get(&key, Instant::now()) {
+                return known;
+            }
+            built.turn(&key).ok_or_else(|| busy("the indexes of many repositories are awaited here; try again"))?
+        };
+        // One computes, the others wait for that; no lock that another repository needs is held meanwhile.
+        let _mine = turn.lock().await;
+        if let Some(known) = self.built().get(&key, Instant::now()) {
+            return known;
         }
+        let outcome = self.compute(of).await.map(Arc::new);
+        self.built().put(key, outcome.clone(), Instant::now());
+        outcome
+    }
+
+    async fn compute(&self, of: &Filter) -> Result<Indexes, Refusal> {
+        let Recipe::Apt(recipe) = &of.release.install else { return Err(internal("it is no snapshot")) };
         let payloads: Vec<Payload> = recipe
             .indexes
             .iter()
@@ -100,9 +121,15 @@ impl Shared {
         if payloads.iter().fold(0, |sum: u64, payload| sum.saturating_add(payload.len)) > MAX_METADATA {
             return Err(internal("upstream's indexes are larger than what an approver could have signed"));
         }
+        for payload in &payloads {
+            self.arrives(payload).await?;
+        }
+        // Whoever computes is not waiting for files any more: these take no room from those whose files are here.
+        let _room = self.computing.acquire().await.map_err(internal)?;
         let mut files: BTreeMap<u16, Vec<u8>> = BTreeMap::new();
         for (index, payload) in recipe.indexes.iter().zip(&payloads) {
-            files.insert(index.payload, self.whole(payload).await?);
+            let bytes = timeout(READ_WITHIN, self.whole(payload)).await;
+            files.insert(index.payload, bytes.map_err(|_| busy("an index of upstream's has just been evicted"))??);
         }
         let release = of.release.clone();
         let computed = tokio::task::spawn_blocking(move || {
@@ -112,9 +139,7 @@ impl Shared {
                 Compression::of(&index.path).open(Cursor::new(bytes))
             })
         });
-        let indexes = Arc::new(computed.await.map_err(internal)?.map_err(|error| internal(format!("{error:#}")))?);
-        built.put(key, id, indexes.clone());
-        Ok(indexes)
+        computed.await.map_err(internal)?.map_err(|error| internal(format!("{error:#}")))
     }
 }
 

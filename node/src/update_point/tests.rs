@@ -123,7 +123,7 @@ pub(super) struct Bench {
     pub(super) address: SocketAddr,
     pub(super) wanted: mpsc::Receiver<PayloadId>,
     offers: Offers,
-    /// For machines without an agent of the group `office`.
+    /// For machines without an agent: of the group `office`, whose number begins with 7, and of `kiosks`, with 8.
     pub(super) filtered: Arc<Mutex<Vec<Filter>>>,
     client: reqwest::Client,
     stop: CancellationToken,
@@ -178,8 +178,14 @@ impl Bench {
                         let _ = reply.send(found);
                     }
                     Question::Filtered(group, reply) => {
-                        let filters = filters.lock().unwrap().clone();
-                        let _ = reply.send(if group == "office" { filters } else { Vec::new() });
+                        let mut found = filters.lock().unwrap().clone();
+                        let begins = match &*group {
+                            "office" => 7,
+                            "kiosks" => 8,
+                            _ => 0,
+                        };
+                        found.retain(|filter| filter.approval.group.0[0] == begins);
+                        let _ = reply.send(found);
                     }
                     Question::Want(id) => want.send(id).await.unwrap(),
                 }
@@ -376,4 +382,56 @@ async fn no_more_is_fetched_for_clients_in_a_day_than_may_be() {
     assert_eq!(bench.ask("GET", "/apt/sec/pool/a_1_all.deb", &[]).await.status().as_u16(), 200);
     bench.hold(two.file("b_1_all.deb"));
     assert_eq!(bench.get("/apt/sec/pool/b_1_all.deb").await.0, 200);
+}
+
+/// The index of one group's snapshot is nowhere, and clients ask for it: the other group has its repository meanwhile.
+#[tokio::test]
+async fn a_repository_whose_index_never_comes_keeps_no_other_waiting() {
+    let file = b"a package".to_vec();
+    let text = format!(
+        "Package: openssl\nVersion: 3\nArchitecture: amd64\nFilename: pool/o/{DEB}\nSize: {}\nSHA256: {}\n",
+        file.len(),
+        hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&file))
+    );
+    let snapshot = |counter: u64| {
+        let index = ("Packages", format!("{text}Description: state {counter}\n\n").into_bytes());
+        Snapshot::of(counter, SUITE, "-", b"signed".to_vec(), index, (DEB, file.clone()))
+    };
+    let (lost, here) = (snapshot(1), snapshot(2));
+    let mut bench = Bench::new(Vec::new(), BUDGET).await;
+    bench.hold_all(&here);
+    let filter = |group: u8, snapshot: &Snapshot| {
+        let approval = upswarm_protocol::catalog::Approval {
+            group: upswarm_protocol::ids::GroupId([group; 16]),
+            group_version: 0,
+            release: snapshot.id,
+            version: 1,
+            action: upswarm_protocol::catalog::Action::Install,
+            back: false,
+            issued: Wall(1_800_000_000_000),
+            expires: Wall(1_900_000_000_000),
+            schedule: Default::default(),
+            rings: Default::default(),
+            note: Default::default(),
+            filtered: None,
+        };
+        Filter { approval: Arc::new(approval), release: snapshot.release.clone() }
+    };
+    *bench.filtered.lock().unwrap() = vec![filter(7, &lost), filter(8, &here)];
+    let path = "dists/sec/main/binary-amd64";
+    let url = format!("http://{}/apt/filtered/office/{path}/Packages", bench.address);
+    let stuck: Vec<_> = (0..3).map(|_| tokio::spawn(bench.client.get(&url).send())).collect();
+    assert_eq!(bench.wanted.recv().await, Some(lost.payload("main_binary-amd64_Packages").id));
+    let within = Duration::from_secs(10);
+    let served = tokio::time::timeout(within, bench.get(&format!("/apt/filtered/kiosks/{path}/Packages"))).await;
+    let (status, index) = served.expect("the other group waits");
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&index));
+    let hash = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&index));
+    let by_hash = format!("/apt/filtered/kiosks/{path}/by-hash/SHA256/{hash}");
+    assert_eq!(tokio::time::timeout(within, bench.get(&by_hash)).await.expect("by hash waits").0, 200);
+    // Those who wait have it as soon as it comes.
+    bench.hold_all(&lost);
+    for one in stuck {
+        assert_eq!(tokio::time::timeout(within, one).await.unwrap().unwrap().unwrap().status(), 200);
+    }
 }

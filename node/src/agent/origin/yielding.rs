@@ -106,13 +106,13 @@ impl Shared {
         if passed > 0.0 { (total - before) as f64 / passed } else { 0.0 }
     }
 
-    fn measured(&self, origin: &str, took: Option<Duration>) {
+    fn measured(&self, address: SocketAddr, took: Option<Duration>) {
         let (now, floor) = (Instant::now(), self.floor());
         let others = f64::from(self.others.load(Ordering::Relaxed));
         let mut state = self.state();
         let speed = self.speed(&mut state, now);
         let thin = speed * (1.0 + others) < NOT_THIN;
-        state.control.measured(origin, took, now, (speed, floor, thin));
+        state.control.measured(address, took, now, (speed, floor, thin));
         match state.control.rate() {
             // While one piece comes, the next is earned.
             Some(rate) => self.limiter.set_rate_and_burst(rate as u64, burst_of(rate)),
@@ -237,13 +237,13 @@ async fn measure(shared: Arc<Shared>, web: Web) {
         let others = shared.others.load(Ordering::Relaxed);
         let every = if idle { IDLE_EVERY } else { EVERY * (1 + others / 4) };
         for _ in 0..if idle { IDLE_TIMES } else { 1 } {
-            let Some((origin, address)) = target(&shared, &web).await else { break };
+            let Some(address) = target(&shared, &web).await else { break };
             let took = tokio::task::spawn_blocking(move || connect(address)).await.unwrap_or(Took::Unknown);
             match (took, idle) {
                 (Took::Unknown, _) | (Took::Lost, true) => {}
-                (Took::Lost, false) => shared.measured(&origin, None),
-                (Took::So(took), true) => drop(shared.state().control.way(&origin, took, Instant::now())),
-                (Took::So(took), false) => shared.measured(&origin, Some(took)),
+                (Took::Lost, false) => shared.measured(address, None),
+                (Took::So(took), true) => drop(shared.state().control.way(address, took, Instant::now())),
+                (Took::So(took), false) => shared.measured(address, Some(took)),
             }
         }
         tokio::select! {
@@ -253,26 +253,27 @@ async fn measure(shared: Arc<Shared>, web: Web) {
     }
 }
 
-/// The origin that is asked now, and where it is. `None`: a proxy is, or nobody knows where.
-async fn target(shared: &Shared, web: &Web) -> Option<(String, SocketAddr)> {
+/// Where the origin is that is asked now: where it was before, if its name still stands for that. `None`: a proxy is, or nobody knows where.
+async fn target(shared: &Shared, web: &Web) -> Option<SocketAddr> {
     let (origin, known) = {
         let state = shared.state();
         (state.origin.clone()?, state.address.clone())
     };
-    if let Some((of, at, address)) = known
-        && of == origin
-        && at.elapsed() < LOOKED_UP
-    {
-        return Some((origin, address));
+    let known = known.filter(|(of, ..)| *of == origin);
+    if let Some((_, _, address)) = known.as_ref().filter(|(_, at, _)| at.elapsed() < LOOKED_UP) {
+        return Some(*address);
     }
     if web.proxy_of(&origin).is_some() {
         return None;
     }
     let url = Url::parse(&origin).ok()?;
     let (host, port) = (url.host_str()?.trim_matches(['[', ']']).to_owned(), url.port_or_known_default()?);
-    let found = tokio::task::spawn_blocking(move || (host, port).to_socket_addrs().ok()?.next()).await.ok()??;
-    shared.state().address = Some((origin.clone(), Instant::now(), found));
-    Some((origin, found))
+    let found = tokio::task::spawn_blocking(move || (host, port).to_socket_addrs()).await.ok()?.ok()?;
+    let found: Vec<SocketAddr> = found.collect();
+    let before = known.map(|(.., address)| address).filter(|address| found.contains(address));
+    let address = before.or(found.first().copied())?;
+    shared.state().address = Some((origin, Instant::now(), address));
+    Some(address)
 }
 
 enum Took {

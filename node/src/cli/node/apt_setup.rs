@@ -29,7 +29,9 @@ pub(super) struct Args {
     #[arg(long)]
     undo: bool,
     /// Change nothing here, and print the apt source for machines without an agent that are to get what is approved for this group: its
-    /// name, or its number. The approvers' certificates stand in it. Give it to such machines by a way that you trust.
+    /// name, or its number. The approvers' certificates stand in it. Give it to such machines by a way that you trust. They believe
+    /// each of these keys alone, and no `root revoke-key` reaches them: put a new one in its place then. Where more than one approver
+    /// must sign, there is none.
     #[arg(long, value_name = "GROUP", conflicts_with_all = ["undo", "root"])]
     filtered: Option<String>,
     /// How those machines reach this one, for example cache.example.org:8530.

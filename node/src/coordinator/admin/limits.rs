@@ -7,7 +7,7 @@ use upswarm_protocol::wire::{MAX_WAN_RATES, WanLimits, WanRate};
 use super::{Decision, Desk, View};
 use crate::api::actor::Actor;
 use crate::api::audit::{Deed, Topic};
-use crate::api::limits::{LimitList, LimitRequest, RateView, SiteLimits};
+use crate::api::limits::{LimitList, LimitRequest, MIN_WAN, RateView, SiteLimits, too_slow};
 use crate::units;
 
 /// The sites that have a limit.
@@ -38,9 +38,7 @@ pub(crate) fn limit(actor: &Actor, desk: &Desk<'_>, request: &LimitRequest) -> R
         rates.retain(|rate| !everything && rate.window != window);
     }
     match request.wan {
-        Some(0) => {
-            return Err(Refusal::Request("--wan: a rate is above 0; hold a group with upswarm pause".to_owned()));
-        }
+        Some(rate) if rate < MIN_WAN => return Err(Refusal::Request(too_slow(rate))),
         Some(bytes_per_s) => rates.push(WanRate { window, bytes_per_s }),
         None if rates.len() == before && yields == before_yields && sets_nothing => {
             return Err(Refusal::Request(format!(
