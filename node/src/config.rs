@@ -99,7 +99,7 @@ pub(crate) struct StoreConfig {
 }
 
 /// Rates; nothing means unlimited.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Limits {
     /// Payload bytes per second from origins.
@@ -111,23 +111,14 @@ pub(crate) struct Limits {
     /// Payload bytes per second from neighbours.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) lan_down: Option<Rate>,
-    /// Whether fetches over the WAN give way to everything else on the line, and take what is left of it. What the coordinator
+    /// Whether fetches over the WAN give way to everything else on the line, and take what is left of it. Not by itself: on a machine whose
+    /// processor is busy a line looks fuller than it is, and the site waits. What the coordinator
     /// orders for the site (`upswarm limit`) counts before this.
-    #[serde(rename = "yield", skip_serializing_if = "is_true")]
+    #[serde(rename = "yield", skip_serializing_if = "std::ops::Not::not")]
     pub(crate) gives_way: bool,
     /// Other rates at some hours, at most 32 entries: the first that holds now counts, and what it does not name is as above.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) hours: Vec<HourLimits>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { wan_down: None, lan_up: None, lan_down: None, gives_way: true, hours: Vec::new() }
-    }
-}
-
-fn is_true(value: &bool) -> bool {
-    *value
 }
 
 /// Rates at some hours: `[[limits.hours]]`.

@@ -79,6 +79,8 @@ fn a_download_gives_way_on_a_thin_line_and_uses_it_alone() {
     let alone = rate(|| other.count(), 3, 8);
     let payload = random_file(&lab.dir().join("payload"), 96 << 20, 23);
     let published = coordinator.publish("1.0", &payload);
+    let limit = |state: &str| drop(coordinator.verb(&["limit", "set", "--site", "site-1", "--yield", state]).done());
+    limit("on");
     coordinator.approve(&published.release);
     let served = || coordinator.status().origin.payload_bytes;
     wait::until("the download to be under way", WITHIN, || match served() {
@@ -86,7 +88,6 @@ fn a_download_gives_way_on_a_thin_line_and_uses_it_alone() {
         bytes => Err(format!("{bytes}")),
     });
     let beside = rate(|| other.count(), 6, 15);
-    let limit = |state: &str| drop(coordinator.verb(&["limit", "set", "--site", "site-1", "--yield", state]).done());
     limit("off");
     let against = rate(|| other.count(), 12, 10);
     limit("on");

@@ -11,14 +11,14 @@ const EXAMPLE: &str = "\
 EXAMPLE:
   upswarm limit set --site berlin --wan 2MB/s --window \"mon-fri 08:00-18:00\"
   upswarm limit set --site berlin --wan 50mbit
-  upswarm limit set --site berlin --yield off
+  upswarm limit set --site berlin --yield on
   upswarm limit list
   upswarm limit remove --site berlin
 
 Machines that are on hear of it within seconds, the others when they are there again; each keeps it over restarts. Of the rates of a
 site the lowest that applies counts, by the machines' local time, and the machines that fetch share it evenly. What node.toml says
-counts beside it. With --yield on, fetches take what everything else on the line leaves over, and give it back at once; that is how
-machines are set unless their node.toml says otherwise (limits.yield). Control traffic, reports and documents are not slowed down.";
+counts beside it. With --yield on, fetches take what everything else on the line leaves over, and give it back at once;
+unless that is said here or in a machine's node.toml (limits.yield), they do not. Control traffic, reports and documents are not slowed down.";
 
 /// Set how much of the WAN a site may use for payloads.
 #[derive(Debug, clap::Args)]
