@@ -56,9 +56,11 @@ fn a_coordinator_restored_elsewhere_goes_on_and_no_machine_is_touched() {
     let lost = old.verb(&["status"]).done()["head"]["index_version"].clone();
     assert!(lost.is_u64(), "{lost}");
     wait::until("the machines to hold the later index", PATIENCE, || {
-        let status = old.status();
-        let version = |node: &Node<'_>| status.device(&node.label).map_or(0, |device| device.index_version);
-        let behind = nodes.iter().filter(|node| Some(version(node)) < lost.as_u64()).count();
+        let version = |node: &Node<'_>| {
+            let status = program::verb(&node.host.namespace, &["node", "status", "--data-dir", text(&node.dir)]).done();
+            status["index_version"].as_u64()
+        };
+        let behind = nodes.iter().filter(|node| version(node) < lost.as_u64()).count();
         if behind == 0 { Ok(()) } else { Err(format!("{behind} are behind {lost}")) }
     });
     old.kill();
