@@ -73,6 +73,13 @@ fn a_download_gives_way_on_a_thin_line_and_uses_it_alone() {
     let coordinator = Coordinator::new(&lab);
     let mut nodes = join_all(&coordinator, &lab, 0, Joining::default());
     nodes.pop();
+    // From its start on: what the way takes when the line is free must be seen before it is full.
+    for node in &nodes {
+        let path = node.dir.join("node.toml");
+        let settings = std::fs::read_to_string(&path).expect("its settings");
+        assert!(settings.contains("[limits]\n"), "{settings}");
+        std::fs::write(path, settings.replace("[limits]\n", "[limits]\nyield = true\n")).expect("its settings");
+    }
     nodes.iter_mut().for_each(Node::start);
     coordinator.wait_for_reports(&nodes);
     let other = Other::start(&lab, 1);
@@ -80,7 +87,6 @@ fn a_download_gives_way_on_a_thin_line_and_uses_it_alone() {
     let payload = random_file(&lab.dir().join("payload"), 96 << 20, 23);
     let published = coordinator.publish("1.0", &payload);
     let limit = |state: &str| drop(coordinator.verb(&["limit", "set", "--site", "site-1", "--yield", state]).done());
-    limit("on");
     coordinator.approve(&published.release);
     let served = || coordinator.status().origin.payload_bytes;
     wait::until("the download to be under way", WITHIN, || match served() {
