@@ -94,8 +94,8 @@ pub enum SubState {
     Conflict,
 }
 
-/// The most that a coordinator takes of a counter that a device tells: 64 PiB, far beyond what a machine can fetch, and of which a
-/// hundred added up stay below the largest number of a database (2^63 - 1). Sums of more end there.
+/// The most that a coordinator takes of a counter that a device tells: 64 PiB, far beyond what a machine can fetch. Hundreds of devices
+/// that tell it, added up, stay far below the largest number of a database (2^63 - 1).
 pub const MAX_TOLD: u64 = 1 << 56;
 
 /// Payload bytes by where they came from. No byte is counted twice.

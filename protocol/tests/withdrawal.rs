@@ -35,11 +35,6 @@ fn publish(bench: &mut Bench, edition: &Edition) {
 
 /// Reports that the node made since the last time, each acknowledged if `heard`.
 fn reports(bench: &mut Bench, heard: bool) -> Vec<report::Report> {
-    reports_to(bench, heard.then(DocHash::default))
-}
-
-/// The same, acknowledged by a coordinator that holds this inventory.
-fn reports_to(bench: &mut Bench, held: Option<DocHash>) -> Vec<report::Report> {
     bench.pass(SECOND);
     let encrypted: Vec<_> = bench.asked.extract_if(.., |output| matches!(output, Output::Encrypt { .. })).collect();
     let mut reports = Vec::new();
@@ -47,7 +42,8 @@ fn reports_to(bench: &mut Bench, held: Option<DocHash>) -> Vec<report::Report> {
         let Output::Encrypt { message: DeviceMessage::Status(report), .. } = output else { continue };
         let (seq, receipt) = (report.seq, [7; 32]);
         bench.input(Input::Encrypted { seq, bytes: vec![1], receipt });
-        if let Some(held) = held {
+        if heard {
+            let held = DocHash::default();
             let proof = report::acknowledgement(&receipt, seq, &held, &[]);
             let message = Message::RelayAck { device: bench.device(), seq, held, news: list(vec![]), proof };
             bench.input(Input::Frame { peer: COORDINATOR, bytes: message.encode().unwrap() });
@@ -55,25 +51,6 @@ fn reports_to(bench: &mut Bench, held: Option<DocHash>) -> Vec<report::Report> {
         reports.push(*report);
     }
     reports
-}
-
-#[test]
-fn a_coordinator_that_has_lost_what_it_held_is_told_everything_anew() {
-    let (edition, id) = approved(|_| ());
-    let mut bench = Bench::new(&edition, |_| ());
-    bench.hears_the_coordinator(&edition, &[]);
-    bench.fill();
-    bench.ended(id, InstallOutcome::Failed { code: Some(1), reason: "no".into() });
-    let holds = Some(DocHash([9; 32]));
-    assert!(!said(&reports_to(&mut bench, holds), id).is_empty());
-    assert!(said(&reports_to(&mut bench, holds), id).is_empty(), "what was heard is not told again");
-    let call = Message::Call { device: bench.device() }.encode().unwrap();
-    bench.input(Input::Frame { peer: COORDINATOR, bytes: call });
-    let called = reports_to(&mut bench, Some(DocHash::default()));
-    assert!(!called.is_empty());
-    let anew = [called, reports_to(&mut bench, Some(DocHash::default()))].concat();
-    assert_eq!(said(&anew, id).last().unwrap().0, S::Failed);
-    assert!(said(&reports_to(&mut bench, Some(DocHash::default())), id).is_empty(), "once");
 }
 
 fn said(reports: &[report::Report], release: ReleaseId) -> Vec<(S, Text<400>)> {

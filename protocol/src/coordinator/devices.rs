@@ -255,10 +255,6 @@ impl CoordinatorState {
         }
         let newer = self.devices.get(&peer).is_some_and(|device| device.record.certified > shown.issued);
         self.greet(peer, head, expired || newer, now);
-        if self.devices.get(&peer).is_some_and(|device| device.heard.is_none()) {
-            // What it told is lost, perhaps: the acknowledgement of its report lets it know, and it tells everything anew.
-            self.call(peer);
-        }
     }
 
     /// A device of the ledger with a certificate by keys that the root has removed since: the transport has proven its own key,

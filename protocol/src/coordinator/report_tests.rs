@@ -36,25 +36,6 @@ fn reports_are_believed_only_from_their_device_and_acknowledged_when_stored() {
 }
 
 #[test]
-fn a_device_that_nothing_is_known_of_is_asked_for_a_report() {
-    let mut bench = Bench::new();
-    bench.sync();
-    let certificate = bench.member(20);
-    let hello = |bench: &mut Bench| {
-        bench.input(Input::PeerDown { peer: device(20) });
-        bench.input(Input::PeerUp { peer: device(20) });
-        let (head, certificate) = (Bounded::default(), certificate.clone());
-        let hello = Message::Hello { version: wire::VERSION, certificate, head, root_version: 1 };
-        sent(&bench.frame(device(20), &hello), device(20)).contains(&Message::Call { device: device(20) })
-    };
-    assert!(hello(&mut bench));
-    let open = opens(&bench.frame(device(20), &relay(20, 1)))[0];
-    bench.input(Input::ReportOpened { open, bytes: Some(signed_report(20, 1, 20)) });
-    bench.sync();
-    assert!(!hello(&mut bench), "its report is here");
-}
-
-#[test]
 fn endless_relays_stay_bounded() {
     let mut bench = Bench::new();
     bench.sync();

@@ -166,12 +166,6 @@ impl NodeState {
         self.report_soon(now);
     }
 
-    /// The coordinator does not know what it was told: every deployment is told anew.
-    pub(in crate::node) fn report_everything(&mut self, now: Now) {
-        self.reports.full_due = now.mono;
-        self.report_soon(now);
-    }
-
     /// Machines of the site that are here, without this one.
     fn neighbours(&self) -> u32 {
         u32::try_from(self.membership.size() - 1).unwrap_or(u32::MAX)

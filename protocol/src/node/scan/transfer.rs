@@ -131,9 +131,7 @@ impl NodeState {
     pub(in crate::node) fn inventory_held(&mut self, seq: u64, held: DocHash, now: Now) {
         let current = self.scan.now.clone();
         let state = &mut self.scan.uplink;
-        let before = state.held.replace(held);
-        let first = before != Some(held);
-        let mut lost = false;
+        let first = state.held.replace(held) != Some(held);
         let mut news = false;
         let mut moves = false;
         if let Some(transfer) = &mut state.transfer {
@@ -160,8 +158,6 @@ impl NodeState {
             // It has forgotten, or was never told: of the scan it knows nothing either.
             state.scan = DocHash::default();
             state.scan_sent = None;
-            // Whoever lost an inventory that it held has lost the deployments too: another database, or a restored one.
-            lost = before.is_some();
         }
         if let Some(sent) = &mut state.scan_sent {
             sent.waiting.remove(&seq);
@@ -173,9 +169,6 @@ impl NodeState {
         }
         if news {
             self.keep_base();
-        }
-        if lost {
-            self.report_everything(now);
         }
         if self.scan.now.is_none() {
             return;
