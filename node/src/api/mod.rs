@@ -19,6 +19,7 @@ pub(crate) mod missing;
 pub(crate) mod overview;
 pub(crate) mod proposals;
 pub(crate) mod releases;
+pub(crate) mod report_lines;
 pub(crate) mod reports;
 pub(crate) mod repositories;
 pub(crate) mod retries;

@@ -1,12 +1,10 @@
 //! `report`: what was so over time.
 
 use super::admin::AdminArgs;
-use super::output::{Table, age, count};
+use super::output::Table;
 use super::{CliError, Common, severity};
-use crate::api::reports::{
-    Approvals, Basis, Compliance, ReportQuery, RolloutTimes, Savings, Tally, Vulnerable, action_word,
-};
-use crate::text::within_minutes;
+use crate::api::report_lines::near;
+use crate::api::reports::{Approvals, Basis, Compliance, ReportQuery, RolloutTimes, Savings, Vulnerable};
 use crate::units::size_words as bytes;
 
 const EXAMPLE: &str = "\
@@ -106,12 +104,7 @@ fn compliance(report: &Compliance, common: Common) -> Result<(), CliError> {
         "UNKNOWN",
         "DONE_PERCENT",
     ]);
-    for line in &report.days {
-        let [expected, done, pending, failed, unknown, percent] = cells(&line.tally);
-        let (devices, approvals) = (line.devices.to_string(), line.approvals.to_string());
-        let (day, group) = (line.day.clone(), line.group.clone());
-        table.row([day, group, devices, approvals, expected, done, pending, failed, unknown, percent]);
-    }
+    report.days.iter().for_each(|line| table.row(line.cells()));
     common.list(report, &table, || with_basis(&table, &report.basis, "no device was a member of a group in these days"))
 }
 
@@ -132,25 +125,7 @@ fn rollout(report: &RolloutTimes, common: Common) -> Result<(), CliError> {
         "TO_90",
         "TO_99",
     ]);
-    for line in &report.rollouts {
-        let [expected, done, pending, failed, unknown, percent] = cells(&line.tally);
-        table.row([
-            line.title.clone(),
-            line.group.clone(),
-            action_word(line.action).to_owned(),
-            line.begun.clone(),
-            line.ended.clone().unwrap_or_else(|| "-".to_owned()),
-            expected,
-            done,
-            pending,
-            failed,
-            unknown,
-            percent,
-            within_minutes(line.to_50_minutes),
-            within_minutes(line.to_90_minutes),
-            within_minutes(line.to_99_minutes),
-        ]);
-    }
+    report.rollouts.iter().for_each(|line| table.row(line.cells()));
     common.list(report, &table, || with_basis(&table, &report.basis, "nothing was approved in this time"))
 }
 
@@ -168,12 +143,8 @@ fn vulnerable(report: &Vulnerable, common: Common) -> Result<(), CliError> {
         ]);
     }
     common.list(report, &table, || {
-        let lacking = format!(
-            "not in these lines: {} without an inventory, {} for which no snapshot or no feed is here",
-            count(report.without_inventory, "device", "devices"),
-            report.unjudged
-        );
-        format!("{}\n{lacking}", with_basis(&table, &report.basis, "no feed says that a device has a CVE"))
+        let lines = with_basis(&table, &report.basis, "no feed says that a device has a CVE");
+        format!("{lines}\n{}", report.lacking())
     })
 }
 
@@ -182,64 +153,26 @@ fn savings(report: &Savings, common: Common) -> Result<(), CliError> {
         Table::new(&["DAY", "WAN_BYTES", "CACHE_BYTES", "NEIGHBOUR_BYTES", "REUSED_BYTES", "NOT_WAN_BYTES"]);
     for line in &report.days {
         let bytes = &line.bytes;
-        let near = bytes.total().saturating_sub(bytes.origin);
-        let numbers = [bytes.origin, bytes.cache, bytes.lan_peer, bytes.local_reuse, near];
+        let numbers = [bytes.origin, bytes.cache, bytes.lan_peer, bytes.local_reuse, near(bytes)];
         table.row(std::iter::once(line.day.clone()).chain(numbers.map(|number| number.to_string())));
     }
     common.list(report, &table, || {
         let total = &report.total;
-        let near = total.total().saturating_sub(total.origin);
-        let sum = format!("{} of {} did not cross the WAN", bytes(near), bytes(total.total()));
+        let sum = format!("{} of {} did not cross the WAN", bytes(near(total)), bytes(total.total()));
         format!("{}\n{sum}", with_basis(&table, &report.basis, "no device has reported payload bytes in these days"))
     })
 }
 
 fn approvals(report: &Approvals, common: Common) -> Result<(), CliError> {
     let mut table = Table::new(&["TAKEN", "ENDED", "RELEASE", "GROUP", "ACTION", "VERSION", "SIGNED_BY", "NOTE"]);
-    for line in &report.approvals {
-        let mut signers: Vec<String> = line.signers.iter().map(|signer| signer.role.clone()).collect();
-        signers.extend(line.others.iter().map(|key| format!("{key} (not named by the root any more)")));
-        table.row([
-            line.taken.clone(),
-            line.ended.clone().unwrap_or_else(|| "-".to_owned()),
-            line.title.clone(),
-            line.group.clone(),
-            action_word(line.action).to_owned(),
-            line.version.to_string(),
-            signers.join("; "),
-            line.note.clone(),
-        ]);
-    }
+    report.approvals.iter().for_each(|line| table.row(line.cells()));
     common.list(report, &table, || {
         if table.is_empty() { "no approval was in force in this time".to_owned() } else { table.text() }
     })
 }
 
-fn cells(tally: &Tally) -> [String; 6] {
-    let numbers =
-        [tally.expected, tally.done, tally.pending, tally.failed, tally.unknown].map(|number| number.to_string());
-    let [expected, done, pending, failed, unknown] = numbers;
-    [expected, done, pending, failed, unknown, tally.percent()]
-}
-
 /// A table, and on what it rests.
 fn with_basis(table: &Table, basis: &Basis, empty: &str) -> String {
     let rows = if table.is_empty() { empty.to_owned() } else { table.text() };
-    format!("{rows}\n{}", basis_words(basis))
-}
-
-fn basis_words(basis: &Basis) -> String {
-    let reports = match (basis.newest_report_s, basis.oldest_report_s) {
-        (Some(newest), Some(oldest)) => {
-            format!("; newest report {} ago, oldest {} ago", age(Some(newest), "?"), age(Some(oldest), "?"))
-        }
-        _ => String::new(),
-    };
-    format!(
-        "as of {}: {}, {} never reported, {} silent for a day{reports}",
-        basis.at,
-        count(basis.devices, "device", "devices"),
-        basis.never,
-        basis.silent
-    )
+    format!("{rows}\n{}", basis.words().join(", "))
 }

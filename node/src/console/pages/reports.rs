@@ -8,14 +8,12 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 
 use super::{Frame, Page, render};
-use crate::api::reports::{
-    Approvals, Basis, Compliance, ReportQuery, RolloutTimes, Savings, Tally, Vulnerable, action_word,
-};
+use crate::api::report_lines::near;
+use crate::api::reports::{Approvals, Compliance, ReportQuery, RolloutTimes, Savings, Vulnerable};
 use crate::console::Console;
 use crate::console::guard::Visitor;
 use crate::console::trouble::Trouble;
 use crate::console::{show, trend};
-use crate::text;
 
 /// Lines on a page; the files hold all.
 const MAX_LINES: usize = 400;
@@ -169,11 +167,7 @@ pub(in crate::console) async fn lines(console: &Console, asked: &Asked) -> Resul
 fn compliance(report: Compliance) -> Lines {
     let (picture, _) = trend::of(&report.together());
     // The newest day first.
-    let rows = report.days.iter().rev().map(|line| {
-        let mut row = vec![line.day.clone(), line.group.clone(), line.devices.to_string(), line.approvals.to_string()];
-        row.extend(cells(&line.tally));
-        row
-    });
+    let rows = report.days.iter().rev().map(|line| line.cells());
     Lines {
         head: vec![
             "Day",
@@ -188,24 +182,13 @@ fn compliance(report: Compliance) -> Lines {
             "Done, %",
         ],
         rows: rows.collect(),
-        basis: basis(&report.basis),
+        basis: report.basis.words(),
         picture,
     }
 }
 
 fn rollouts(report: RolloutTimes) -> Lines {
-    let rows = report.rollouts.iter().map(|line| {
-        let mut row = vec![
-            line.title.clone(),
-            line.group.clone(),
-            action_word(line.action).to_owned(),
-            line.begun.clone(),
-            line.ended.clone().unwrap_or_else(|| "in force".to_owned()),
-        ];
-        row.extend(cells(&line.tally));
-        row.extend([line.to_50_minutes, line.to_90_minutes, line.to_99_minutes].map(text::within_minutes));
-        row
-    });
+    let rows = report.rollouts.iter().map(|line| line.cells());
     Lines {
         head: vec![
             "Release",
@@ -224,7 +207,7 @@ fn rollouts(report: RolloutTimes) -> Lines {
             "To 99 %",
         ],
         rows: rows.collect(),
-        basis: basis(&report.basis),
+        basis: report.basis.words(),
         picture: String::new(),
     }
 }
@@ -240,12 +223,8 @@ fn vulnerable(report: Vulnerable) -> Lines {
             line.sources.join(", "),
         ]
     });
-    let mut about = basis(&report.basis);
-    about.push(format!(
-        "not in these lines: {} without an inventory, {} for which no snapshot or feed is here",
-        text::count(report.without_inventory, "device", "devices"),
-        report.unjudged
-    ));
+    let mut about = report.basis.words();
+    about.push(report.lacking());
     about.extend(report.warnings.iter().cloned());
     Lines {
         head: vec!["CVE", "Severity", "Devices", "An update is known", "Not known whether", "Source packages"],
@@ -258,19 +237,19 @@ fn vulnerable(report: Vulnerable) -> Lines {
 fn savings(report: Savings) -> Lines {
     let rows = report.days.iter().rev().map(|line| {
         let (bytes, total) = (&line.bytes, line.bytes.total());
-        let near = total.saturating_sub(bytes.origin);
+        let near = near(bytes);
         let all = [bytes.origin, bytes.cache, bytes.lan_peer, bytes.local_reuse, near].map(show::bytes);
         std::iter::once(line.day.clone()).chain(all).chain([show::percent(near, total)]).collect()
     });
     let total = report.total.total();
-    let near = total.saturating_sub(report.total.origin);
+    let near = near(&report.total);
     let mut about = vec![format!(
         "{} of {} ({}) did not cross the WAN",
         show::bytes(near),
         show::bytes(total),
         show::percent(near, total)
     )];
-    about.extend(basis(&report.basis));
+    about.extend(report.basis.words());
     Lines {
         head: vec![
             "Day",
@@ -288,45 +267,11 @@ fn savings(report: Savings) -> Lines {
 }
 
 fn approvals(report: Approvals) -> Lines {
-    let rows = report.approvals.iter().map(|line| {
-        let mut signers: Vec<String> = line.signers.iter().map(|signer| signer.role.clone()).collect();
-        if !line.others.is_empty() {
-            signers.push(format!("{} by keys that the root does not name any more", line.others.len()));
-        }
-        vec![
-            line.taken.clone(),
-            line.ended.clone().unwrap_or_else(|| "in force".to_owned()),
-            line.title.clone(),
-            line.group.clone(),
-            action_word(line.action).to_owned(),
-            line.version.to_string(),
-            signers.join("; "),
-            line.note.clone(),
-        ]
-    });
+    let rows = report.approvals.iter().map(|line| line.cells());
     Lines {
         head: vec!["Taken", "Ended", "Release", "Group", "Decision", "Version", "Signed by", "Note"],
         rows: rows.collect(),
         basis: vec![format!("as of {}", report.at)],
         picture: String::new(),
     }
-}
-
-fn cells(tally: &Tally) -> [String; 6] {
-    let [expected, done, pending, failed, unknown] =
-        [tally.expected, tally.done, tally.pending, tally.failed, tally.unknown].map(|number| number.to_string());
-    [expected, done, pending, failed, unknown, tally.percent()]
-}
-
-/// On what the numbers rest.
-fn basis(basis: &Basis) -> Vec<String> {
-    let mut words = vec![
-        format!("as of {}", basis.at),
-        text::count(basis.devices, "device", "devices"),
-        format!("{} never reported, {} silent for a day", basis.never, basis.silent),
-    ];
-    if let (Some(newest), Some(oldest)) = (basis.newest_report_s, basis.oldest_report_s) {
-        words.push(format!("newest report {} ago, oldest {} ago", show::age(Some(newest)), show::age(Some(oldest))));
-    }
-    words
 }
