@@ -106,24 +106,7 @@ impl Node {
             documents,
             ..Restored::default()
         };
-        let config = NodeConfig {
-            key: device,
-            seed: 1,
-            label: text("pc-1"),
-            agent: text("bench"),
-            os: text("linux"),
-            build_time: NOW - DAY,
-            coordinator: DeviceId([0xcc; 32]),
-            coordinator_addresses: vec![],
-            peers: vec![],
-            origins: vec![],
-            wan_weight: 0,
-            machine: Default::default(),
-            upload_slots: 4,
-            ask_first: Duration::ZERO,
-            zone: upswarm_protocol::schedule::zone("Europe/Berlin").unwrap(),
-            boot: text("boot-1"),
-        };
+        let config = NodeConfig { wan_weight: 0, ..settings(&device) };
         let now = Now { mono: Mono(1_000_000_000), wall: NOW };
         let state = NodeState::new(config, restored, now).unwrap();
         let mut node = Self { state, now, fetches: Vec::new(), world, ids, documents: on_disk };

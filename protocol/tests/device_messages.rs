@@ -428,22 +428,13 @@ fn start_hub(world: &World, disk: &HubDisk, now: Now) -> CoordinatorState {
 
 fn start_node(restored: &Restored, seed: u64, now: Now) -> NodeState {
     let config = NodeConfig {
-        key: me(),
         seed,
-        label: text("pc"),
-        agent: text("test"),
-        os: text("linux"),
         build_time: Wall(NOW.0) - 2 * DAY,
         coordinator: hub_id(),
         coordinator_addresses: vec![Text::lossy("/ip4/192.0.2.1/tcp/1")],
-        peers: Vec::new(),
-        origins: Vec::new(),
-        wan_weight: 8,
-        upload_slots: 4,
-        ask_first: Duration::ZERO,
         zone: jiff::tz::TimeZone::UTC,
         boot: Text::default(),
-        machine: Default::default(),
+        ..settings(&me())
     };
     NodeState::new(config, restored.clone(), now).unwrap()
 }

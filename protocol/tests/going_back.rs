@@ -9,7 +9,6 @@ use ed25519_dalek::SigningKey;
 use upswarm_protocol::catalog::*;
 use upswarm_protocol::codec::Bounded;
 use upswarm_protocol::envelope::{self, Kind, Role};
-use upswarm_protocol::ids::*;
 use upswarm_protocol::node::*;
 use upswarm_protocol::report::DeploymentState as S;
 use upswarm_protocol::time::{Mono, Now, Wall};
@@ -50,24 +49,7 @@ impl Machine {
             ..Restored::default()
         };
         let now = Now { mono: Mono(1_000_000_000), wall: NOW };
-        let config = NodeConfig {
-            key: key(40),
-            seed: 1,
-            label: text("pc-1"),
-            agent: text("test"),
-            os: text("linux"),
-            build_time: NOW - DAY,
-            coordinator: DeviceId([0xcc; 32]),
-            coordinator_addresses: vec![],
-            peers: vec![],
-            origins: vec![],
-            wan_weight: 8,
-            machine: Default::default(),
-            upload_slots: 4,
-            ask_first: Duration::ZERO,
-            zone: upswarm_protocol::schedule::zone("Europe/Berlin").unwrap(),
-            boot: text("boot-1"),
-        };
+        let config = settings(&key(40));
         let state = NodeState::new(config, restored, now).unwrap();
         let mut machine = Self(state, now);
         machine.drain();

@@ -89,24 +89,7 @@ impl<'a> Bench<'a> {
             deployments: machine.journals.clone().into_iter().collect(),
             ..Restored::default()
         };
-        let config = NodeConfig {
-            key: key(40),
-            seed: 1,
-            label: text("pc-1"),
-            agent: text("test"),
-            os: text("linux"),
-            build_time: NOW - DAY,
-            coordinator: DeviceId([0xcc; 32]),
-            coordinator_addresses: vec![],
-            peers: vec![],
-            origins: vec![],
-            wan_weight: 8,
-            machine: Default::default(),
-            upload_slots: 4,
-            ask_first: Duration::ZERO,
-            zone: upswarm_protocol::schedule::zone("Europe/Berlin").unwrap(),
-            boot: text("boot-1"),
-        };
+        let config = settings(&key(40));
         let now = Now { mono: Mono(1_000_000_000), wall: NOW };
         let state = NodeState::new(config, restored, now).unwrap();
         machine.opened.clear();

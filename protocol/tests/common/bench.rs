@@ -99,22 +99,10 @@ impl Bench {
             ..Restored::default()
         };
         let mut config = NodeConfig {
-            key: device.clone(),
-            seed: 1,
             label: certificate.label.clone(),
-            agent: text("test"),
-            os: text("linux"),
-            build_time: NOW - DAY,
             coordinator: COORDINATOR,
             coordinator_addresses: vec![text("/coordinator")],
-            peers: vec![],
-            origins: vec![],
-            wan_weight: 8,
-            machine: Default::default(),
-            upload_slots: 4,
-            ask_first: Duration::ZERO,
-            zone: upswarm_protocol::schedule::zone("Europe/Berlin").unwrap(),
-            boot: text("boot-1"),
+            ..settings(device)
         };
         change(&mut config);
         let now = Now { mono: Mono(1_000_000_000), wall: NOW };

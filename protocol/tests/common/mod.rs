@@ -11,6 +11,7 @@ use upswarm_protocol::catalog::*;
 use upswarm_protocol::codec::{Bounded, Text};
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::ids::*;
+use upswarm_protocol::node::NodeConfig;
 use upswarm_protocol::time::Wall;
 use upswarm_protocol::trust::{HeadNews, Interest, Trust, Wanted};
 
@@ -449,6 +450,28 @@ pub fn certificate(device: &SigningKey) -> Certificate {
         label: text("pc-1"),
         issued: NOW - DAY,
         expires: NOW + 89 * DAY,
+    }
+}
+
+/// The settings of a device that knows nobody yet.
+pub fn settings(device: &SigningKey) -> NodeConfig {
+    NodeConfig {
+        key: device.clone(),
+        seed: 1,
+        label: text("pc-1"),
+        agent: text("test"),
+        os: text("linux"),
+        build_time: NOW - DAY,
+        coordinator: DeviceId([0xcc; 32]),
+        coordinator_addresses: vec![],
+        peers: vec![],
+        origins: vec![],
+        wan_weight: 8,
+        machine: Default::default(),
+        upload_slots: 4,
+        ask_first: Duration::ZERO,
+        zone: upswarm_protocol::schedule::zone("Europe/Berlin").unwrap(),
+        boot: text("boot-1"),
     }
 }
 

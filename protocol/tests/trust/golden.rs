@@ -2,7 +2,7 @@
 
 use upswarm_protocol::catalog::*;
 use upswarm_protocol::chunk::{ChunkList, ChunkSizes};
-use upswarm_protocol::codec;
+use upswarm_protocol::codec::{self, Bounded};
 use upswarm_protocol::envelope::{self, Kind, Role};
 use upswarm_protocol::evaluate::ScanState;
 use upswarm_protocol::ids::*;
@@ -282,20 +282,8 @@ fn control_frames() {
 
 #[test]
 fn reports_of_inventories_and_scans() {
-    let device = DeviceId([5; 32]);
-    let entries = list(vec![0, 1, 2]);
-    let part = InventoryPart { base: DocHash([6; 32]), result: DocHash([7; 32]), part: 1, parts: 2, entries };
-    let inventory = DeviceMessage::Inventory(Box::new(InventoryReport { device, seq: 3, issued: NOW, part }));
-    let scan = DeviceMessage::Scan(Box::new(ScanReport {
-        device,
-        seq: 4,
-        issued: NOW,
-        index_version: 9,
-        counts: [1, 2, 3, 4],
-        part: 0,
-        parts: 1,
-        states: list(vec![(ReleaseId([8; 32]), ScanState::Required)]),
-    }));
+    let messages =
+        told(list(vec![0, 1, 2]), list(vec![(ReleaseId([8; 32]), ScanState::Required)]), list(b"E: no".to_vec()));
     let (five, six, seven, eight) = ("05".repeat(32), "06".repeat(32), "07".repeat(32), "08".repeat(32));
     let now = "00505c18a3010000";
     let expected = [
@@ -306,18 +294,7 @@ fn reports_of_inventories_and_scans() {
         ),
         format!("03000000{five}0500000000000000{now}{eight}{now}01000200010500000000000000453a206e6f"),
     ];
-    let log = DeviceMessage::Log(Box::new(LogReport {
-        device,
-        seq: 5,
-        issued: NOW,
-        release: ReleaseId([8; 32]),
-        ordered: NOW,
-        part: 1,
-        parts: 2,
-        found: true,
-        text: list(b"E: no".to_vec()),
-    }));
-    for (message, expected) in [inventory, scan, log].iter().zip(expected) {
+    for (message, expected) in messages.iter().zip(expected) {
         let bytes = codec::encode(message, Kind::Report.cap()).unwrap();
         pinned("a report", &bytes, &expected);
         assert_eq!(codec::decode::<DeviceMessage>(&bytes, Kind::Report.cap()).unwrap(), *message);
@@ -337,36 +314,30 @@ fn orders_of_the_coordinator() {
     pinned("the order of limits", &bytes, &expected);
 }
 
+/// One report of each kind that is not the status.
+fn told(
+    entries: Bounded<u8, { upswarm_protocol::inventory::MAX_PART }>,
+    states: Bounded<(ReleaseId, ScanState), MAX_SCAN_PART>,
+    text: Bounded<u8, MAX_LOG_PART>,
+) -> [DeviceMessage; 3] {
+    let (device, issued) = (DeviceId([5; 32]), NOW);
+    let part = InventoryPart { base: DocHash([6; 32]), result: DocHash([7; 32]), part: 1, parts: 2, entries };
+    let scan = ScanReport { device, seq: 4, issued, index_version: 9, counts: [1, 2, 3, 4], part: 0, parts: 1, states };
+    let release = ReleaseId([8; 32]);
+    let log = LogReport { device, seq: 5, issued, release, ordered: NOW, part: 1, parts: 2, found: true, text };
+    [
+        DeviceMessage::Inventory(Box::new(InventoryReport { device, seq: 3, issued, part })),
+        DeviceMessage::Scan(Box::new(scan)),
+        DeviceMessage::Log(Box::new(log)),
+    ]
+}
+
 /// Signed and encrypted, the largest ones fit what neighbours pass on.
 #[test]
 fn the_largest_reports_fit() {
-    let device = DeviceId([5; 32]);
-    let entries = list(vec![7; upswarm_protocol::inventory::MAX_PART]);
-    let part = InventoryPart { base: DocHash([6; 32]), result: DocHash([7; 32]), part: 1, parts: 2, entries };
     let states = (0..MAX_SCAN_PART).map(|_| (ReleaseId([8; 32]), ScanState::Required)).collect();
-    let inventory = DeviceMessage::Inventory(Box::new(InventoryReport { device, seq: 3, issued: NOW, part }));
-    let scan = DeviceMessage::Scan(Box::new(ScanReport {
-        device,
-        seq: 4,
-        issued: NOW,
-        index_version: 9,
-        counts: [1, 2, 3, 4],
-        part: 0,
-        parts: 1,
-        states: list(states),
-    }));
-    let log = DeviceMessage::Log(Box::new(LogReport {
-        device,
-        seq: 5,
-        issued: NOW,
-        release: ReleaseId([8; 32]),
-        ordered: NOW,
-        part: 1,
-        parts: 2,
-        found: true,
-        text: list(vec![b'x'; MAX_LOG_PART]),
-    }));
-    for message in [inventory, scan, log] {
+    let entries = list(vec![7; upswarm_protocol::inventory::MAX_PART]);
+    for message in told(entries, list(states), list(vec![b'x'; MAX_LOG_PART])) {
         let signed = envelope::sign(Kind::Report, Role::Device, &message, &[&key(5)]).unwrap();
         assert!(signed.len() + 48 <= 4 << 10, "{} bytes and encryption", signed.len());
     }
