@@ -33,7 +33,6 @@ const KEYS_ARE_FOR: &[u8] = b"upswarm backup keys v1";
 #[derive(Serialize, Deserialize)]
 struct Secrets {
     /// Hex, of the BLAKE3 of everything before these in the backup: it shows that nobody without the passphrase changed a file there.
-    #[serde(default)]
     before: String,
     files: Vec<SecretFile>,
 }
@@ -137,9 +136,6 @@ fn unsealed(
 ) -> anyhow::Result<Vec<(String, Zeroizing<Vec<u8>>)>> {
     let plain = keys::unseal(bytes, passphrase, KEYS_ARE_FOR).context("opening the keys of the backup")?;
     let secrets: Secrets = serde_json::from_slice(&plain).context("the keys of the backup are damaged")?;
-    if secrets.before.is_empty() {
-        bail!("an older program made the backup, and nothing in it shows whether it was changed: take another one");
-    }
     if secrets.before != before.to_string() {
         bail!("the backup was changed after it was made, by somebody without its passphrase: restore another one");
     }

@@ -23,8 +23,8 @@ use crate::sys;
 
 /// Moments that may be there at once; each keeps what was replaced since.
 const MAX_MOMENTS: usize = 2;
-/// What grows or changes in place.
-const IN_PLACE: [&str; 2] = ["told", "audit.log"];
+/// What grows in place.
+const GROWS: &str = "audit.log";
 /// The database, which is copied by its own means.
 const DATABASE: &str = "fleet.db";
 
@@ -71,7 +71,7 @@ impl Moment {
         };
         let (root, hash) = directory.newest_root()?;
         let index = directory.index()?.map(|(index, _)| index);
-        let log = folder.join("audit.log");
+        let log = folder.join(GROWS);
         let decisions =
             crate::coordinator::audit_log::count(&log).with_context(|| format!("reading {}", log.display()))?;
         let header = Header {
@@ -134,7 +134,7 @@ fn hold_folder(from: &Path, to: &Path, below: &str) -> io::Result<()> {
         }
         let held = match entry.file_type()? {
             kind if kind.is_dir() => sys::create_private_dir(&place).and_then(|()| hold_folder(&path, &place, &known)),
-            kind if kind.is_file() && IN_PLACE.contains(&known.as_str()) => copy(&path, &place),
+            kind if kind.is_file() && known == GROWS => copy(&path, &place),
             kind if kind.is_file() => fs::hard_link(&path, &place),
             // Sockets and the like are somebody else's.
             _ => Ok(()),

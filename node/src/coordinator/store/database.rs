@@ -59,7 +59,7 @@ pub(crate) enum DatabaseError {
     /// It cannot be read.
     #[error(
         "the database {place} is damaged ({cause}). Restore it from a backup; or move it aside and start again: devices tell their \
-         state anew, and only the history is lost"
+         state anew within twenty minutes, and only the history is lost"
     )]
     Damaged { place: String, cause: String },
     /// Another coordinator writes it.

@@ -2,7 +2,6 @@
 //! said by `admin::reports`. Reads by connections of its own, and delays no batch.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use sqlx::{AnyPool, Row as _};
 use upswarm_protocol::catalog::Action;
@@ -83,12 +82,6 @@ const SHARES: [u64; 3] = [50, 90, 99];
 impl Past {
     pub(crate) fn new(database: Database) -> Self {
         Self { database }
-    }
-
-    /// Writes a copy of the database to a new file, see [`Database::copy_to`].
-    #[expect(dead_code, reason = "for the backup of a running coordinator")]
-    pub(crate) async fn copy_to(&self, path: &Path) -> anyhow::Result<()> {
-        self.database.copy_to(path).await
     }
 
     pub(crate) async fn close(&self) {
