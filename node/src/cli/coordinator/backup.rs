@@ -159,7 +159,7 @@ fn elsewhere(header: &Header) -> String {
     header.database.as_ref().map_or_else(String::new, |place| {
         format!(
             "\nThe state and history of the machines are in {place} and NOT in the backup: copy them with pg_dump. Without them machines \
-             tell their state anew, and the history is lost."
+             tell their state anew within twenty minutes, and the history is lost."
         )
     })
 }
