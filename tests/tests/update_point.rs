@@ -167,4 +167,30 @@ fn plain_apt_sees_exactly_what_is_approved_and_follows_each_approval() {
     assert_eq!(fs::read_to_string(pc1.path("/etc/apt/sources.list.d/office.list")).expect("the source"), own);
     let left = pc1.done("find /etc/apt -name '*upswarm*'");
     assert_eq!(left.trim(), "", "nothing of ours stays");
+
+    // A machine without an agent: one file is all that it gets, and all that it sees is what is approved for the group.
+    admin.done(&format!("upswarm group sign everyone --list --yes {COORDINATOR}"));
+    pc2.done(&format!("upswarm node apt-setup --undo {NODE}"));
+    let source = in_time(pc2, &format!("upswarm node apt-setup --filtered everyone {NODE}"));
+    pc2.done(
+        "rm -rf /etc/apt/sources.list.d /var/lib/apt/lists && mkdir -p /etc/apt/sources.list.d /var/lib/apt/lists",
+    );
+    fs::write(pc2.path("/etc/apt/sources.list.d/filtered.sources"), source).expect("a source");
+    pc2.done("apt-get update -o APT::Update::Error-Mode=any");
+    assert_eq!(candidate(pc2, "demo-app"), "3.0");
+    assert!(
+        !pc2.done("apt-cache policy demo-extra").contains("Candidate"),
+        "it does not know what nobody has approved"
+    );
+    pc2.done("DEBIAN_FRONTEND=noninteractive apt-get install -y demo-app");
+    assert_eq!(version(pc2, "demo-app"), "installed 3.0");
+    for snapshot in ["20261101T000000Z", "20261102T000000Z"] {
+        admin.done(&format!("upswarm decline test@{snapshot} --group everyone {COORDINATOR}"));
+    }
+    wait::until("it to be gone", WITHIN, || {
+        match pc2.run("apt-get update -o APT::Update::Error-Mode=any").status.success() {
+            false => Ok(()),
+            true => Err("it is still there".to_owned()),
+        }
+    });
 }
